@@ -1,0 +1,45 @@
+# Two commands do everything: `make train` and `make test`. Both set up what they need, once.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## install everything into .venv, once
+
+# Reinstalls only when the pins or the metadata change.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segdpo needs Python 3.11 or newer; set PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+train: $(STAMP)  ## the main job on the embedded data; options: make train ARGS="loss=dpo seed=1"
+	$(BIN)/python train.py loss=hinge_anchor $(ARGS)
+
+test: check  ## every check and every test, with coverage
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+check: $(STAMP)  ## lint, format, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)  ## mend what can be mended by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-package segdpo \
+	  --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean:  ## remove what was built and run
+	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

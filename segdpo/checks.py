@@ -1,0 +1,152 @@
+"""What may go wrong with a user's tensors, said in words: what was expected, what came, and the mend."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from segdpo.regions import IGNORE
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Refuse a name that is not among `choices`."""
+    names = list(choices)  # type: ignore[call-overload]
+    if value not in names:
+        raise ValueError(f"Expected {name} to be one of {', '.join(names)} but got {value!r}.")
+
+
+def check_shapes(logits: Tensor, masks: dict[str, Tensor], valid: Tensor | None, image_index: Tensor | None) -> None:
+    """Refuse tensors that cannot belong together."""
+    if logits.ndim < 3 or not logits.is_floating_point():
+        raise ValueError(
+            f"Expected floating-point logits of shape [images, channels, *spatial] but got {_say(logits)}; "
+            "add the batch or channel dimension (logits[None]), and pass logits, not predicted classes."
+        )
+    space = tuple(logits.shape[2:])
+    for name, mask in masks.items():
+        _check_mask(name, mask, space)
+        if mask.device != logits.device:
+            raise ValueError(
+                f"Expected {name} on the device of the logits, {logits.device}, but it is on {mask.device}; "
+                "move it with .to(logits.device)."
+            )
+    (first, pairs), *others = [(name, len(mask)) for name, mask in masks.items()]
+    for name, count in others:
+        if count != pairs:
+            raise ValueError(f"Expected as many {name} as {first} masks but got {count} and {pairs}.")
+    if pairs == 0:
+        raise ValueError("Expected at least one pair of masks but got none.")
+    _check_image_index(image_index, images=len(logits), pairs=pairs)
+    if valid is not None and (
+        valid.dtype != torch.bool or tuple(valid.shape[1:]) != space or len(valid) not in (len(logits), pairs)
+    ):
+        raise ValueError(
+            f"Expected valid to be a bool mask of shape {(len(logits), *space)} (one an image) or "
+            f"{(pairs, *space)} (one a pair) but got {_say(valid)}."
+        )
+
+
+def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> None:
+    """Refuse classes that the model does not predict, pairs with nothing to judge, and logits that are no numbers.
+
+    `labels` hold a legal class (0) wherever `valid` is False. Reads every tensor once, and waits for the device.
+    """
+    classes = max(2, logits.shape[1])
+    for name, label in labels.items():
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"{name} has class {wrong} but the model predicts {classes} classes "
+                f"({logits.shape[1]} channel{'s' * (logits.shape[1] > 1)}); "
+                f"give the model {wrong + 1} classes or mark class {wrong} as ignore ({IGNORE})."
+                if wrong > 0
+                else f"{name} has class {wrong}; classes count from 0, and ignored pixels are {IGNORE}."
+            )
+    empty = (~valid.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"Expected at least one valid pixel in every pair but pair {empty[0]} has none "
+            f"({len(empty)} of {len(valid)} pairs); drop such pairs, or mend their valid masks and ignore labels."
+        )
+    # A sum is finite only if every term is, and allocates nothing; a sum may overflow, so look twice before blaming.
+    if not torch.isfinite(logits.detach().sum(dtype=torch.float32)):
+        _blame_logits(logits.detach())
+
+
+def _blame_logits(logits: Tensor) -> None:
+    wrong = ~torch.isfinite(logits)
+    if wrong.any():
+        image, channel, *_ = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"Expected finite logits but {int(wrong.sum())} of {logits.numel()} are NaN or infinite, "
+            f"the first in image {image}, channel {channel}; "
+            "lower the learning rate, clip gradients, or look at that image."
+        )
+
+
+def _check_mask(name: str, mask: Tensor, space: tuple[int, ...]) -> None:
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(
+            f"Expected {name} to hold integer class ids but got {_say(mask)}; "
+            "threshold probabilities or take their argmax, then .to(torch.uint8)."
+        )
+    if tuple(mask.shape[1:]) == (1, *space):
+        raise ValueError(
+            f"Expected {name} of shape [pairs, *{list(space)}] but got {_say(mask)}; "
+            f"drop the channel dimension: {name}.squeeze(1)."
+        )
+    if tuple(mask.shape[1:]) != space or mask.ndim != len(space) + 1:
+        raise ValueError(
+            f"Expected {name} of shape [pairs, *{list(space)}], the spatial shape of the logits, "
+            f"but got {_say(mask)}; resize the logits to the masks, not the masks to the logits."
+        )
+
+
+def _check_image_index(image_index: Tensor | None, images: int, pairs: int) -> None:
+    if image_index is None:
+        if pairs != images:
+            raise ValueError(
+                f"Expected one pair an image but got {pairs} pairs for {images} images; "
+                "say which image each pair belongs to with image_index."
+            )
+        return
+    if image_index.dtype not in (torch.int32, torch.int64) or tuple(image_index.shape) != (pairs,):
+        raise ValueError(
+            f"Expected image_index to be int64 of shape ({pairs},), one an pair, but got {_say(image_index)}."
+        )
+    # Reading an index on a GPU would wait for it; there the gather's own bounds check speaks.
+    if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(image_index.min()), int(image_index.max())
+        if low < 0 or high >= images:
+            raise ValueError(
+                f"image_index names image {low if low < 0 else high} but the logits hold {images} images "
+                f"(0 to {images - 1})."
+            )
+
+
+def _say(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def check_range(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse a hyperparameter outside its range; a tensor (a schedule, an adaptive β) is taken as it is."""
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"Expected {name} to be a number but got {value!r}.")
+    bounds = [
+        (least is None or value >= least, f"at least {least}"),
+        (above is None or value > above, f"above {above}"),
+        (below is None or value < below, f"below {below}"),
+    ]
+    if not (math.isfinite(value) and all(holds for holds, _ in bounds)):
+        named = [words for limit, (_, words) in zip((least, above, below), bounds, strict=True) if limit is not None]
+        raise ValueError(f"Expected {name} to be finite and {' and '.join(named)} but got {value}.")

@@ -1,0 +1,60 @@
+"""Plain per-pixel scores by log-softmax and gather: the truth that every faster kernel is tested against."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+Quantity = Literal["log_likelihood", "log_odds"]
+Logits = Float[Tensor, "images channels pixels"]
+Labels = Integer[Tensor, "pairs pixels"]
+ImageIndex = Integer[Tensor, "pairs"]
+PixelScores = Float[Tensor, "pairs pixels"]
+
+
+def score_dtype(logits: Tensor) -> torch.dtype:
+    """Scores are fp32 whatever the logits are, and float64 for float64 (gradient checks)."""
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def pixel_scores(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: Quantity) -> PixelScores:
+    """Return log p(label), or log p/(1−p), for every pixel of every mask; labels must lie within the classes."""
+    logits = logits.to(score_dtype(logits))
+    if logits.shape[1] == 1:
+        return _binary(logits, labels, image_index, quantity)
+    if quantity == "log_odds":
+        return _log_odds(_of_each_pair(logits, image_index), labels)
+    return _pick(F.log_softmax(logits, dim=1), labels, image_index)
+
+
+def log_odds_rows(rows: Float[Tensor, "rows channels"], labels: Integer[Tensor, "rows"]) -> Float[Tensor, "rows"]:
+    """Return log p/(1−p) = z[label] − logsumexp of the other classes, for rows of logits."""
+    return _log_odds(rows.T[None], labels[None])[0]
+
+
+def _binary(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: Quantity) -> PixelScores:
+    logit = _of_each_pair(logits, image_index)[:, 0]
+    odds = torch.where(labels > 0, logit, -logit)
+    return odds if quantity == "log_odds" else F.logsigmoid(odds)
+
+
+def _log_odds(logits: Float[Tensor, "pairs channels pixels"], labels: Labels) -> PixelScores:
+    # log p − log(1−p) loses every digit as p → 1; leaving the class out of the log-sum-exp loses none.
+    index = labels.long()[:, None]
+    others = logits.scatter(1, index, float("-inf")).logsumexp(1)
+    return logits.gather(1, index)[:, 0] - others
+
+
+def _pick(log_probs: Logits, labels: Labels, image_index: ImageIndex | None) -> PixelScores:
+    if image_index is None:
+        return log_probs.gather(1, labels.long()[:, None])[:, 0]
+    # `take` reads each pair's own image in place; log_probs[image_index] would copy all classes for every pair.
+    channels, pixels = log_probs.shape[1:]
+    pixel = torch.arange(pixels, device=labels.device)
+    return torch.take(log_probs, (image_index[:, None] * channels + labels) * pixels + pixel)
+
+
+def _of_each_pair(values: Tensor, image_index: ImageIndex | None) -> Tensor:
+    return values if image_index is None else values.index_select(0, image_index)

@@ -1,0 +1,1 @@
+"""Preference losses: objectives, anchors, and what puts them together."""

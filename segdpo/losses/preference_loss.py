@@ -1,0 +1,197 @@
+"""PreferenceLoss: an objective plus anchors, weighed and averaged; terms are plain functions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from segdpo.losses.terms import GIVEN, Term, asks_for, check_result, check_term, dry_run
+from segdpo.scores import PairScores, Score, score_drift
+
+Reference = Tensor | PairScores | Mapping[Score, PairScores]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A term beside the objective. Weight 0 = watched in `LossTerms.parts`, not optimised.
+
+    `score` is what this anchor reads when the loss scores logits itself; left out: the score of the loss.
+    """
+
+    weight: float
+    term: Term
+    score: Score | None = None
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """`total` is what to minimise; `parts` holds every term's unweighted values, one a pair."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """total = mean over pairs of objective + Σ weight · anchor.
+
+    >>> from functools import partial
+    >>> from segdpo import Anchor, anchors, objectives
+    >>> loss = PreferenceLoss(
+    ...     partial(objectives.dpo, beta=1.0), anchors={"hinge": Anchor(weight=0.5, term=partial(anchors.hinge, tau=1.0))}
+    ... )
+    >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
+    >>> loss(scores, scores).total
+    tensor(1.6931)
+    """
+
+    objective: Term
+    anchors: Mapping[str, Anchor] = field(default_factory=dict)
+    score: Score = field(default_factory=Score)
+
+    def __post_init__(self) -> None:
+        """Find every mistake that can be found before the first step."""
+        if "objective" in self.anchors:
+            raise ValueError('Expected anchors under names of their own but one is called "objective".')
+        for name, anchor in self.anchors.items():
+            if not isinstance(anchor, Anchor):
+                raise TypeError(f"Expected anchor {name!r} to be Anchor(weight=…, term=…) but got {anchor!r}.")
+        for name, (term, score) in self._scored_terms().items():
+            check_term(name, term, score)
+            dry_run(name, term)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any term asks for the reference; if none does, none has to exist."""
+        return any(asks_for(term) & {"reference", "drift"} for term, _ in self._scored_terms().values())
+
+    @property
+    def needs_drift(self) -> bool:
+        """Whether any term asks for `drift`, which takes the reference's logits rather than its scores."""
+        return any("drift" in asks_for(term) for term, _ in self._scored_terms().values())
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The distinct scores of all terms, each computed once a step."""
+        return tuple(dict.fromkeys(score for _, score in self._scored_terms().values()))
+
+    def __call__(
+        self,
+        policy: PairScores,
+        reference: PairScores | None = None,
+        *,
+        weight: Tensor | None = None,
+        drift: Tensor | None = None,
+    ) -> LossTerms:
+        """Combine scores that are already there; every term reads the same ones."""
+        policies = dict.fromkeys(self.scores, policy)
+        references = None if reference is None else dict.fromkeys(self.scores, reference)
+        return self._combine(policies, references, weight, drift)
+
+    def on_logits(
+        self,
+        policy_logits: Tensor,
+        reference: Reference | None,
+        chosen: Tensor,
+        rejected: Tensor,
+        *,
+        valid: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> LossTerms:
+        """Score the pairs from logits, once for each distinct score, and combine.
+
+        `reference` is the reference's logits, or scores cached earlier: one `PairScores`, or one for each of
+        `scores`. None for losses that need none.
+        """
+        pairs = {"chosen": chosen, "rejected": rejected, "valid": valid, "image_index": image_index}
+        policies = self.score_logits(policy_logits, **pairs, region_mask=region_mask)
+        drift = None
+        if isinstance(reference, Tensor) and self.needs_reference:
+            with torch.no_grad():
+                references: Mapping[Score, PairScores] | None = self.score_logits(
+                    reference, **pairs, region_mask=region_mask
+                )
+            if self.needs_drift:
+                drift = score_drift(policy_logits, reference, **pairs)
+        elif isinstance(reference, PairScores):
+            references = dict.fromkeys(self.scores, reference)
+        else:
+            references = None if isinstance(reference, Tensor) else reference
+        return self._combine(policies, references, weight, drift)
+
+    def score_logits(
+        self,
+        logits: Tensor,
+        chosen: Tensor,
+        rejected: Tensor,
+        *,
+        valid: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_mask: Tensor | None = None,
+    ) -> dict[Score, PairScores]:
+        """Return every distinct score that the terms read; what a cache of reference scores has to keep."""
+        return {
+            score: score(logits, chosen, rejected, valid=valid, image_index=image_index, region_mask=region_mask)
+            for score in self.scores
+        }
+
+    def _scored_terms(self) -> dict[str, tuple[Term, Score]]:
+        terms = {"objective": (self.objective, self.score)}
+        for name, anchor in self.anchors.items():
+            terms[name] = (anchor.term, anchor.score or self.score)
+        return terms
+
+    def _combine(
+        self,
+        policies: Mapping[Score, PairScores],
+        references: Mapping[Score, PairScores] | None,
+        weight: Tensor | None,
+        drift: Tensor | None,
+    ) -> LossTerms:
+        parts = {}
+        weights = {"objective": 1.0} | {name: anchor.weight for name, anchor in self.anchors.items()}
+        for name, (term, score) in self._scored_terms().items():
+            available = {"policy": policies[score], "drift": drift}
+            available["reference"] = None if references is None else references.get(score)
+            given = _give(name, asks_for(term) & set(GIVEN), available)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weights[name] != 0):
+                parts[name] = term(**given)
+            check_result(name, parts[name], policies[score])
+        per_pair = sum(weights[name] * part for name, part in parts.items() if weights[name] != 0)
+        return LossTerms(total=_mean(per_pair, weight), parts=parts)
+
+
+def _give(name: str, asked: set[str], available: Mapping[str, PairScores | Tensor | None]) -> dict[str, object]:
+    given = {key: available[key] for key in asked}
+    for key, value in given.items():
+        if value is None:
+            what = "the reference's logits" if key == "drift" else "reference scores"
+            raise ValueError(
+                f"Expected {what} for the term {name!r} but got none; pass the reference's "
+                f"{'logits to on_logits, or drift=' if key == 'drift' else 'scores or logits'}, "
+                "or choose a loss that needs no reference (cpo, simpo, orpo, arpo, sft)."
+            )
+    if "reference" in given and "policy" in given:
+        policy, reference = (given[key].margin for key in ("policy", "reference"))  # type: ignore[union-attr]
+        if policy.shape != reference.shape:
+            raise ValueError(
+                f"Expected reference scores of the policy's shape {tuple(policy.shape)} but got "
+                f"{tuple(reference.shape)}; broadcasting would pair every score with every other."
+            )
+    return given
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return values.mean()
+    if weight.shape != values.shape:
+        raise ValueError(f"Expected one weight a pair, shape {tuple(values.shape)}, but got {tuple(weight.shape)}.")
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not (torch.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
+    # Divided by the weights' own sum: weight 2 is the pair twice, weight 0 the pair left out.
+    weight = weight.to(values.dtype)
+    return (weight * values).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
