@@ -1,6 +1,7 @@
 """What may go wrong with a user's tensors, said in words: what was expected, what came, and the mend."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -8,14 +9,22 @@ from torch import Tensor
 from segdpo.regions import IGNORE
 
 
-def check_choice(name: str, value: object, choices: object) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a name that is not among `choices`."""
-    names = list(choices)  # type: ignore[call-overload]
-    if value not in names:
+    if value not in (names := list(choices)):
         raise ValueError(f"Expected {name} to be one of {', '.join(names)} but got {value!r}.")
 
 
-def check_shapes(logits: Tensor, masks: dict[str, Tensor], valid: Tensor | None, image_index: Tensor | None) -> None:
+def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors that PyTorch would broadcast against each other."""
+    if tensor.shape != other.shape:
+        raise ValueError(
+            f"Expected {name} of the shape of {other_name}, {tuple(other.shape)}, but got {tuple(tensor.shape)}; "
+            "broadcasting would pair every value with every other."
+        )
+
+
+def check_shapes(logits: Tensor, masks: dict[str, Tensor], image_index: Tensor | None) -> None:
     """Refuse tensors that cannot belong together."""
     if logits.ndim < 3 or not logits.is_floating_point():
         raise ValueError(
@@ -37,13 +46,6 @@ def check_shapes(logits: Tensor, masks: dict[str, Tensor], valid: Tensor | None,
     if pairs == 0:
         raise ValueError("Expected at least one pair of masks but got none.")
     _check_image_index(image_index, images=len(logits), pairs=pairs)
-    if valid is not None and (
-        valid.dtype != torch.bool or tuple(valid.shape[1:]) != space or len(valid) not in (len(logits), pairs)
-    ):
-        raise ValueError(
-            f"Expected valid to be a bool mask of shape {(len(logits), *space)} (one an image) or "
-            f"{(pairs, *space)} (one a pair) but got {_say(valid)}."
-        )
 
 
 def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> None:
@@ -113,7 +115,7 @@ def _check_image_index(image_index: Tensor | None, images: int, pairs: int) -> N
         return
     if image_index.dtype not in (torch.int32, torch.int64) or tuple(image_index.shape) != (pairs,):
         raise ValueError(
-            f"Expected image_index to be int64 of shape ({pairs},), one an pair, but got {_say(image_index)}."
+            f"Expected image_index to be int64 of shape ({pairs},), one a pair, but got {_say(image_index)}."
         )
     # Reading an index on a GPU would wait for it; there the gather's own bounds check speaks.
     if image_index.device.type == "cpu" and not torch.compiler.is_compiling():

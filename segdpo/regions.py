@@ -17,12 +17,12 @@ RegionFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def image(chosen: Masks, rejected: Masks) -> Bool[Tensor, "pairs *space"]:
-    """Every pixel; the valid mask does the rest."""
+    """Return every pixel; the valid mask does the rest."""
     return torch.ones_like(chosen, dtype=torch.bool)
 
 
 def disagreement(chosen: Masks, rejected: Masks) -> Bool[Tensor, "pairs *space"]:
-    """The pixels where the two masks differ."""
+    """Return the pixels where the two masks differ."""
     return chosen != rejected
 
 
@@ -71,7 +71,7 @@ def _window_max(values: Float[Tensor, "pairs *space"], width: int) -> Float[Tens
 
 
 ReductionFunction = Callable[[Tensor, Tensor, int], Tensor]
-"""Takes `(labels, inside, classes)`, returns what a pixel's score is divided by, by its class: [P, classes] or [P, 1]."""
+"""Takes `(labels, inside, classes)`; returns what a pixel's score is divided by, by class: [P, classes] or [P, 1]."""
 
 Labels = Integer[Tensor, "pairs pixels"]
 Inside = Bool[Tensor, "pairs pixels"]

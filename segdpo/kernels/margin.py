@@ -11,79 +11,42 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segdpo.kernels.pixels import (
-    ImageIndex,
-    Labels,
-    Logits,
-    Quantity,
-    log_odds_rows,
-    pixel_scores,
-    score_dtype,
-)
+from segdpo.kernels.pixels import ImageIndex, Labels, Logits, Measure, PerPair, log_odds_rows, pixel_scores, score_dtype
 
-Weights = Float[Tensor, "pairs classes_or_1"]
 Position = Integer[Tensor, "differing"]
-PerPair = Float[Tensor, "pairs"]
+Weight = Float[Tensor, "differing"]
 
 
-def margin(
-    logits: Logits,
-    chosen: Labels,
-    rejected: Labels,
-    weigh_by: Labels,
-    differs: Bool[Tensor, "pairs pixels"],
-    weights: Weights,
-    image_index: ImageIndex | None,
-    quantity: Quantity,
-) -> PerPair:
-    """Return Σ over `differs` of weight · (score of chosen − score of rejected), one number a pair.
-
-    `weights[p, weigh_by]` is a pixel's weight; `differs` holds the pixels that count and disagree.
-    """
+def margin(logits: Logits, chosen: Labels, rejected: Labels, measure: Measure) -> PerPair:
+    """Return s⁺ − s⁻ = Σ weight · (score of chosen − score of rejected) over the disagreeing pixels inside."""
     if torch.compiler.is_compiling():
         # A compiler fuses the dense form into one pass; the sparse form's data-dependent sizes break its graph.
-        return dense_margin(logits, chosen, rejected, weigh_by, differs, weights, image_index, quantity)
-    position = differs.flatten().nonzero()[:, 0]
-    pair = position // differs.shape[1]
-    weight = _weight(weights, weigh_by, position, pair)
-    if quantity == "log_odds" and logits.shape[1] > 1:
-        return _log_odds_margin(logits, chosen, rejected, position, weight, image_index)
-    scale = 2.0 if quantity == "log_odds" else 1.0
-    result: PerPair = _SparseMargin.apply(logits, chosen, rejected, position, weight * scale, image_index)
+        return dense_margin(logits, chosen, rejected, measure)
+    position = (measure.inside & (chosen != rejected)).flatten().nonzero()[:, 0]
+    weight = _weight(measure, position)
+    if measure.quantity == "log_odds" and logits.shape[1] > 1:
+        return _log_odds_margin(logits, chosen, rejected, position, weight, measure.image_index)
+    # One channel: log-odds are ±z, and swapping the class moves them by 2z.
+    scale = 2.0 if measure.quantity == "log_odds" else 1.0
+    result: PerPair = _SparseMargin.apply(logits, chosen, rejected, position, weight * scale, measure.image_index)
     return result
 
 
-def dense_margin(
-    logits: Logits,
-    chosen: Labels,
-    rejected: Labels,
-    weigh_by: Labels,
-    differs: Bool[Tensor, "pairs pixels"],
-    weights: Weights,
-    image_index: ImageIndex | None,
-    quantity: Quantity,
-) -> PerPair:
-    """The same number by the plain path: every pixel scored under both masks."""
-    difference = pixel_scores(logits, chosen, image_index, quantity) - pixel_scores(
-        logits, rejected, image_index, quantity
-    )
-    weight = pixel_weight_map(weights, weigh_by)
-    return (torch.where(differs, difference, 0.0) * weight).sum(1)
+def dense_margin(logits: Logits, chosen: Labels, rejected: Labels, measure: Measure) -> PerPair:
+    """Return the same number by the plain path: every pixel scored under both masks."""
+    plus, minus = (pixel_scores(logits, labels, measure.image_index, measure.quantity) for labels in (chosen, rejected))
+    return torch.where(chosen != rejected, measure.spread(plus - minus), 0.0).sum(1)
 
 
-def pixel_weight_map(weights: Weights, weigh_by: Labels) -> Float[Tensor, "pairs pixels_or_1"]:
-    """Spread the table of weights by class over the pixels; a table with one column broadcasts by itself."""
-    return weights if weights.shape[1] == 1 else weights.gather(1, weigh_by.long())
-
-
-def _weight(weights: Weights, weigh_by: Labels, position: Position, pair: Position) -> Float[Tensor, "differing"]:
-    if weights.shape[1] == 1:
-        return weights[:, 0][pair]
-    return weights[pair, weigh_by.flatten()[position].long()]
+def _weight(measure: Measure, position: Position) -> Weight:
+    pair = position // measure.inside.shape[1]
+    if measure.weights.shape[1] == 1:
+        return measure.weights[:, 0][pair]
+    return measure.weights[pair, measure.weigh_by.flatten()[position].long()]
 
 
 def _log_odds_margin(
@@ -91,15 +54,15 @@ def _log_odds_margin(
     chosen: Labels,
     rejected: Labels,
     position: Position,
-    weight: Float[Tensor, "differing"],
+    weight: Weight,
     image_index: ImageIndex | None,
 ) -> PerPair:
     # Here log-sum-exp does not cancel (each class is left out of its own), but agreeing pixels still do.
     pair, pixel = position // chosen.shape[1], position % chosen.shape[1]
     image = pair if image_index is None else image_index[pair]
     rows = logits.movedim(1, -1)[image, pixel].to(score_dtype(logits))
-    difference = log_odds_rows(rows, chosen.flatten()[position]) - log_odds_rows(rows, rejected.flatten()[position])
-    return _sum_by_pair(weight * difference, pair, len(chosen))
+    plus, minus = (log_odds_rows(rows, labels.flatten()[position]) for labels in (chosen, rejected))
+    return _sum_by_pair(weight * (plus - minus), pair, len(chosen))
 
 
 class _SparseMargin(torch.autograd.Function):
@@ -112,7 +75,7 @@ class _SparseMargin(torch.autograd.Function):
         chosen: Labels,
         rejected: Labels,
         position: Position,
-        weight: Float[Tensor, "differing"],
+        weight: Weight,
         image_index: ImageIndex | None,
     ) -> PerPair:
         ctx.save_for_backward(chosen, rejected, position, weight, image_index)
@@ -154,7 +117,7 @@ def _entries(
     yield -one, first + minus.long() * pixels
 
 
-def _sum_by_pair(values: Float[Tensor, "differing"], pair: Position, pairs: int) -> PerPair:
+def _sum_by_pair(values: Weight, pair: Position, pairs: int) -> PerPair:
     # index_add_ adds one by one: in fp32 that loses what the identity has just saved. MPS has no float64.
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     total = torch.zeros(pairs, dtype=wide, device=values.device).index_add(0, pair, values.to(wide))

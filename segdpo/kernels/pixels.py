@@ -1,10 +1,11 @@
 """Plain per-pixel scores by log-softmax and gather: the truth that every faster kernel is tested against."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 Quantity = Literal["log_likelihood", "log_odds"]
@@ -12,6 +13,32 @@ Logits = Float[Tensor, "images channels pixels"]
 Labels = Integer[Tensor, "pairs pixels"]
 ImageIndex = Integer[Tensor, "pairs"]
 PixelScores = Float[Tensor, "pairs pixels"]
+PerPair = Float[Tensor, "pairs"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How pixels become scores: which are counted, how much each, of which image, in which quantity.
+
+    The weight of a pixel inside is `weights[pair, weigh_by]`, or `weights[pair, 0]` if the table has one column.
+    """
+
+    inside: Bool[Tensor, "pairs pixels"]
+    weights: Float[Tensor, "pairs classes_or_1"]
+    weigh_by: Labels
+    image_index: ImageIndex | None
+    quantity: Quantity
+
+    def spread(self, values: PixelScores) -> PixelScores:
+        """Return weight · value inside and 0 outside, pixel by pixel."""
+        table = self.weights
+        weight = table if table.shape[1] == 1 else table.gather(1, self.weigh_by.long())
+        return torch.where(self.inside, values, 0.0) * weight
+
+
+def whole_score(logits: Logits, labels: Labels, measure: Measure) -> PerPair:
+    """Return s = Σ weight · quantity over the pixels inside."""
+    return measure.spread(pixel_scores(logits, labels, measure.image_index, measure.quantity)).sum(1)
 
 
 def score_dtype(logits: Tensor) -> torch.dtype:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segdpo.losses.terms import GIVEN, Term, asks_for, check_result, check_term, dry_run
+from segdpo.checks import check_same_shape
+from segdpo.losses.terms import Term, asks_for, check_result, check_term, dry_run
 from segdpo.scores import PairScores, Score, score_drift
 
 Reference = Tensor | PairScores | Mapping[Score, PairScores]
@@ -39,7 +40,8 @@ class PreferenceLoss:
     >>> from functools import partial
     >>> from segdpo import Anchor, anchors, objectives
     >>> loss = PreferenceLoss(
-    ...     partial(objectives.dpo, beta=1.0), anchors={"hinge": Anchor(weight=0.5, term=partial(anchors.hinge, tau=1.0))}
+    ...     partial(objectives.dpo, beta=1.0),
+    ...     anchors={"hinge": Anchor(weight=0.5, term=partial(anchors.hinge, tau=1.0))},
     ... )
     >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
     >>> loss(scores, scores).total
@@ -56,7 +58,10 @@ class PreferenceLoss:
             raise ValueError('Expected anchors under names of their own but one is called "objective".')
         for name, anchor in self.anchors.items():
             if not isinstance(anchor, Anchor):
-                raise TypeError(f"Expected anchor {name!r} to be Anchor(weight=…, term=…) but got {anchor!r}.")
+                raise TypeError(
+                    f"Expected anchor {name!r} to be Anchor(weight=…, term=…) but got {anchor!r}; "
+                    "in yaml, the loss needs the line `_convert_: all`, or Hydra takes its anchors apart."
+                )
         for name, (term, score) in self._scored_terms().items():
             check_term(name, term, score)
             dry_run(name, term)
@@ -84,7 +89,10 @@ class PreferenceLoss:
         weight: Tensor | None = None,
         drift: Tensor | None = None,
     ) -> LossTerms:
-        """Combine scores that are already there; every term reads the same ones."""
+        """Combine scores that are already there; every term reads the same ones, whatever `score` it names.
+
+        `weight` [pairs] weighs pairs: 2 is the pair twice, 0 the pair left out. `drift` comes from `score_drift`.
+        """
         policies = dict.fromkeys(self.scores, policy)
         references = None if reference is None else dict.fromkeys(self.scores, reference)
         return self._combine(policies, references, weight, drift)
@@ -106,21 +114,31 @@ class PreferenceLoss:
         `reference` is the reference's logits, or scores cached earlier: one `PairScores`, or one for each of
         `scores`. None for losses that need none.
         """
-        pairs = {"chosen": chosen, "rejected": rejected, "valid": valid, "image_index": image_index}
-        policies = self.score_logits(policy_logits, **pairs, region_mask=region_mask)
+
+        def measure(logits: Tensor) -> dict[Score, PairScores]:
+            return self.score_logits(
+                logits, chosen, rejected, valid=valid, image_index=image_index, region_mask=region_mask
+            )
+
+        references: Mapping[Score, PairScores] | None
         drift = None
-        if isinstance(reference, Tensor) and self.needs_reference:
-            with torch.no_grad():
-                references: Mapping[Score, PairScores] | None = self.score_logits(
-                    reference, **pairs, region_mask=region_mask
+        if isinstance(reference, PairScores):
+            if len(self.scores) > 1:
+                raise ValueError(
+                    f"Expected reference scores for each of the {len(self.scores)} scores that this loss reads but got "
+                    "one PairScores; pass logits, or {score: PairScores} as score_logits returns it."
                 )
-            if self.needs_drift:
-                drift = score_drift(policy_logits, reference, **pairs)
-        elif isinstance(reference, PairScores):
             references = dict.fromkeys(self.scores, reference)
+        elif isinstance(reference, Tensor) and self.needs_reference:
+            with torch.no_grad():
+                references = measure(reference)
+            if self.needs_drift:
+                drift = score_drift(
+                    policy_logits, reference.detach(), chosen, rejected, valid=valid, image_index=image_index
+                )
         else:
             references = None if isinstance(reference, Tensor) else reference
-        return self._combine(policies, references, weight, drift)
+        return self._combine(measure(policy_logits), references, weight, drift)
 
     def score_logits(
         self,
@@ -151,47 +169,55 @@ class PreferenceLoss:
         weight: Tensor | None,
         drift: Tensor | None,
     ) -> LossTerms:
-        parts = {}
+        parts: dict[str, Tensor] = {}
+        optimised: list[Tensor] = []
         weights = {"objective": 1.0} | {name: anchor.weight for name, anchor in self.anchors.items()}
         for name, (term, score) in self._scored_terms().items():
-            available = {"policy": policies[score], "drift": drift}
-            available["reference"] = None if references is None else references.get(score)
-            given = _give(name, asks_for(term) & set(GIVEN), available)
+            given = _give(name, asks_for(term), policies[score], (references or {}).get(score), drift)
             with torch.set_grad_enabled(torch.is_grad_enabled() and weights[name] != 0):
                 parts[name] = term(**given)
             check_result(name, parts[name], policies[score])
-        per_pair = sum(weights[name] * part for name, part in parts.items() if weights[name] != 0)
-        return LossTerms(total=_mean(per_pair, weight), parts=parts)
+            if weights[name] != 0:
+                optimised.append(weights[name] * parts[name])
+        return LossTerms(total=_mean(torch.stack(optimised).sum(0), weight), parts=parts)
 
 
-def _give(name: str, asked: set[str], available: Mapping[str, PairScores | Tensor | None]) -> dict[str, object]:
-    given = {key: available[key] for key in asked}
-    for key, value in given.items():
-        if value is None:
-            what = "the reference's logits" if key == "drift" else "reference scores"
+def _give(
+    name: str,
+    asked: frozenset[str],
+    policy: PairScores,
+    reference: PairScores | None,
+    drift: Tensor | None,
+) -> dict[str, PairScores | Tensor]:
+    """Pick what the term asks for by name; say what is missing."""
+    given: dict[str, PairScores | Tensor] = {}
+    if "policy" in asked:
+        given["policy"] = policy
+    if "reference" in asked:
+        if reference is None:
             raise ValueError(
-                f"Expected {what} for the term {name!r} but got none; pass the reference's "
-                f"{'logits to on_logits, or drift=' if key == 'drift' else 'scores or logits'}, "
-                "or choose a loss that needs no reference (cpo, simpo, orpo, arpo, sft)."
+                f"Expected reference scores for the term {name!r} but got none; pass the frozen network's scores or "
+                "logits, or choose a loss that needs no reference (cpo, simpo, orpo, arpo, sft)."
             )
-    if "reference" in given and "policy" in given:
-        policy, reference = (given[key].margin for key in ("policy", "reference"))  # type: ignore[union-attr]
-        if policy.shape != reference.shape:
+        check_same_shape("the reference's scores", reference.margin, "the policy's", policy.margin)
+        given["reference"] = reference
+    if "drift" in asked:
+        if drift is None:
             raise ValueError(
-                f"Expected reference scores of the policy's shape {tuple(policy.shape)} but got "
-                f"{tuple(reference.shape)}; broadcasting would pair every score with every other."
+                f"Expected drift for the term {name!r} but got none: it needs the reference's logits, not only its "
+                "scores; pass logits to on_logits, or drift=score_drift(…)."
             )
+        given["drift"] = drift
     return given
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return values.mean()
-    if weight.shape != values.shape:
-        raise ValueError(f"Expected one weight a pair, shape {tuple(values.shape)}, but got {tuple(weight.shape)}.")
-    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not (torch.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
+    check_same_shape("weight", weight, "the pairs", values)
+    looks = weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and not (torch.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
     # Divided by the weights' own sum: weight 2 is the pair twice, weight 0 the pair left out.
     weight = weight.to(values.dtype)
     return (weight * values).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
