@@ -135,7 +135,7 @@ if __name__ == "__main__":
         segdpo.PreferenceLoss(
             partial(segdpo.objectives.dpo, beta=3.0),
             anchors={
-                "hinge": segdpo.Anchor(weight=10.0, term=partial(segdpo.anchors.hinge, tau=0.5), score=segdpo.Score())
+                "hinge": segdpo.Anchor(weight=10.0, term=partial(segdpo.anchors.hinge, tau=0.2), score=segdpo.Score())
             },
             score=segdpo.Score(region="disagreement"),
         )

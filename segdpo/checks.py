@@ -144,11 +144,12 @@ def check_range(
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"Expected {name} to be a number but got {value!r}.")
-    bounds = [
-        (least is None or value >= least, f"at least {least}"),
-        (above is None or value > above, f"above {above}"),
-        (below is None or value < below, f"below {below}"),
-    ]
-    if not (math.isfinite(value) and all(holds for holds, _ in bounds)):
-        named = [words for limit, (_, words) in zip((least, above, below), bounds, strict=True) if limit is not None]
-        raise ValueError(f"Expected {name} to be finite and {' and '.join(named)} but got {value}.")
+    limits = (
+        ("at least", least, lambda bound: value >= bound),
+        ("above", above, lambda bound: value > bound),
+        ("below", below, lambda bound: value < bound),
+    )
+    asked = [(word, bound, holds) for word, bound, holds in limits if bound is not None]
+    if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in asked)):
+        words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in asked)])
+        raise ValueError(f"Expected {name} to be {words} but got {value}.")

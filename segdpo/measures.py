@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from segdpo.checks import check_choice, check_shapes, check_values
-from segdpo.kernels.pixels import Measure, Quantity, score_dtype
+from segdpo.kernels.pixels import Measure, score_dtype
 from segdpo.regions import IGNORE, REDUCTIONS, REGIONS, RegionFunction, pixel_weights
 
 QUANTITIES = ("log_likelihood", "log_odds")
@@ -17,7 +17,7 @@ def prepare(
     *,
     valid: Tensor | None,
     image_index: Tensor | None,
-    quantity: Quantity = "log_likelihood",
+    quantity: str = "log_likelihood",
     region: RegionChoice = "image",
     reduction: str = "mean",
     check: bool | None = None,

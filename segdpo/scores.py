@@ -14,7 +14,7 @@ from torch import Tensor
 from segdpo.checks import check_choice, check_same_shape
 from segdpo.kernels.drift import agreement_drift
 from segdpo.kernels.margin import dense_margin, margin
-from segdpo.kernels.pixels import Quantity, whole_score
+from segdpo.kernels.pixels import whole_score
 from segdpo.measures import QUANTITIES, RegionChoice, prepare
 from segdpo.regions import REDUCTIONS, REGIONS, RegionFunction
 
@@ -33,7 +33,7 @@ class PairScores:
     tensor([2.])
     """
 
-    __slots__ = ("_chosen", "_ranked", "margin")
+    __slots__ = ("_chosen", "_grad", "_ranked", "_rejected", "margin")
 
     def __init__(
         self,
@@ -49,19 +49,23 @@ class PairScores:
             margin = chosen - rejected
         self.margin = margin
         self._chosen = chosen
+        self._rejected = rejected
         self._ranked = ranked
+        self._grad = torch.is_grad_enabled()
 
     @property
     def chosen(self) -> Tensor:
         """s⁺: the score of the chosen mask."""
         if callable(self._chosen):
-            self._chosen = self._chosen()
+            # Whoever asks first may be a logger under no_grad; the next one still needs the gradient.
+            with torch.set_grad_enabled(self._grad):
+                self._chosen = self._chosen()
         return self._chosen
 
     @property
     def rejected(self) -> Tensor:
-        """s⁻ = s⁺ − margin."""
-        return self.chosen - self.margin
+        """s⁻: the score of the rejected mask, s⁺ − margin."""
+        return self.chosen - self.margin if self._rejected is None else self._rejected
 
     @property
     def ranked(self) -> Tensor:
@@ -73,7 +77,7 @@ class PairScores:
     def detach(self) -> "PairScores":
         """Return the same numbers without their history; computes `chosen`, and lets go of the logits."""
         ranked = None if self._ranked is None else self._ranked.detach()
-        return PairScores(self.chosen.detach(), margin=self.margin.detach(), ranked=ranked)
+        return PairScores(self.chosen.detach(), self.rejected.detach(), self.margin.detach(), ranked)
 
     def __repr__(self) -> str:
         chosen = "not asked for yet" if callable(self._chosen) else self._chosen
@@ -88,7 +92,7 @@ class Score:
     or "given": the mask that the data brings with each batch (`region_mask`).
     """
 
-    quantity: Quantity = "log_likelihood"
+    quantity: str = "log_likelihood"
     region: str | RegionFunction = "image"
     reduction: str = "mean"
 
@@ -134,7 +138,7 @@ def score_pairs(
     *,
     valid: Tensor | None = None,
     image_index: Tensor | None = None,
-    quantity: Quantity = "log_likelihood",
+    quantity: str = "log_likelihood",
     region: RegionChoice = "image",
     reduction: str = "mean",
     check: bool | None = None,
@@ -185,7 +189,7 @@ def score_ranking(
     *,
     valid: Tensor | None = None,
     image_index: Tensor | None = None,
-    quantity: Quantity = "log_likelihood",
+    quantity: str = "log_likelihood",
     region: RegionChoice = "image",
     reduction: str = "mean",
     check: bool | None = None,

@@ -25,7 +25,7 @@ def pixel_kl(policy: Logits, reference: Logits) -> Float[Tensor, "images pixels"
     return (reference.exp() * (reference - policy)).sum(1)
 
 
-def _log_probs(logits: Logits) -> Logits:
+def _log_probs(logits: Logits) -> Float[Tensor, "images classes pixels"]:
     logits = logits.to(score_dtype(logits))
     if logits.shape[1] == 1:
         return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)

@@ -1,14 +1,12 @@
 """Plain per-pixel scores by log-softmax and gather: the truth that every faster kernel is tested against."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-Quantity = Literal["log_likelihood", "log_odds"]
 Logits = Float[Tensor, "images channels pixels"]
 Labels = Integer[Tensor, "pairs pixels"]
 ImageIndex = Integer[Tensor, "pairs"]
@@ -27,7 +25,7 @@ class Measure:
     weights: Float[Tensor, "pairs classes_or_1"]
     weigh_by: Labels
     image_index: ImageIndex | None
-    quantity: Quantity
+    quantity: str
 
     def spread(self, values: PixelScores) -> PixelScores:
         """Return weight · value inside and 0 outside, pixel by pixel."""
@@ -46,7 +44,7 @@ def score_dtype(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-def pixel_scores(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: Quantity) -> PixelScores:
+def pixel_scores(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: str) -> PixelScores:
     """Return log p(label), or log p/(1−p), for every pixel of every mask; labels must lie within the classes."""
     logits = logits.to(score_dtype(logits))
     if logits.shape[1] == 1:
@@ -61,7 +59,7 @@ def log_odds_rows(rows: Float[Tensor, "rows channels"], labels: Integer[Tensor, 
     return _log_odds(rows.T[None], labels[None])[0]
 
 
-def _binary(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: Quantity) -> PixelScores:
+def _binary(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: str) -> PixelScores:
     logit = _of_each_pair(logits, image_index)[:, 0]
     odds = torch.where(labels > 0, logit, -logit)
     return odds if quantity == "log_odds" else F.logsigmoid(odds)

@@ -15,6 +15,11 @@ def plackett_luce(policy: PairScores, reference: PairScores, *, beta: float) -> 
     """
     check_range("beta", beta, above=0)
     gain = beta * (policy.ranked - reference.ranked)
-    # log Σ_{j≥k}: a cumulative log-sum-exp from the worst mask upwards.
-    tail = torch.logcumsumexp(gain.flip(1), dim=1).flip(1)
-    return (tail - gain).sum(1)
+    # log Σ_{j≥k} e^{g_j − g_k}: differences first, or large gains lose the small ones between them.
+    ahead = (gain[:, :, None] - gain[:, None, :]).masked_fill(_earlier(gain.shape[1], gain.device), float("-inf"))
+    return ahead.logsumexp(1).sum(1)
+
+
+def _earlier(masks: int, device: torch.device) -> Tensor:
+    """Return [j, k] = True where j is ranked before k."""
+    return torch.ones(masks, masks, dtype=torch.bool, device=device).triu(diagonal=1)

@@ -123,7 +123,10 @@ def arpo(policy: PairScores, *, beta: float, scale: float = 0.9, rate: float = 0
     Xu et al., "X-ALMA" (adaptive-rejection preference optimization), 2024.
     """
     check_range("beta", beta, above=0)
-    tau = (scale * torch.exp(rate * policy.margin.abs()) - 1).clamp(max=1)
+    check_range("scale", scale, above=0)
+    check_range("rate", rate, least=0)
+    # Clamped before the exponential: the same τ, but no ∞·0 in the gradient of masks that are far apart.
+    tau = scale * torch.exp((rate * policy.margin.abs()).clamp(max=math.log(2 / scale))) - 1
     return -F.logsigmoid(beta * (policy.chosen - tau * policy.rejected))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segdpo.checks import check_same_shape
+from segdpo.checks import check_range, check_same_shape
 from segdpo.losses.terms import Term, asks_for, check_result, check_term, dry_run
 from segdpo.scores import PairScores, Score, score_drift
 
@@ -62,6 +62,7 @@ class PreferenceLoss:
                     f"Expected anchor {name!r} to be Anchor(weight=…, term=…) but got {anchor!r}; "
                     "in yaml, the loss needs the line `_convert_: all`, or Hydra takes its anchors apart."
                 )
+            check_range("weight", anchor.weight)
         for name, (term, score) in self._scored_terms().items():
             check_term(name, term, score)
             dry_run(name, term)

@@ -189,10 +189,7 @@ def test_weight_0_watches_without_influence(ordinary, loss):
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(
-            ("watched", "pulls"),
-            marks=pytest.mark.xfail(reason="a watched term computes `chosen` under no_grad, and that is kept"),
-        ),
+        ("watched", "pulls"),
         ("pulls", "watched"),
     ],
 )
