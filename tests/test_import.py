@@ -1,0 +1,41 @@
+"""What `import segdpo` costs and shows."""
+
+import subprocess
+import sys
+
+import segdpo
+
+PUBLIC = {
+    "IGNORE",
+    "Anchor",
+    "Boundary",
+    "LossTerms",
+    "PairScores",
+    "PreferenceLoss",
+    "Score",
+    "anchors",
+    "listwise",
+    "objectives",
+    "score_drift",
+    "score_pairs",
+    "score_ranking",
+}
+HEAVY = "lightning hydra omegaconf segmentation_models_pytorch albumentations torchvision scipy pandas".split()
+
+
+def test_public_names_are_the_list():
+    """Adding or taking away a public name is a decision: change this list and CHANGELOG.md with it."""
+    internal = {"losses", "scores", "measures", "regions", "kernels", "checks"}
+    others = {"pairs", "data", "models", "metrics", "training", "reports"}
+    assert {name for name in vars(segdpo) if not name.startswith("_")} - internal - others == PUBLIC
+
+
+def test_a_fresh_import_is_light_and_silent():
+    code = (
+        "import warnings; warnings.simplefilter('error'); import torch, sys; before = set(sys.modules); import segdpo; "
+        f"heavy = {HEAVY!r}; new = set(sys.modules) - before; "
+        "print(sorted(m for m in new if m.split('.')[0] in heavy))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+    assert run.stderr == ""
