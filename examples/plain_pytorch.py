@@ -27,6 +27,7 @@ class Story:
     curves: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, **values: float) -> None:
+        """Append one step's values to their curves."""
         for name, value in values.items():
             self.curves.setdefault(name, []).append(value)
 
@@ -114,10 +115,9 @@ def run(loss: segdpo.PreferenceLoss, seed: int = 0, steps: int = 150, say: Calla
         gain, gained = watch(after, before, cells.chosen[index], cells.rejected[index])
         story.note(loss=terms.total.item(), chosen_gain=gain, margin=gained)
     story.policy_iou = iou(policy, unseen.images, unseen.truth)
-    say(
-        f"IoU with the truth on {len(unseen.images)} unseen images: reference {story.reference_iou:.3f}, policy {story.policy_iou:.3f}"
-    )
-    say(f"chosen gain {story.curves['chosen_gain'][-1]:+.3f} nats a pixel (below 0: likelihood displacement)")
+    say(f"IoU with the truth, {len(unseen.images)} unseen images: {story.reference_iou:.3f} → {story.policy_iou:.3f}")
+    gain = story.curves["chosen_gain"][-1]
+    say(f"chosen gain {gain:+.3f} nats a pixel ({'displaced' if gain < 0 else 'no displacement'})")
     return story
 
 
@@ -130,13 +130,14 @@ def watch(after: Tensor, before: Tensor, chosen: Tensor, rejected: Tensor) -> tu
     return gain, (policy.margin - reference.margin).mean().item()
 
 
-if __name__ == "__main__":
-    run(
-        segdpo.PreferenceLoss(
-            partial(segdpo.objectives.dpo, beta=3.0),
-            anchors={
-                "hinge": segdpo.Anchor(weight=10.0, term=partial(segdpo.anchors.hinge, tau=0.2), score=segdpo.Score())
-            },
-            score=segdpo.Score(region="disagreement"),
-        )
+def default_loss() -> segdpo.PreferenceLoss:
+    """Return DPO on the pixels in dispute, and a hinge that watches the whole mask."""
+    return segdpo.PreferenceLoss(
+        partial(segdpo.objectives.dpo, beta=3.0),
+        anchors={"hinge": segdpo.Anchor(10.0, partial(segdpo.anchors.hinge, tau=0.2), score=segdpo.Score())},
+        score=segdpo.Score(region="disagreement"),
     )
+
+
+if __name__ == "__main__":
+    run(default_loss())

@@ -44,8 +44,6 @@ def test_a_gpu_gives_the_numbers_of_a_cpu(channels):
     for device in ("cpu", "cuda"):
         logits = policy.to(device).requires_grad_()
         index = torch.tensor([0, 1, 1], device=device)
-        terms = loss.on_logits(
-            logits, reference.to(device), chosen.to(device), rejected.to(device), image_index=index
-        )
+        terms = loss.on_logits(logits, reference.to(device), chosen.to(device), rejected.to(device), image_index=index)
         results.append((terms.total.cpu(), torch.autograd.grad(terms.total, logits)[0].cpu()))
     torch.testing.assert_close(*results)

@@ -20,7 +20,16 @@ PUBLIC = {
     "score_pairs",
     "score_ranking",
 }
-HEAVY = "lightning hydra omegaconf segmentation_models_pytorch albumentations torchvision scipy pandas".split()
+HEAVY = [
+    "lightning",
+    "hydra",
+    "omegaconf",
+    "segmentation_models_pytorch",
+    "albumentations",
+    "torchvision",
+    "scipy",
+    "pandas",
+]
 
 
 def test_public_names_are_the_list():

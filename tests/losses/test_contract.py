@@ -16,10 +16,27 @@ QUANTITIES = ("log_likelihood", "log_odds")
 REGIONS = ("image", "disagreement", "boundary")
 REDUCTIONS = ("sum", "mean", "class_balanced")
 # Unless told otherwise, anchors read the image: beside dpo on the disagreement that is the default of conf/train.yaml.
-TABLE = (
-    "dpo linear_anchor lse_anchor hinge_anchor cal_hinge cal_dpo dpo_nll bdpo dpop ipo slic robust_dpo cpo simpo orpo "
-    "arpo hold_anchor plackett_luce sft"
-).split()
+TABLE = [
+    "dpo",
+    "linear_anchor",
+    "lse_anchor",
+    "hinge_anchor",
+    "cal_hinge",
+    "cal_dpo",
+    "dpo_nll",
+    "bdpo",
+    "dpop",
+    "ipo",
+    "slic",
+    "robust_dpo",
+    "cpo",
+    "simpo",
+    "orpo",
+    "arpo",
+    "hold_anchor",
+    "plackett_luce",
+    "sft",
+]
 
 
 @pytest.fixture(scope="module")

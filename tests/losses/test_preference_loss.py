@@ -58,9 +58,7 @@ def test_each_distinct_score_is_computed_once(batch, monkeypatch):
 
 def test_cached_reference_scores_give_the_same_loss(batch):
     policy, reference, chosen, rejected = batch
-    loss = PreferenceLoss(
-        DPO, anchors={"lse": Anchor(1.0, anchors.log_sum_exp, score=Score(region="disagreement"))}
-    )
+    loss = PreferenceLoss(DPO, anchors={"lse": Anchor(1.0, anchors.log_sum_exp, score=Score(region="disagreement"))})
     live = loss.on_logits(policy, reference, chosen, rejected)
     cache = {score: scores.detach() for score, scores in loss.score_logits(reference, chosen, rejected).items()}
     torch.testing.assert_close(loss.on_logits(policy, cache, chosen, rejected).total, live.total)

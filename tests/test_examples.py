@@ -1,0 +1,41 @@
+"""Every example runs, and does what its text says."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested_here():
+    tested = Path(__file__).read_text()
+    assert all(f'load("{path.stem}")' in tested for path in EXAMPLES.glob("*.py"))
+
+
+def test_plain_pytorch_improves_on_its_reference():
+    example = load("plain_pytorch")
+    story = example.run(example.default_loss(), steps=60)
+    assert story.policy_iou > story.reference_iou + 0.05
+    assert story.curves["chosen_gain"][0] == pytest.approx(0.0)  # measured before the first step's update
+    assert story.curves["chosen_gain"][-1] > 0
+
+
+def test_torchvision_deeplab_starts_at_ln_2():
+    losses = load("torchvision_deeplab").run(steps=3)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[-1] < losses[0]
+
+
+def test_monai_3d():
+    pytest.importorskip("monai")
+    losses = load("monai_3d").run(steps=4)
+    assert losses[-1] < losses[0]
