@@ -22,10 +22,16 @@ def main(config: DictConfig) -> float:
     torch.set_num_threads(config.threads)
     loss = instantiate(config.loss)
     choices = HydraConfig.get().runtime.choices
-    print(f"loss={choices.loss} score={choices.score} beta={config.beta} seed={config.seed}")
+    print(f"loss={choices['loss']} score={choices['score']} beta={config.beta} seed={config.seed}")
     story = run(loss, seed=config.seed, steps=config.steps)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    summary = {"reference": {"iou": story.reference_iou}, "policy": {"iou": story.policy_iou}, "curves": story.curves}
+    summary = {
+        "loss": choices["loss"],
+        "seed": config.seed,
+        "reference": {"iou": story.reference_iou},
+        "policy": {"iou": story.policy_iou},
+        "curves": story.curves,
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     print(f"curves and summary: {folder / 'summary.json'}")
     return story.policy_iou

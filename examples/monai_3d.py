@@ -8,7 +8,7 @@ import copy
 from functools import partial
 
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets.unet import UNet
 from torch import Tensor
 
 import segdpo

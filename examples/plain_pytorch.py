@@ -77,7 +77,7 @@ def iou(network: nn.Module, images: Tensor, truth: Tensor) -> float:
     with torch.no_grad():
         predicted = network(images)[:, 0] > 0
     both, either = (predicted & truth.bool()).sum((1, 2)), (predicted | truth.bool()).sum((1, 2))
-    return (both / either.clamp(min=1)).mean().item()
+    return float((both / either.clamp(min=1)).mean())
 
 
 def batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

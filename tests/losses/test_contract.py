@@ -15,28 +15,10 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 QUANTITIES = ("log_likelihood", "log_odds")
 REGIONS = ("image", "disagreement", "boundary")
 REDUCTIONS = ("sum", "mean", "class_balanced")
-# Unless told otherwise, anchors read the image: beside dpo on the disagreement that is the default of conf/train.yaml.
-TABLE = [
-    "dpo",
-    "linear_anchor",
-    "lse_anchor",
-    "hinge_anchor",
-    "cal_hinge",
-    "cal_dpo",
-    "dpo_nll",
-    "bdpo",
-    "dpop",
-    "ipo",
-    "slic",
-    "robust_dpo",
-    "cpo",
-    "simpo",
-    "orpo",
-    "arpo",
-    "hold_anchor",
-    "plackett_luce",
-    "sft",
-]
+TABLE = {
+    *("dpo", "linear_anchor", "lse_anchor", "hinge_anchor", "cal_hinge", "cal_dpo", "dpo_nll", "bdpo", "dpop", "ipo"),
+    *("slic", "robust_dpo", "cpo", "simpo", "orpo", "arpo", "hold_anchor", "plackett_luce", "sft"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +43,7 @@ def make_batch(channels=3, space=(3, 3), pairs=None, dtype=torch.float32, seed=0
 
 
 def test_the_whole_family_is_there():
-    assert set(TABLE) <= set(LOSSES)
+    assert set(LOSSES) >= TABLE
 
 
 @pytest.mark.parametrize("name", LOSSES)

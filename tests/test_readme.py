@@ -1,0 +1,38 @@
+"""The Python blocks of the documents run as they stand, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_run(path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL):
+        exec(compile(block, path.name, "exec"), {})
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_readme_is_a_front_door():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_readme_names_every_loss():
+    readme = (ROOT / "README.md").read_text()
+    assert [path.stem for path in (ROOT / "conf" / "loss").glob("*.yaml") if f"`{path.stem}`" not in readme] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_config_opens_with_what_it_is_and_the_command_that_uses_it(path):
+    opening = [line for line in path.read_text().splitlines()[:8] if not line.startswith("# @package")]
+    assert opening[0].startswith("# ")
+    assert any("python " in line for line in opening if line.startswith("#"))
