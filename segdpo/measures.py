@@ -26,6 +26,9 @@ def prepare(
     check_choice("quantity", quantity, QUANTITIES)
     check_choice("reduction", reduction, REDUCTIONS)
     check_shapes(logits, masks, image_index)
+    image_index = None if image_index is None else image_index.long()
+    # bool masks are class ids too; a view costs nothing.
+    masks = {name: mask.view(torch.uint8) if mask.dtype == torch.bool else mask for name, mask in masks.items()}
     judged = torch.stack([mask != IGNORE for mask in masks.values()]).all(0)
     if valid is not None:
         judged = judged & _one_a_pair("valid", valid, judged, len(logits), image_index)

@@ -248,4 +248,4 @@ def score_drift(
         check=check,
     )
     agree = measure.inside & (labels[0] == labels[1])
-    return agreement_drift(policy_logits.flatten(2), reference_logits.flatten(2), agree, image_index)
+    return agreement_drift(policy_logits.flatten(2), reference_logits.flatten(2), agree, measure.image_index)

@@ -281,3 +281,16 @@ def test_whoever_brings_scores():
     assert scores.rejected.tolist() == [-3.0, -1.0]
     lazy = segdpo.PairScores(chosen=lambda: torch.ones(2, requires_grad=True), margin=torch.zeros(2))
     assert not lazy.detach().chosen.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_masks_and_indices_of_any_integer_type(channels, dtype):
+    logits, masks = torch.randn(2, channels, 5, 5), torch.randint(0, 2, (2, 3, 5, 5))
+    index = torch.tensor([1, 0, 1])
+    expected = score_pairs(logits, *masks, image_index=index)
+    scores = score_pairs(logits, *masks.to(dtype), image_index=index.int())
+    assert scores.chosen.equal(expected.chosen)
+    assert scores.margin.equal(expected.margin)
+    drift = score_drift(logits, logits + 1, *masks.to(dtype), image_index=index.int())
+    assert drift.isfinite().all()
