@@ -8,7 +8,7 @@ from segdpo.pairs.record import Record
 
 @dataclass(frozen=True)
 class RecordInfo:
-    """What splitting needs to know of a record: its id, what it must stay with, and the split it came with ("": none)."""
+    """What splitting needs to know of a record: its id, what it must stay with, and the split it came with, if any."""
 
     id: str
     group: str = ""
