@@ -8,11 +8,17 @@ from segdpo.pairs.record import Record
 
 @dataclass(frozen=True)
 class RecordInfo:
-    """What splitting needs to know of a record: its id, what it must stay with, and the split it came with, if any."""
+    """What splitting needs to know of a record: its id, what it must stay with, and the split it came with, if any.
+
+    `pairs` is how many pairs it has, `ranking` how long its ranking is; None = not known without decoding it. A source
+    that says so saves every training run from decoding all of its images once.
+    """
 
     id: str
     group: str = ""
     split: str = ""
+    pairs: int | None = None
+    ranking: int | None = None
 
 
 class RecordSource(Protocol):
@@ -40,9 +46,14 @@ class DescribesRecords(Protocol):
         ...
 
 
-def info_of(source: RecordSource, index: int) -> RecordInfo:
-    """Return id, group and split of a record; decodes the record only if the source has no `describe`."""
+def info_of(source: RecordSource, index: int, *, preferences: bool = False) -> RecordInfo:
+    """Return what a record is; decodes it only if the source cannot `describe` it.
+
+    With `preferences`, the numbers of pairs and of ranked masks are never None.
+    """
     if isinstance(source, DescribesRecords):
-        return source.describe(index)
+        info = source.describe(index)
+        if not preferences or (info.pairs is not None and info.ranking is not None):
+            return info
     record = source[index]
-    return RecordInfo(record.id, record.group, record.split)
+    return RecordInfo(record.id, record.group, record.split, len(record.pairs), len(record.ranking))
