@@ -23,17 +23,17 @@ def paint(cells: list[Cell], rng: np.random.Generator) -> Image:
     # Staining varies from image to image and from cell to cell; some cells are hardly there.
     strength = rng.uniform(0.35, 0.7)
     for cell in cells:
-        own = strength * rng.uniform(0.55, 1.4)
+        own = strength * rng.uniform(0.65, 1.4)
         body = own * (1 + 0.22 * grain + 0.22 * coarse)
         rim = 0.35 * own * np.exp(-((cell.body + 0.8) ** 2) / 1.2)
         plasm += _cover(cell.body) * (body + rim - 0.5 * plasm)
-        plasm += _cover(cell.process) * (own * rng.uniform(0.6, 1.0) * (1 + 0.2 * coarse) - 0.5 * plasm)
+        plasm += _cover(cell.process) * (own * rng.uniform(0.7, 1.0) * (1 + 0.2 * coarse) - 0.5 * plasm)
         kernel += _cover(cell.nucleus) * own * rng.uniform(0.5, 1.3) * (1 + 0.35 * grain)
     stains = np.array([[0.45, 1.0, 0.6], [1.1, 0.9, 0.35]]) * rng.uniform(0.75, 1.25, (2, 3))
     density = plasm[..., None] * stains[0] + kernel[..., None] * stains[1]
     light = rng.uniform(0.8, 0.95) * rng.uniform(0.95, 1.0, 3) * _light(size, rng)[..., None]
     image = np.asarray(cv2.GaussianBlur(light * np.exp(-density), (0, 0), rng.uniform(0.4, 0.8) * unit))
-    image += rng.uniform(0.015, 0.045) * rng.standard_normal(image.shape)
+    image += rng.uniform(0.015, 0.035) * rng.standard_normal(image.shape)
     return np.asarray(np.clip(np.rint(255 * image), 0, 255), np.uint8)
 
 

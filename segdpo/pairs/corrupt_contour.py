@@ -1,7 +1,8 @@
 """Corruptions that move the contours of a mask: grow, shrink, shift, jagged, smoothed.
 
 Each is a pure function `(mask, severity, rng) -> mask` with severity in (0, 1]; it returns another mask wherever it
-can. All need a contour, so a mask of a single class (empty, or full) comes back as an equal copy.
+can. All need a contour, so a mask of a single class (empty, or full) comes back as an equal copy, and so does a
+straight contour that is to be smoothed.
 """
 
 import cv2

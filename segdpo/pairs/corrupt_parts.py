@@ -25,7 +25,7 @@ def holes(mask: Mask, severity: float, rng: np.random.Generator) -> Mask:
 
 
 def lost_component(mask: Mask, severity: float, rng: np.random.Generator) -> Mask:
-    """Lose severity / 2 of the parts, at least one, with what they enclose; needs an object and another class.
+    """Lose severity / 2 of the parts, at least one, with what they enclose; needs an object.
 
     What surrounds a part moves in. A mask of one object becomes empty.
     """
@@ -79,7 +79,8 @@ def spurious_blob(mask: Mask, severity: float, rng: np.random.Generator) -> Mask
     It lies on background, away from objects while there is room; without background it replaces other classes; a
     mask that is all of one object class has no place for it.
     """
-    radius = max(1, round(2 * severity * reach(mask)), pixels(mask, severity))
+    check_arguments(mask, severity)
+    radius = max(1, round(2 * severity * reach(mask)))
     class_id = int(rng.choice(object_classes(mask) or [1]))
     room = mask == 0
     if not room.any():
