@@ -8,7 +8,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image as Pillow
@@ -26,15 +25,6 @@ class ImageFile:
 
     suffix: str
     data: bytes
-
-
-@runtime_checkable
-class HasImageFiles(Protocol):
-    """A source that can hand out an image's file as it is, so that copying it loses nothing."""
-
-    def image_file(self, index: int, /) -> ImageFile:
-        """Return the file of the image of record `index`."""
-        ...
 
 
 def decode_image(data: bytes, name: str, channels: int | None = 3) -> Image:
