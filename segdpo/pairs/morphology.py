@@ -42,7 +42,10 @@ def shrink_by(mask: Mask, radius: float) -> Mask:
 
 def close_gaps(mask: Mask, width: float) -> Mask:
     """Fill the gaps and bays narrower than `width` pixels between objects of a class."""
-    return _on_ranks(mask, width / 2, "dilate", "erode")
+    # Background round the image: an object near its edge is not to be glued to the edge.
+    margin = int(width / 2) + 1
+    closed = _on_ranks(np.pad(mask, margin), width / 2, "dilate", "erode")
+    return closed[margin:-margin, margin:-margin].copy()
 
 
 def drop_thin(mask: Mask, width: float) -> Mask:
