@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from segdpo.pairs.candidates_value import Candidates
-from segdpo.pairs.morphology import close_gaps, displace, drop_thin, grow_by, object_classes, smooth_noise
+from segdpo.pairs.morphology import Region, close_gaps, displace, drop_thin, grow_by, object_classes, smooth_noise
 from segdpo.pairs.record import Mask, Record
 from segdpo.pairs.starting_mask import checked_mask, starting_mask
 from segdpo.regions import IGNORE
@@ -114,14 +114,21 @@ def as_polygons(mask: Mask, tolerance: float) -> Mask:
 
     Larger classes are drawn first, so that a nucleus lies on its cell.
     """
-    drawn = np.zeros_like(mask)
+    objects = (mask != 0) & (mask != IGNORE)
+    # What the polygons of two touching classes leave open between them keeps its class: it is no background.
+    drawn = np.where(objects, mask, 0) * _fill_polygons(objects, tolerance)
     for class_id in object_classes(mask):
-        region = (mask == class_id).astype(np.uint8)
-        contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        for contour in contours:
-            cv2.fillPoly(drawn, [cv2.approxPolyDP(contour, tolerance, closed=True)], class_id)
+        drawn[_fill_polygons(mask == class_id, tolerance) > 0] = class_id
     drawn[mask == IGNORE] = IGNORE
     return drawn
+
+
+def _fill_polygons(region: Region, tolerance: float) -> Mask:
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(region.shape, np.uint8)
+    for contour in contours:
+        cv2.fillPoly(filled, [cv2.approxPolyDP(contour, tolerance, closed=True)], 1)
+    return np.asarray(filled, np.uint8)
 
 
 def _style(name: str) -> Style:

@@ -88,7 +88,8 @@ def spurious_blob(mask: Mask, severity: float, rng: np.random.Generator) -> Mask
     changed = mask.copy()
     if room.any():
         centre = _pick_deep(room, 1.3 * radius + 1, rng)
-        changed[_round(mask, centre, radius, wobble=rng.uniform(-0.3, 0.3, 2)) & room] = class_id
+        turn = rng.uniform(0, 2 * np.pi)
+        changed[_round(mask, centre, radius, wobble=rng.uniform(-0.25, 0.25, 2), turn=turn) & room] = class_id
     return changed
 
 
@@ -106,12 +107,16 @@ def _pick_deep(region: Region, wanted: float, rng: np.random.Generator) -> tuple
 
 
 def _round(
-    mask: Mask, centre: tuple[int, int], radius: float, wobble: np.ndarray | tuple[float, float] = (0.0, 0.0)
+    mask: Mask,
+    centre: tuple[int, int],
+    radius: float,
+    wobble: np.ndarray | tuple[float, float] = (0.0, 0.0),
+    turn: float = 0.0,
 ) -> Region:
-    """Return a disc, or with `wobble` an uneven blob of about that radius."""
+    """Return a disc, or with `wobble` an uneven blob of about that radius, turned by an angle."""
     y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
     y, x = y - centre[0], x - centre[1]
-    angle = np.arctan2(y, x)
+    angle = np.arctan2(y, x) + turn
     limit = radius * (1 + wobble[0] * np.cos(2 * angle) + wobble[1] * np.sin(3 * angle))
     return np.asarray(np.hypot(y, x) <= limit + 1e-9)
 

@@ -125,6 +125,14 @@ def test_a_coarse_polygon_cuts_off_a_notch_and_a_fine_one_does_not():
     np.testing.assert_array_equal(as_polygons(mask, 3.0), full)
 
 
+def test_polygons_of_touching_classes_leave_no_background_between_them():
+    y, x = np.mgrid[:32, :32]
+    mask = (1 + (x > 16 + 5 * np.sin(y / 3))).astype(np.uint8)
+    redrawn = as_polygons(mask, 3.0)
+    assert (redrawn > 0).all()
+    assert (redrawn != mask).any()
+
+
 def test_polygons_stray_no_further_than_the_tolerance():
     mask = (cells() > 0).astype(np.uint8)
     strayed = as_polygons(mask, 2.0) != mask
