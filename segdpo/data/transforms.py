@@ -76,7 +76,7 @@ class Pipeline:
             _make_exact(step)
         self._steps = albumentations.Compose(list(steps))
         centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
-        self._scale: NDArray[np.float32] = 1 / (255 * spread)
+        self._scale: NDArray[np.float32] = np.divide(1, 255 * spread, dtype=np.float32)
         self._shift: NDArray[np.float32] = -centre / spread
 
     def __call__(self, image: Image, masks: Masks, rng: np.random.Generator) -> View:
