@@ -116,7 +116,7 @@ def as_polygons(mask: Mask, tolerance: float) -> Mask:
     """
     objects = (mask != 0) & (mask != IGNORE)
     # What the polygons of two touching classes leave open between them keeps its class: it is no background.
-    drawn = np.where(objects, mask, 0) * _fill_polygons(objects, tolerance)
+    drawn: Mask = np.where(objects, mask, 0) * _fill_polygons(objects, tolerance)
     for class_id in object_classes(mask):
         drawn[_fill_polygons(mask == class_id, tolerance) > 0] = class_id
     drawn[mask == IGNORE] = IGNORE
@@ -128,7 +128,7 @@ def _fill_polygons(region: Region, tolerance: float) -> Mask:
     filled = np.zeros(region.shape, np.uint8)
     for contour in contours:
         cv2.fillPoly(filled, [cv2.approxPolyDP(contour, tolerance, closed=True)], 1)
-    return np.asarray(filled, np.uint8)
+    return filled
 
 
 def _style(name: str) -> Style:
