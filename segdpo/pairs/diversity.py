@@ -12,6 +12,8 @@ from segdpo.pairs.judges import iou
 from segdpo.pairs.overlap import mean_pairwise_iou
 from segdpo.pairs.record import Record
 
+TOGETHER = "(together)"
+
 
 @dataclass(frozen=True)
 class Diversity:
@@ -53,20 +55,27 @@ def source_of(name: str) -> str:
 
 
 def diversity_by_source(record: Record, candidates: Candidates, *, background: bool = False) -> dict[str, Diversity]:
-    """Look at the candidates of each source on its own; for `background` see overlap.py."""
+    """Look at the candidates of each source on its own, and at all of them together if there are several sources.
+
+    For `background` see overlap.py.
+    """
     numbers = defaultdict(list)
     for number, name in enumerate(candidates.names):
         numbers[source_of(name)].append(number)
+    if len(numbers) > 1:
+        numbers[TOGETHER] = list(range(len(candidates.names)))
     return {source: _diversity(record, candidates.masks[chosen], background) for source, chosen in numbers.items()}
 
 
 def report_sources(images: Iterable[dict[str, Diversity]]) -> list[SourceReport]:
-    """Put the images together, one line a source, in the order in which they first came."""
+    """Put the images together, one line a source, by name, all sources together last."""
     collected = defaultdict(list)
     for by_source in images:
         for source, diversity in by_source.items():
             collected[source].append(diversity)
-    return [_report(source, seen) for source, seen in collected.items()]
+    return [
+        _report(source, collected[source]) for source in sorted(collected, key=lambda name: (name == TOGETHER, name))
+    ]
 
 
 def _diversity(record: Record, masks: np.ndarray, background: bool) -> Diversity:

@@ -151,9 +151,9 @@ def test_a_network_sees_the_numbers_it_was_trained_on(channels):
 
 
 def test_images_and_models_that_do_not_fit():
-    with pytest.raises(ValueError, match="image of 3 channels.* but got 4; set mean and std"):
+    with pytest.raises(ValueError, match=r"image of 3 channels.* but got 4; set mean and std"):
         to_model_input(np.zeros((4, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="uint8 .* but got float64"):
+    with pytest.raises(ValueError, match=r"uint8 .* but got float64"):
         to_model_input(np.zeros((4, 4, 3)))
     with pytest.raises(ValueError, match=r"classes, 32, 32\] but got \(1, 3, 16, 16\); wrap it"):
         predict_with(Channels(shrink=2))(np.zeros((1, 32, 32, 3), np.uint8))

@@ -53,7 +53,7 @@ def test_hd95_leaves_out_the_farthest_twentieth():
 def test_contours_beside_ignored_pixels_are_not_judged():
     gold, mask = square(2, 2), square(2, 3)
     gold[:, 4:] = 255
-    # Left of column 4, gold's contour is the 6 pixels (2,2) (2,3) (3,2) (4,2) (5,2) (5,3); the mask's the 4 of column 3.
+    # Left of column 4, gold's contour is (2,2) (2,3) (3,2) (4,2) (5,2) (5,3); the mask's the 4 of column 3.
     assert judged(surface_dice, gold, mask, tolerance=0) == pytest.approx([4 / 10])
     assert judged(boundary_iou, gold, mask, width=1) == pytest.approx([2 / 8])
     assert judged(hd95, gold, mask) == pytest.approx([-1])

@@ -75,13 +75,18 @@ def test_diversity_of_each_source():
     assert found["polygon"].masks == 1
     assert np.isnan(found["polygon"].pairwise_iou)
     assert found["polygon"].best_quality == pytest.approx(0.5)
+    together = found["(together)"]
+    assert (together.masks, together.identical) == (4, 1)
+    assert together.pairwise_iou == pytest.approx((1 / 3 + 1 + 1 / 3 + 2 / 4 * 3) / 6)
+    assert together.best_quality - together.worst_quality == pytest.approx(2 / 3)
 
 
 def test_report_is_the_mean_over_the_images():
     with_gold = Record("a", RECORD.image, MASKS, NAMES, gold=np.array([[1, 1, 0, 0]], np.uint8))
     first = diversity_by_source(with_gold, Candidates(MASKS, NAMES))
     second = diversity_by_source(RECORD, Candidates(MASKS[:2], NAMES[:2]))
-    tta, polygon = report_sources([first, second])
+    polygon, tta, together = report_sources([first, second])
+    assert (together.source, together.images, together.masks) == ("(together)", 1, 4)
     assert (tta.source, tta.images, tta.masks) == ("tta", 2, 5)
     assert tta.identical == pytest.approx(1 / 5)
     assert tta.pairwise_iou == pytest.approx((5 / 9 + 1 / 3) / 2)
