@@ -1,0 +1,23 @@
+"""The data set that a script's command line names: a path, or a yaml with options after it."""
+
+from pathlib import Path
+from typing import cast
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from segdpo.data.errors import DataError
+from segdpo.data.open_source import open_source
+from segdpo.data.record_source import RecordSource
+
+
+def source_of(path: str, options: list[str]) -> RecordSource:
+    """Return the data set at `path`; `options` (key=value) change the keys of a yaml, and are refused for the rest."""
+    if Path(path).suffix != ".yaml":
+        if options:
+            raise DataError(f"Expected options with a .yaml only but got {options[0]!r} after {path}.")
+        return open_source(path, channels=None)
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file.")
+    with initialize_config_dir(str(Path(path).resolve().parent), version_base=None):
+        return cast(RecordSource, instantiate(compose(Path(path).stem, options), _convert_="all"))
