@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.progress import track
 from source_argument import source_of
 
-from segdpo.data.checking import Check, Finding, check_source
+from segdpo.data.checking import Check, check_source
 from segdpo.data.contact_sheet import ContactSheet
 from segdpo.data.errors import DataError
-from segdpo.pairs.record import Record
 
+SHOWN = 50
 COLOUR = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
@@ -31,22 +31,13 @@ def main() -> int:
     except DataError as error:
         console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
         return 1
-    sheet = ContactSheet(source.classes)
-    step = max(1, len(source) // max(1, options.images))
-
-    def draw(index: int, record: Record, findings: list[Finding]) -> None:
-        regular = index % step == 0 and index // step < options.images
-        if options.html and (
-            regular or (any(f.level == "error" for f in findings) and len(sheet) < 2 * options.images)
-        ):
-            sheet.add(record, findings)
-
+    sheet = ContactSheet(source.classes, len(source), options.images)
     check = check_source(
         source,
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
-        on_record=draw,
+        on_record=sheet.see if options.html else None,
     )
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)
@@ -63,12 +54,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=40, help="how many images the sheet shows, beside faulty ones")
     parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is wrong")
     parser.add_argument("--allow", action="append", default=[], metavar="KIND", help="a kind of finding that is fine")
-    parser.add_argument("--show", type=int, default=20, help="how many findings to print")
     return parser.parse_intermixed_args()
 
 
 def _print(console: Console, check: Check, options: argparse.Namespace) -> None:
-    for finding in [finding for finding in check.findings if finding.level != "info"][: options.show]:
+    for finding in [finding for finding in check.findings if finding.level != "info"][:SHOWN]:
         colour = COLOUR[finding.level]
         console.print(
             f"[{colour}]{finding.level}[/{colour}] {finding.kind}: {escape(finding.id)}: {escape(finding.message)}"

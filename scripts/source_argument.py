@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import cast
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 
 from segdpo.data.errors import DataError
 from segdpo.data.open_source import open_source
@@ -19,5 +21,9 @@ def source_of(path: str, options: list[str]) -> RecordSource:
         return open_source(path, channels=None)
     if not Path(path).exists():
         raise DataError(f"{path}: no such file.")
-    with initialize_config_dir(str(Path(path).resolve().parent), version_base=None):
-        return cast(RecordSource, instantiate(compose(Path(path).stem, options), _convert_="all"))
+    try:
+        with initialize_config_dir(str(Path(path).resolve().parent), version_base=None):
+            return cast(RecordSource, instantiate(compose(Path(path).stem, options), _convert_="all"))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Hydra wraps what a target raises; what went wrong with the data says more than where it was called from.
+        raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None

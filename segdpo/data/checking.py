@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -13,6 +13,7 @@ from segdpo.data.errors import DataError
 from segdpo.data.plain_folder import IDENTICAL
 from segdpo.data.record_check import IGNORE, check_record
 from segdpo.data.record_source import RecordInfo, RecordSource, info_of
+from segdpo.data.source_files import Progress
 from segdpo.pairs.record import Mask, Record
 
 Level = Literal["error", "warning", "info"]
@@ -61,7 +62,6 @@ class Check:
 
     def see(self, record: Record) -> None:
         """Check one record, alone and against those seen before."""
-        self.records += 1
         self.masks += len(record.masks)
         self.pairs += len(record.pairs)
         try:
@@ -128,7 +128,7 @@ def check_source(
     *,
     require_pairs: bool = False,
     allow: Sequence[str] = (),
-    progress: Callable[[range], Iterable[int]] = iter,
+    progress: Progress = iter,
     on_record: Callable[[int, Record, list[Finding]], None] | None = None,
 ) -> Check:
     """Read every record of a data set and return what is wrong.
@@ -139,6 +139,7 @@ def check_source(
     check = Check(source.classes, require_pairs, allow)
     for index in progress(range(len(source))):
         before = len(check.findings)
+        check.records += 1
         info, record = _read(source, index, check)
         if info:
             check.see_info(info)

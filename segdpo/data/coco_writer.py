@@ -14,13 +14,15 @@ from segdpo.data.manifest import check_entry, format_line
 from segdpo.data.names import check_classes
 from segdpo.data.record_check import check_record
 from segdpo.data.record_source import RecordSource
-from segdpo.data.source_files import records_with_files
+from segdpo.data.source_files import Progress, records_with_files
 from segdpo.pairs.record import Record
 
 VERSION = 1
 
 
-def write_coco(path: str | Path, records: RecordSource | Iterable[Record], classes: Iterable[str]) -> None:
+def write_coco(
+    path: str | Path, records: RecordSource | Iterable[Record], classes: Iterable[str], progress: Progress = iter
+) -> None:
     """Write records as a COCO file, their images to images/ beside it; the file must not be there yet."""
     path, names = Path(path), check_classes(tuple(classes))
     if path.exists():
@@ -34,7 +36,7 @@ def write_coco(path: str | Path, records: RecordSource | Iterable[Record], class
         "annotations": [],
         "candidates": [],
     }
-    for number, (record, file) in enumerate(records_with_files(records), 1):
+    for number, (record, file) in enumerate(records_with_files(records, progress), 1):
         _add(
             values,
             number,

@@ -22,36 +22,52 @@ ul { list-style: none; margin: .25rem 0; padding: 0; } li { overflow-wrap: anywh
 .error { color: var(--error); } .warning { color: var(--warning); } .info, small { color: var(--info); }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } .legend i { display: inline-block; width: .9em;
 height: .9em; border-radius: 3px; margin-right: .35em; vertical-align: -.1em; }
-article { border-top: 1px solid var(--line); padding: .75rem 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: .5rem; margin-top: .5rem; }
-@media (min-width: 800px) { .tiles { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); } }
-figure { margin: 0; min-width: 0; } figcaption { font-size: .8rem; overflow-wrap: anywhere; line-height: 1.3; }
-img { width: 100%; height: auto; display: block; border-radius: 4px; image-rendering: auto; }
+main { display: flex; flex-wrap: wrap; gap: .75rem 1.5rem; margin-top: .75rem; }
+article { border-top: 1px solid var(--line); padding-top: .5rem; max-width: 100%; }
+.tiles { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .5rem; }
+figure { margin: 0; width: 124px; }
+@media (max-width: 480px) { article { width: 100%; } figure { width: calc((100% - 1rem) / 3); } }
+figcaption { font-size: .8rem; overflow-wrap: anywhere; line-height: 1.3; }
+img { width: 100%; height: auto; display: block; border-radius: 4px; }
 summary { cursor: pointer; }
 """
 
 
 @dataclass
 class ContactSheet:
-    """Collects records as small pictures; `tile` is the longest side of one in pixels."""
+    """Collects records as small pictures: `images` of `total`, evenly spread, and as many more that have errors.
+
+    `tile` is the longest side of a picture in pixels.
+    """
 
     classes: tuple[str, ...]
+    total: int
+    images: int = 40
     tile: int = 160
     _cards: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._cards)
 
+    def see(self, index: int, record: Record, findings: Sequence[Finding] = ()) -> None:
+        """Add record `index` if it is one of the evenly spread ones, or faulty and there is room."""
+        step = max(1, -(-self.total // max(1, self.images)))
+        faulty = any(finding.level == "error" for finding in findings)
+        if (index % step == 0 and self.images) or (faulty and len(self) < 2 * self.images):
+            self.add(record, findings)
+
     def add(self, record: Record, findings: Sequence[Finding] = ()) -> None:
         """Append a record: its image, each mask over it, gold, and the pairs in words."""
-        facts = [f"{name} {value}" for name, value in (("group", record.group), ("split", record.split)) if value]
+        group = record.group if record.group != record.id else ""
+        facts = [f"{name} {value}" for name, value in (("group", group), ("split", record.split)) if value]
+        wrong = [finding for finding in findings if finding.level != "info"]
         tiles = [self._tile(record, None, "image")]
         if record.gold is not None:
             tiles.append(self._tile(record, record.gold, "gold"))
         tiles += [self._tile(record, mask, name) for name, mask in zip(record.mask_names, record.masks, strict=True)]
         self._cards.append(
             f"<article><h3>{escape(record.id)} <small>{escape(' · '.join(facts))}</small></h3>"
-            f"{_items(findings, with_id=False)}{_preferences(record)}<div class=tiles>{''.join(tiles)}</div></article>"
+            f"{_items(wrong, with_id=False)}{_preferences(record)}<div class=tiles>{''.join(tiles)}</div></article>"
         )
 
     def html(self, title: str, check: Check) -> str:
@@ -68,7 +84,8 @@ class ContactSheet:
             f"<title>{escape(title)}</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>"
             f"<p>{check.records} images, {check.masks} candidate masks, {check.pairs} pairs: {verdict}.</p>"
             f"<ul>{counts}</ul>{listed if shown else ''}"
-            f"<h2>{len(self)} of {check.records} images</h2>{self._legend()}{''.join(self._cards)}</body></html>\n"
+            f"<h2>{len(self)} of {check.records} images</h2>{self._legend()}"
+            f"<main>{''.join(self._cards)}</main></body></html>\n"
         )
 
     def _tile(self, record: Record, mask: Mask | None, name: str) -> str:

@@ -15,7 +15,7 @@ from segdpo.data.manifest import Entry, NamedPair, check_entry
 from segdpo.data.names import check_classes
 from segdpo.data.record_check import check_record
 from segdpo.data.record_source import RecordSource
-from segdpo.data.source_files import records_with_files
+from segdpo.data.source_files import Progress, records_with_files
 from segdpo.pairs.record import Mask, Record
 
 ManifestKind = Literal["jsonl", "csv"]
@@ -26,6 +26,7 @@ def write_folder(
     records: RecordSource | Iterable[Record],
     classes: Iterable[str],
     manifest: ManifestKind = "jsonl",
+    progress: Progress = iter,
 ) -> None:
     """Write records as a folder that FolderDataset reads; `root` must not be there yet, or be empty.
 
@@ -38,7 +39,7 @@ def write_folder(
     partial = root.absolute().with_name(f".{root.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
-    entries = [_write_record(partial, record, file, names) for record, file in records_with_files(records)]
+    entries = [_write_record(partial, record, file, names) for record, file in records_with_files(records, progress)]
     _check_ids(entries)
     write_description(partial, names, entries, manifest)
     os.replace(partial, root)
