@@ -4,7 +4,6 @@ What becomes of a record depends on (seed, id) and on nothing else: not on the o
 where an earlier run was interrupted.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -111,11 +110,6 @@ def mine_record(record: Record, recipe: Recipe) -> Outcome:
         meta=record.meta | _notes(offered, kept, scores),
     )
     return Outcome(record.id, record=mined, diversity=diversity)
-
-
-def count_reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Count the skipped records by reason, the most frequent first."""
-    return dict(Counter(outcome.reason for outcome in outcomes if outcome.reason).most_common())
 
 
 def _notes(offered: Candidates, kept: Candidates, scores: np.ndarray) -> dict[str, str]:

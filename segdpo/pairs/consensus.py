@@ -32,19 +32,27 @@ class Consensus:
     iterations: int
 
 
-def staple(masks: Masks, *, iterations: int = 100, tolerance: float = 1e-6) -> Consensus:
+def staple(masks: Masks, *, disputed: bool = False, iterations: int = 100, tolerance: float = 1e-6) -> Consensus:
     """Return the consensus of K masks by expectation maximisation; a pixel that a mask ignores is no vote of it.
 
     E: W[i, c] ∝ prior[c] Π_k θ_k[c, vote_k(i)];  M: θ_k[c, v] = Σ_{i: vote v} W[i, c] / Σ_{i: any vote} W[i, c].
     The prior is the classes' share of all votes. Ends when no θ moves by `tolerance`, or after `iterations`.
+
+    `disputed`: learn from the pixels on which votes differ; the others are what all say they are. Otherwise the many
+    pixels that all call background make every rater's specificity near 1, and the rater who draws most is believed.
+    On crowd masks of cells (bubil) the consensus had IoU .78 with gold instead of .76; the majority .79.
     """
     patterns, counts, where = _vote_patterns(masks)
     classes = np.unique(patterns[patterns != IGNORE])
     if len(classes) == 0:
         raise ValueError("Expected at least one pixel with a vote but all masks ignore every pixel.")
     votes = (patterns[:, :, None] == classes).astype(np.float64)
+    named = votes.max(0)
+    unanimous = named.sum(1) == 1
+    if disputed and not unanimous.all():
+        counts = np.where(unanimous, 0.0, counts)
     prior = np.einsum("kuc,u->c", votes, counts)
-    log_prior = np.log(prior / prior.sum())
+    log_prior = np.log(np.maximum(prior / prior.sum(), SMALLEST))
     confusion = np.repeat(_starting_confusion(len(classes))[None], len(masks), axis=0)
     done, moved = 0, np.inf
     while done < iterations and moved >= tolerance:
@@ -52,6 +60,8 @@ def staple(masks: Masks, *, iterations: int = 100, tolerance: float = 1e-6) -> C
         before, confusion = confusion, _maximise(votes, counts, truth, confusion)
         done, moved = done + 1, float(np.abs(confusion - before).max())
     truth = _expect(votes, log_prior, confusion)
+    if disputed:
+        truth[unanimous] = named[unanimous]
     labels = classes[truth.argmax(1)].astype(np.uint8)
     labels[~votes.any((0, 2))] = IGNORE
     shape = masks.shape[1:]

@@ -42,9 +42,14 @@ def agreement(record: Record, masks: Masks, rng: np.random.Generator, *, backgro
     return np.asarray((table.sum(1) - table.diagonal()) / (len(masks) - 1))
 
 
-def consensus(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
-    """IoU with the STAPLE consensus of all candidates, which trusts the more skilled of them more; needs no gold."""
-    labels = staple(masks).labels
+def consensus(
+    record: Record, masks: Masks, rng: np.random.Generator, *, disputed: bool = True, background: bool = False
+) -> Scores:
+    """IoU with the STAPLE consensus of all candidates, which trusts the more skilled of them more; needs no gold.
+
+    `disputed`: see `staple`.
+    """
+    labels = staple(masks, disputed=disputed).labels
     return np.array([_mean_iou(labels, mask, background) for mask in masks])
 
 

@@ -5,10 +5,13 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 
 from segdpo.data.errors import DataError
+from segdpo.data.folder import read_folder
+from segdpo.data.folder_writer import write_folder
 from segdpo.data.mining import Recipe, mine, mine_record
 from segdpo.data.mining_journal import Journal
 from segdpo.data.mining_run import journal_path, run_mining
@@ -231,6 +234,17 @@ def test_other_settings_do_not_go_on_with_a_run(tmp_path):
     journal_path(tmp_path / "a").write_text("no journal\n")
     with pytest.raises(DataError, match="Expected the journal of a mining run"):
         run(tmp_path / "a")
+
+
+def test_images_keep_their_files(tmp_path):
+    write_folder(tmp_path / "folder", Shapes(3, size=32), shapes().classes)
+    image = cv2.imread(str(tmp_path / "folder/images/shapes-0-00001.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "folder/images/shapes-0-00001.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    source = read_folder(tmp_path / "folder")
+    run(tmp_path / "a", source, replace(RECIPE, mask_source=existing))
+    pack = PackDataset(tmp_path / "a")
+    for number in range(3):
+        assert pack.image_file(number) == source.image_file(number)
 
 
 def test_the_selection_is_made_once_and_kept(tmp_path):

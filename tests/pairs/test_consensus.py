@@ -87,9 +87,33 @@ def test_an_ignored_pixel_is_no_vote():
 
 
 def test_raters_of_one_mind():
-    masks = np.zeros((3, 4, 4), np.uint8)
-    assert (staple(masks).labels == 0).all()
-    masks[:, 1:3, 1:3] = 7
-    found = staple(masks)
-    assert (found.labels == masks[0]).all()
-    np.testing.assert_allclose(found.confusion, np.repeat(np.eye(2)[None], 3, 0), atol=1e-12)
+    for disputed in (False, True):
+        masks = np.zeros((3, 4, 4), np.uint8)
+        assert (staple(masks, disputed=disputed).labels == 0).all()
+        masks[:, 1:3, 1:3] = 7
+        found = staple(masks, disputed=disputed)
+        assert (found.labels == masks[0]).all()
+        np.testing.assert_allclose(found.confusion, np.repeat(np.eye(2)[None], 3, 0), atol=1e-12)
+
+
+def test_disputed_pixels_alone_do_not_feel_the_background():
+    rng = np.random.default_rng(4)
+    masks = rng.choice([0, 1, 255], (5, 12, 12), p=[0.5, 0.4, 0.1]).astype(np.uint8)
+    wide = np.pad(masks, ((0, 0), (0, 60), (0, 60)))
+    near, far = staple(masks, disputed=True), staple(wide, disputed=True)
+    np.testing.assert_array_equal(far.labels[:12, :12], near.labels)
+    np.testing.assert_allclose(far.probability[:, :12, :12], near.probability, atol=1e-12)
+    np.testing.assert_allclose(far.confusion, near.confusion, atol=1e-12)
+    assert (far.probability[0, 12:] == 1).all()
+    assert not np.allclose(staple(wide).confusion, staple(masks).confusion, atol=1e-3)
+
+
+def test_disputed_pixels_alone_are_the_em_of_those_pixels():
+    rng = np.random.default_rng(5)
+    votes = (rng.random((4, 40)) < 0.4).astype(np.uint8)
+    differ = votes.min(0) != votes.max(0)
+    weights, sensitivity, _ = plain_binary_em(votes[:, differ], 6)
+    found = staple(votes.reshape(4, 5, 8), disputed=True, iterations=6, tolerance=0)
+    np.testing.assert_allclose(found.probability[1].ravel()[differ], weights, atol=1e-12)
+    np.testing.assert_allclose(found.confusion[:, 1, 1], sensitivity, atol=1e-12)
+    np.testing.assert_array_equal(found.labels.ravel()[~differ], votes[0, ~differ])

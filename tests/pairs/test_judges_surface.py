@@ -58,6 +58,13 @@ def test_contours_beside_ignored_pixels_are_not_judged():
     assert judged(boundary_iou, gold, mask, width=1) == pytest.approx([2 / 8])
     assert judged(hd95, gold, mask) == pytest.approx([-1])
 
+    # Ignored all round: no contour is left to be wrong about.
+    gold = np.full((8, 8), 255, np.uint8)
+    gold[3:5, 3:5] = 1
+    assert judged(hd95, gold, square(3, 3, 2)) == pytest.approx([0])
+    assert judged(surface_dice, gold, square(3, 3, 2), tolerance=0) == pytest.approx([1])
+    assert judged(boundary_iou, gold, square(3, 3, 2), width=1) == pytest.approx([1])
+
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (2.0, 0.5)])
