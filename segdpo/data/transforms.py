@@ -1,7 +1,9 @@
 """Views of an image and its masks: one geometry for all, photometrics for the image; the door to albumentations.
 
-All masks of an image travel as the channels of one array, so that one draw moves all of them alike, and so that K masks
-cost little more than one. Pixels that come from outside the image are 255 (ignore) in every mask.
+All masks of an image go through albumentations in one call, as one array [K,H,W], so that one draw moves all alike.
+Not as channels [H,W,K]: cv2 takes at most 4, so that 5 and more take twice as long, and it fills only the first of
+them with 255 under elastic, grid and optical distortion, which would make the outside background in the others.
+Pixels that come from outside the image are 255 (ignore) in every mask.
 """
 
 import os
@@ -19,7 +21,7 @@ from segdpo.pairs.record import Image, Masks
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations
+import albumentations as albumentations  # yamls name steps through here: segdpo.data.transforms.albumentations.D4
 
 IGNORE = 255
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -83,17 +85,14 @@ class Pipeline:
         """Return the view that `rng` draws; equal generators give equal views, in any process."""
         # set_random_seed would start every step at the same number: two flips with p=.5 would always go together.
         self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        # The first channel, 0 all over, tells inside from outside: cv2 fills it rightly under every transform, while
-        # some (elastic, grid and optical distortion) leave 0 in the channels after it.
-        stack = cv2.merge([np.zeros(image.shape[:2], np.uint8), *masks])
-        moved = self._steps(image=image, mask=stack)
-        # cv2.merge of one plane has no channel axis.
-        planes = np.atleast_3d(moved["mask"]).transpose(2, 0, 1)
-        outside = planes[0] == IGNORE
-        out = np.ascontiguousarray(planes[1:])
-        if outside.any():
-            out[:, outside] = IGNORE
-        return View(self._normalise(moved["image"]), out, ~outside)
+        # Plane 0, 1 all over, tells inside from outside afterwards, also where a step leaves 0 (GridElasticDeform).
+        planes = np.concatenate([np.ones((1, *image.shape[:2]), np.uint8), masks])
+        moved = self._steps(image=image, masks=planes)
+        planes = np.ascontiguousarray(moved["masks"])
+        valid = planes[0] == 1
+        if not valid.all():
+            planes[:, ~valid] = IGNORE
+        return View(self._normalise(moved["image"]), planes[1:], valid)
 
     def _normalise(self, image: Image) -> Float32[np.ndarray, "channels height width"]:
         channels = image.shape[-1]

@@ -1,5 +1,7 @@
 """Geometry: masks that encode their own coordinates tell where every pixel came from."""
 
+import pickle
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ GEOMETRIES = {
     "elastic": A.ElasticTransform(alpha=40, sigma=8, p=1),
     "grid distortion": A.GridDistortion(p=1),
     "optical distortion": A.OpticalDistortion(p=1),
+    "grid elastic": A.GridElasticDeform((4, 4), 10, p=1),
     "thin plate spline": A.ThinPlateSpline(p=1),
     "pad": A.PadIfNeeded(min_height=160, min_width=200),
     "crop": A.RandomCrop(64, 64),
@@ -54,7 +57,9 @@ def test_every_mask_takes_the_same_way(name, masks):
     assert (view.masks[:, ~inside] == 255).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(GEOMETRIES) - {"elastic", "grid distortion", "optical distortion"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(GEOMETRIES) - {"elastic", "grid elastic", "grid distortion", "optical distortion"})
+)
 def test_image_and_masks_stay_on_each_other(name):
     # Linear in the image, nearest in the masks: half a source pixel apart on average where every second pixel is
     # dropped. cv2's INTER_NEAREST would give 1.5 at a quarter of the size, and .85 at 1/1.7.
@@ -162,3 +167,20 @@ def test_a_worker_runs_cv2_on_one_thread():
     init_worker(0)
     assert cv2.getNumThreads() == 1
     cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_grey_images_keep_their_channel(name):
+    image, masks = coordinates(H, W, 3)
+    view = Pipeline([GEOMETRIES[name]], mean=(0.5,), std=(0.5,))(image[..., :1], masks, np.random.default_rng(0))
+    assert view.image.shape == (1, *view.valid.shape)
+
+
+def test_a_pipeline_reaches_workers_that_are_started_anew():
+    pipeline = Pipeline([A.D4(p=1), A.ElasticTransform(p=1), A.OneOf([A.GaussNoise(), A.Blur()], p=1)])
+    views = [
+        each(*coordinates(H, W, 3), np.random.default_rng(3))
+        for each in (pipeline, pickle.loads(pickle.dumps(pipeline)))
+    ]
+    np.testing.assert_array_equal(views[0].image, views[1].image)
+    np.testing.assert_array_equal(views[0].masks, views[1].masks)
