@@ -40,7 +40,7 @@ def format_csv(entries: Iterable[Entry]) -> str:
     entries = list(entries)
     keys = sorted({key for entry in entries for key in entry.meta})
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*COLUMNS, *(META + key for key in keys)], restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS, *(META + key for key in keys)], restval="", lineterminator="\r\n")
     writer.writeheader()
     for entry in entries:
         shared = _shared_cells(entry)

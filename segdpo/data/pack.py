@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segdpo.data.arrow_file import open_table
 from segdpo.data.errors import DataError
 from segdpo.data.image_files import ImageFile
@@ -59,7 +61,7 @@ class PackDataset:
     def pairs(self) -> PairTable:
         """All pairs as views of the mapped table."""
         table = PairTable.open(self.path / PAIRS, len(self))
-        if len(table) != sum(self._records.column("pairs").to_numpy()):
+        if not np.array_equal(np.diff(table.offsets), self._records.column("pairs").to_numpy()):
             raise DataError(
                 f"{self.path / PAIRS}: is not of this pack; run the command that wrote it again.", "damaged"
             )
