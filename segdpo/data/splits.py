@@ -118,10 +118,11 @@ def _draw(
             "split",
         )
     drawn: list[int] = []
+    missing = wanted
     for number in rng.permutation(free).tolist():
-        missing = wanted - sum(sizes[other] for other in drawn)
         if len(drawn) < most and abs(missing - sizes[number]) < abs(missing):
             drawn.append(number)
+            missing -= sizes[number]
     return drawn or [min(free, key=lambda number: sizes[number])]
 
 
