@@ -1,5 +1,7 @@
 """Splits: partitions that never part a group, keep what was given, and refuse what cannot be."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,23 +53,28 @@ def test_fractions(names, val, test, seed):
 
 
 @settings(deadline=None, max_examples=100)
-@given(group_lists, st.integers(2, 5), st.sampled_from([0, 0.2]), st.integers(0, 3))
-def test_folds(names, folds, val, seed):
+@given(group_lists, st.integers(2, 5), st.integers(0, 3))
+def test_folds(names, folds, seed):
     records = infos(names)
-    sizes = {}
-    for item in records:
-        sizes[item.group or item.id] = sizes.get(item.group or item.id, 0) + 1
-    if len(sizes) < folds + (val > 0):
+    sizes = Counter(item.group or item.id for item in records)
+    if len(sizes) < folds:
         return
-    every = [split_by_fold(records, folds=folds, fold=fold, val=val, seed=seed) for fold in range(folds)]
-    for splits in every:
-        check_partition(records, splits)
-        assert len(splits.train)
-        assert bool(len(splits.val)) == (val > 0)
-    assert sorted(np.concatenate([splits.test for splits in every]).tolist()) == list(range(len(records)))
+    every = [split_by_fold(records, folds=folds, fold=fold, val=0, seed=seed) for fold in range(folds)]
     tests = [len(splits.test) for splits in every]
+    assert sorted(np.concatenate([splits.test for splits in every]).tolist()) == list(range(len(records)))
     assert min(tests) >= 1
     assert max(tests) - min(tests) <= max(sizes.values())
+    for fold, splits in enumerate(every):
+        check_partition(records, splits)
+        if splits.groups[0] == 1:  # nothing to lend to val
+            with pytest.raises(DataError, match="draw val"):
+                split_by_fold(records, folds=folds, fold=fold, val=0.2, seed=seed)
+            continue
+        with_val = split_by_fold(records, folds=folds, fold=fold, val=0.2, seed=seed)
+        check_partition(records, with_val)
+        assert with_val.test.tolist() == splits.test.tolist()
+        assert len(with_val.train)
+        assert len(with_val.val)
 
 
 def test_without_groups_the_fractions_are_exact():
