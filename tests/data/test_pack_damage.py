@@ -125,7 +125,7 @@ def test_shards_in_each_others_place_are_noticed(tmp_path, whole):
     first.write_bytes(other)
     second.write_bytes(one)
     for k in range(4):
-        with pytest.raises(DataError, match="damaged|cut short"):
+        with pytest.raises(DataError, match=r"damaged|cut short"):
             PackDataset(path)[k]
 
 
