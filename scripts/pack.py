@@ -30,8 +30,8 @@ def main() -> int:
     """Run the command line and return the exit status."""
     options = _parse()
     form = options.to or FORMS.get(options.target.suffix, "folder")
-    if (options.manifest and form != "folder") or (options.records_per_shard and form != "pack"):
-        return _fail(f"--manifest is for a folder, --records-per-shard for a pack, but {options.target} is a {form}.")
+    if (options.manifest and form != "folder") or ((options.records_per_shard or options.images) and form != "pack"):
+        return _fail(f"--manifest is for a folder, the rest for a pack, but {options.target} is a {form}.")
 
     def progress(records: Iterable[Any]) -> Iterable[Any]:
         return track(records, f"writing {options.target}", console=Console(stderr=True))
@@ -39,7 +39,7 @@ def main() -> int:
     try:
         source = source_of(options.source, options.options)
         if form == "pack":
-            write_pack(options.target, source, options.records_per_shard, progress)
+            write_pack(options.target, source, options.records_per_shard, options.images, progress)
         elif form == "coco":
             write_coco(options.target, source, source.classes, progress)
         else:
@@ -57,6 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("options", nargs="*", help="key=value for a .yaml")
     parser.add_argument("--to", choices=("folder", "pack", "coco"), help="the target's form, whatever its suffix")
     parser.add_argument("--manifest", choices=("jsonl", "csv"), help="of a folder; jsonl if not said")
+    parser.add_argument("--images", choices=("files", "pixels"), help="of a pack; pixels read faster than PNG")
     parser.add_argument("--records-per-shard", type=int, help="of a pack; 64 if not said")
     return parser.parse_intermixed_args()
 

@@ -4,15 +4,20 @@ from pathlib import Path
 
 from segdpo.data.errors import DataError
 from segdpo.data.pack import PackWriter
+from segdpo.data.pack_settings import Images
 from segdpo.data.record_source import RecordSource, info_of
 from segdpo.data.source_files import Progress, file_of
 
 
 def write_pack(
-    path: str | Path, source: RecordSource, records_per_shard: int | None = None, progress: Progress = iter
+    path: str | Path,
+    source: RecordSource,
+    records_per_shard: int | None = None,
+    images: Images | None = None,
+    progress: Progress = iter,
 ) -> None:
-    """Write a data set as a pack; a pack of the same data set that was left unfinished is gone on with."""
-    with PackWriter(path, source.classes, records_per_shard) as writer:
+    """Write a data set as a pack; an unfinished pack of the same data set is gone on with."""
+    with PackWriter(path, source.classes, records_per_shard, images) as writer:
         ids = [info_of(source, index).id for index in range(len(source))]
         if strange := sorted(writer.done_ids.difference(ids)):
             writer.close()

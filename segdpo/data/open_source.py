@@ -7,7 +7,7 @@ from segdpo.data.errors import DataError
 from segdpo.data.folder import FolderDataset
 from segdpo.data.folder_description import DESCRIPTION as FOLDER
 from segdpo.data.pack import PackDataset
-from segdpo.data.pack_writer import DESCRIPTION as PACK
+from segdpo.data.pack_settings import DESCRIPTION as PACK
 from segdpo.data.record_source import RecordSource
 
 

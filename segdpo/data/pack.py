@@ -19,8 +19,9 @@ from segdpo.data.errors import DataError
 from segdpo.data.image_files import ImageFile
 from segdpo.data.pack_index import PAIRS, RECORDS, SCHEMA, VERSION
 from segdpo.data.pack_record import decode_image_file, decode_record
+from segdpo.data.pack_settings import read_settings
 from segdpo.data.pack_shard import read_body
-from segdpo.data.pack_writer import PackWriter, read_pack_description, shard_path
+from segdpo.data.pack_writer import PackWriter, shard_path
 from segdpo.data.pair_table import PairTable
 from segdpo.data.record_source import RecordInfo
 from segdpo.pairs.record import Record
@@ -36,7 +37,7 @@ class PackDataset:
 
     def __init__(self, path: str | Path, channels: int | None = 3):
         self.path, self.channels = Path(path), channels
-        self.classes = read_pack_description(self.path)[0]
+        self.classes = read_settings(self.path).classes
         if not (self.path / RECORDS).exists():
             raise DataError(f"{self.path}: the pack is not finished; run the command that wrote it again, it goes on.")
         self._records = open_table(self.path / RECORDS, SCHEMA, VERSION)
@@ -54,7 +55,7 @@ class PackDataset:
         return RecordInfo(*cell)
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it was packed."""
+        """Return the image's file as it was packed, or a PNG of its pixels."""
         return decode_image_file(self._read(index)[1])
 
     @cached_property

@@ -1,4 +1,7 @@
-"""One record as bytes: length of the header, header (JSON), the image's file, all masks and gold in one zstd frame."""
+"""One record as bytes: length of the header, header (JSON), the image, all masks and gold in one zstd frame.
+
+The image is its file as it was, or its pixels (pixels.py; then the header's suffix is "").
+"""
 
 import json
 import struct
@@ -8,7 +11,8 @@ import numpy as np
 import zstandard
 
 from segdpo.data.image_files import ImageFile, decode_image, encode_image
-from segdpo.pairs.record import Pair, Record
+from segdpo.data.pixels import decode_pixels, encode_pixels, with_channels
+from segdpo.pairs.record import Image, Pair, Record
 
 LENGTH = struct.Struct("<I")
 # Level 3 reads as fast as level 1 and writes nearly so; higher ones save a tenth and write several times slower.
@@ -16,14 +20,14 @@ LEVEL = 3
 
 
 def encode_record(record: Record, file: ImageFile | None) -> tuple[bytes, dict[str, Any]]:
-    """Return the record's bytes and its header; `file` is the image's file where it has one, else a PNG is made."""
-    file = file or encode_image(record.image)
+    """Return the record's bytes and its header; without the image's file, its pixels are kept."""
+    file = file or ImageFile("", encode_pixels(record.image))
     planes = record.masks if record.gold is None else np.concatenate([record.masks, record.gold[None]])
     header = {
         "id": record.id,
         "suffix": file.suffix,
         "image_bytes": len(file.data),
-        "size": list(record.image.shape[:2]),
+        "shape": list(record.image.shape),
         "masks": list(record.mask_names),
         "gold": record.gold is not None,
         "pairs": [[pair.chosen, pair.rejected, pair.weight] for pair in record.pairs],
@@ -40,13 +44,13 @@ def encode_record(record: Record, file: ImageFile | None) -> tuple[bytes, dict[s
 def decode_record(data: bytes, name: str, channels: int | None) -> Record:
     """Return the record in `data`, which the caller has compared with its checksum."""
     header, file, start = _split(data)
-    height, width = header["size"]
+    height, width, _ = header["shape"]
     count = len(header["masks"]) + header["gold"]
     pixels = zstandard.ZstdDecompressor().decompress(data[start:], max_output_size=count * height * width)
     planes = np.frombuffer(bytearray(pixels), np.uint8).reshape(count, height, width)
     return Record(
         id=header["id"],
-        image=decode_image(file.data, f"{name}, image of {header['id']!r}", channels),
+        image=_decode_image(header, file, name, channels),
         masks=planes[: len(header["masks"])],
         mask_names=tuple(header["masks"]),
         pairs=tuple(Pair(*pair) for pair in header["pairs"]),
@@ -59,8 +63,16 @@ def decode_record(data: bytes, name: str, channels: int | None) -> Record:
 
 
 def decode_image_file(data: bytes) -> ImageFile:
-    """Return the image's file in `data` as it was given."""
-    return _split(data)[1]
+    """Return the image's file in `data` as it was given, or a PNG of its pixels."""
+    header, file, _ = _split(data)
+    return file if file.suffix else encode_image(decode_pixels(file.data, header["shape"]))
+
+
+def _decode_image(header: dict[str, Any], file: ImageFile, name: str, channels: int | None) -> Image:
+    where = f"{name}, image of {header['id']!r}"
+    if file.suffix:
+        return decode_image(file.data, where, channels)
+    return with_channels(decode_pixels(file.data, header["shape"]), channels, where)
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], ImageFile, int]:

@@ -1,25 +1,20 @@
 """Writing a pack so that a process killed at any moment can go on where it was, to the same bytes."""
 
-import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from segdpo.data.arrow_file import atomic
 from segdpo.data.errors import DataError
-from segdpo.data.folder_description import check_version, parse_object
-from segdpo.data.image_files import ImageFile, read_file
+from segdpo.data.image_files import ImageFile
 from segdpo.data.names import check_classes
 from segdpo.data.pack_index import PackIndex
 from segdpo.data.pack_record import encode_record
+from segdpo.data.pack_settings import DESCRIPTION, Images, PackSettings, read_settings, write_settings
 from segdpo.data.pack_shard import Place, read_body, read_index, write_shard
 from segdpo.data.record_check import check_record
 from segdpo.pairs.record import Record
 
-VERSION = 1
-DESCRIPTION = "pack.json"
 RECORDS_PER_SHARD = 64
 
 
@@ -29,12 +24,23 @@ class PackWriter:
     A shard is written when `records_per_shard` records are there (None: 64, or as the pack has it), so a killed
     process loses at most those not yet in a shard: pass over `done_ids`, write the rest in the same order, and the
     pack ends with the bytes that an undisturbed run gives. One writer a pack at a time.
+
+    `images`: "files" keeps an image's file byte for byte where `write` is given one; "pixels" keeps the pixels of
+    all images, which read several times faster than PNG and take more room than JPEG (None: "files", or as the pack
+    has it).
     """
 
-    def __init__(self, path: str | Path, classes: Sequence[str], records_per_shard: int | None = None):
-        self.path, self.classes = Path(path), check_classes(tuple(classes))
+    def __init__(
+        self,
+        path: str | Path,
+        classes: Sequence[str],
+        records_per_shard: int | None = None,
+        images: Images | None = None,
+    ):
+        self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.records_per_shard = self._describe(records_per_shard)
+        self._settings = self._describe(check_classes(tuple(classes)), records_per_shard, images)
+        self.classes = self._settings.classes
         self._lock = _lock(self.path / DESCRIPTION)
         self.done_ids: set[str] = set()
         self._index = PackIndex()
@@ -44,14 +50,15 @@ class PackWriter:
         self._resume()
 
     def write(self, record: Record, image_file: ImageFile | None = None) -> None:
-        """Append a sound record; `image_file` keeps its image's file byte for byte where there is one."""
+        """Append a sound record; `image_file` is the file that its image was read from."""
         if record.id in self.done_ids:
             raise DataError(f"{self.path}: Expected each id once but {record.id!r} is there already.", "id")
-        body, header = encode_record(check_record(record, self.classes), image_file)
+        file = image_file if self._settings.images == "files" else None
+        body, header = encode_record(check_record(record, self.classes), file)
         self._bodies.append(body)
         self._headers.append(header)
         self.done_ids.add(record.id)
-        if len(self._bodies) == self.records_per_shard:
+        if len(self._bodies) == self._settings.records_per_shard:
             self._flush()
 
     def finish(self) -> None:
@@ -79,27 +86,22 @@ class PackWriter:
         self._shards += 1
         self._bodies, self._headers = [], []
 
-    def _describe(self, records_per_shard: int | None) -> int:
-        path = self.path / DESCRIPTION
-        if path.exists():
-            classes, found = read_pack_description(self.path)
-            if classes != self.classes or records_per_shard not in (None, found):
+    def _describe(self, classes: tuple[str, ...], records_per_shard: int | None, images: Images | None) -> PackSettings:
+        if (self.path / DESCRIPTION).exists():
+            found = read_settings(self.path)
+            wanted = PackSettings(classes, records_per_shard or found.records_per_shard, images or found.images)
+            if wanted != found:
                 raise DataError(
-                    f"{path}: Expected a pack of {len(self.classes)} classes {list(self.classes)}, "
-                    f"{records_per_shard or found} records a shard, but got {list(classes)}, {found}; "
-                    "write to another path, or remove this pack."
+                    f"{self.path}: Expected {wanted} but got {found}; write to another path, or remove this pack."
                 )
             return found
         if strange := sorted(entry.name for entry in self.path.iterdir() if entry.name != DESCRIPTION + ".tmp"):
             raise DataError(f"{self.path}: Expected a pack or nothing but got {strange[0]!r}; write to another path.")
-        count = RECORDS_PER_SHARD if records_per_shard is None else records_per_shard
-        if count < 1:
-            raise DataError(f"Expected at least 1 record a shard but got {count}.")
-        values = {"version": VERSION, "classes": list(self.classes), "records_per_shard": count}
-        with atomic(path) as temporary:
-            values["checksum"] = _checksum(values)
-            temporary.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        return count
+        settings = PackSettings(
+            classes, RECORDS_PER_SHARD if records_per_shard is None else records_per_shard, images or "files"
+        )
+        write_settings(self.path, settings)
+        return settings
 
     def _resume(self) -> None:
         for stale in self.path.glob("*.tmp"):
@@ -113,7 +115,7 @@ class PackWriter:
 
     def _take(self, path: Path, number: int, places: list[Place], last: bool) -> None:
         self.done_ids.update(place.header["id"] for place in places)
-        if len(places) == self.records_per_shard:
+        if len(places) == self._settings.records_per_shard:
             self._index.add(number, places)
             self._shards += 1
         elif last:
@@ -121,28 +123,14 @@ class PackWriter:
             self._bodies = [read_body(path, place.offset, place.length, place.crc) for place in places]
             self._headers = [place.header for place in places]
         else:
-            raise DataError(f"{path}: Expected {self.records_per_shard} records but got {len(places)}.", "damaged")
+            raise DataError(
+                f"{path}: Expected {self._settings.records_per_shard} records but got {len(places)}.", "damaged"
+            )
 
 
 def shard_path(path: Path, number: int) -> Path:
     """Return the path of a pack's shard."""
     return path / f"shard-{number:05d}.bin"
-
-
-def read_pack_description(path: Path) -> tuple[tuple[str, ...], int]:
-    """Return a pack's classes and its records a shard."""
-    name = str(path / DESCRIPTION)
-    values = parse_object(read_file(path / DESCRIPTION), name)
-    check_version(values.get("version"), VERSION, name, "write the pack again with this program.")
-    found = values.pop("checksum", None)
-    classes, count = values.get("classes"), values.get("records_per_shard")
-    if found != _checksum(values) or not isinstance(classes, list) or not isinstance(count, int):
-        raise DataError(f"{name}: is damaged (checksum); restore it, or write the pack again.", "damaged")
-    return check_classes(classes, f"{name}: "), count
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
 
 
 def _lock(path: Path) -> Any:

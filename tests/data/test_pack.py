@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import signal
@@ -7,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+from PIL import Image as Pillow
 from stored import CLASSES, contents, draw, draw_many, folder, pack, same
 
 from segdpo.data.convert import write_pack
 from segdpo.data.errors import DataError
 from segdpo.data.folder import FolderDataset, write_folder
+from segdpo.data.image_files import ImageFile, encode_image
 from segdpo.data.pack import PackDataset, PackWriter
+from segdpo.data.pixels import decode_pixels, encode_pixels
 from segdpo.data.record_source import RecordInfo
 from segdpo.pairs.record import Pair
 
@@ -39,8 +45,6 @@ def test_the_pairs_are_a_table(tmp_path):
 
 
 def test_folder_to_pack_to_folder_is_byte_identical(tmp_path):
-    from PIL import Image as Pillow
-
     root = folder(tmp_path, DATA, sealed=True)
     # An image file that our own writer would not make.
     Pillow.fromarray(DATA[0].image).save(root / "images/with space.png", compress_level=9)
@@ -49,10 +53,13 @@ def test_folder_to_pack_to_folder_is_byte_identical(tmp_path):
     assert contents(tmp_path / "again") == contents(root)
 
 
-def test_pack_to_folder_to_pack_is_byte_identical(tmp_path):
-    path = pack(tmp_path, DATA)
+@pytest.mark.parametrize("images", ["files", "pixels"])
+def test_pack_to_folder_to_pack_is_byte_identical(tmp_path, images):
+    path = tmp_path / "p"
+    write_pack(path, FolderDataset(folder(tmp_path, DATA), channels=None), records_per_shard=2, images=images)
     write_folder(tmp_path / "f", PackDataset(path), CLASSES)
-    write_pack(tmp_path / "again", FolderDataset(tmp_path / "f"), records_per_shard=2)
+    source = FolderDataset(tmp_path / "f", channels=None)
+    write_pack(tmp_path / "again", source, records_per_shard=2, images=images)
     assert contents(tmp_path / "again") == contents(path)
 
 
@@ -73,6 +80,12 @@ def test_a_writer_goes_on_to_the_same_bytes(tmp_path, stops, finishing):
             assert done.done_ids == {record.id for record in DATA[: stop - stop % 2]}
             done.close()
     assert contents(tmp_path / "p") == whole
+
+
+def save_bmp(image):
+    buffer = io.BytesIO()
+    Pillow.fromarray(image).save(buffer, "bmp")
+    return buffer.getvalue()
 
 
 SLOW_WRITER = """
@@ -129,6 +142,37 @@ def test_more_records_join_a_finished_pack(tmp_path):
     assert [same(*pair) for pair in zip(reader, DATA[:5], strict=True)] == [True] * 5
 
 
+@pytest.mark.parametrize("images", ["files", "pixels"])
+def test_images_as_files_or_as_pixels(tmp_path, images):
+    grey, colour = DATA[1], DATA[0]
+    file = ImageFile(".bmp", save_bmp(colour.image))
+    with PackWriter(tmp_path / "p", CLASSES, images=images) as writer:
+        writer.write(colour, file)
+        writer.write(grey)
+    source = PackDataset(tmp_path / "p", channels=None)
+    assert same(source[0], colour)
+    assert same(source[1], grey)
+    assert source.image_file(0) == (file if images == "files" else encode_image(colour.image))
+    assert source.image_file(1) == encode_image(grey.image)
+    assert np.array_equal(PackDataset(tmp_path / "p")[1].image, np.repeat(grey.image, 3, axis=2))
+    assert PackDataset(tmp_path / "p", channels=1)[0].image.shape == (9, 7, 1)
+    with pytest.raises(DataError, match="images='"):
+        PackWriter(tmp_path / "p", CLASSES, images={"files": "pixels", "pixels": "files"}[images])
+
+
+def test_images_of_many_channels_are_pixels(tmp_path):
+    record = draw(np.random.default_rng(0), channels=7)
+    path = pack(tmp_path, [record])
+    assert same(PackDataset(path, channels=None)[0], record)
+    with pytest.raises(DataError, match=r"'a': Expected 1, 3 or 4 channels but got 7; read it with channels=None"):
+        PackDataset(path)[0]
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)))
+def test_pixels_return(image):
+    assert np.array_equal(decode_pixels(encode_pixels(image), image.shape), image)
+
+
 def test_one_writer_at_a_time(tmp_path):
     writer = PackWriter(tmp_path / "p", CLASSES)
     with pytest.raises(DataError, match="another process is writing"):
@@ -151,7 +195,7 @@ def test_an_error_leaves_the_pack_unfinished(tmp_path):
 
 @pytest.mark.parametrize(
     ("classes", "per_shard", "words"),
-    [(("a", "b"), None, "of 2 classes"), (CLASSES, 3, "3 records a shard")],
+    [(("a", "b"), None, "classes=\\('a', 'b'\\)"), (CLASSES, 3, "records_per_shard=3")],
 )
 def test_another_data_set_does_not_join(tmp_path, classes, per_shard, words):
     path = pack(tmp_path, DATA)
