@@ -21,9 +21,18 @@ def source_of(path: str, options: list[str]) -> RecordSource:
         return open_source(path, channels=None)
     if not Path(path).exists():
         raise DataError(f"{path}: no such file.")
+    # The folder of the yaml is a group of the configuration around it: a yaml may name others of that configuration.
+    group = Path(path).resolve().parent
     try:
-        with initialize_config_dir(str(Path(path).resolve().parent), version_base=None):
-            return cast(RecordSource, instantiate(compose(Path(path).stem, options), _convert_="all"))
+        with initialize_config_dir(str(group.parent), version_base=None):
+            config = compose(overrides=[f"+{group.name}={Path(path).stem}", *(_inside(group.name, o) for o in options)])
+            return cast(RecordSource, instantiate(config[group.name], _convert_="all"))
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra wraps what a target raises; what went wrong with the data says more than where it was called from.
         raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None
+
+
+def _inside(group: str, option: str) -> str:
+    """Return the option as one of the group: key=value, +key=value and ~key alike."""
+    sign = option[: len(option) - len(option.lstrip("+~"))]
+    return f"{sign}{group}.{option[len(sign) :]}"

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -159,3 +160,16 @@ def test_a_damaged_folder_gives_an_error_or_the_right_record(tmp_path, data):
         pass
     finally:
         path.write_bytes(whole)
+
+
+def test_a_preference_for_a_mask_that_is_not_there(tmp_path):
+    root = folder(tmp_path, DATA[:1])
+    (root / "manifest.jsonl").write_text('{"id": "with space", "pairs": [{"chosen": "rater 2", "rejected": "eve"}]}')
+    with pytest.raises(DataError, match=r"got eve; add masks/eve/with space.png") as caught:
+        FolderDataset(root)
+    assert caught.value.kind == "preference"
+
+
+def test_an_error_survives_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(DataError("m.png: bad", "class")))
+    assert (type(error), str(error), error.kind) == (DataError, "m.png: bad", "class")

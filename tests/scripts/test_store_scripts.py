@@ -1,6 +1,9 @@
 """scripts/pack.py and scripts/check_data.py as a user runs them, in a process of this one."""
 
+import dataclasses
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -90,7 +93,7 @@ def test_a_yaml_with_options(tmp_path, call):
     assert call(check_data.main, ROOT / "conf/data/folder.yaml", f"root='{root}'")[0] == 0
     status, out, _ = call(check_data.main, ROOT / "conf/data/folder.yaml", "root=/nowhere")
     assert (status, out.startswith("error unreadable: /nowhere/dataset.json: no such file")) == (1, True)
-    assert "Missing mandatory value: root" in call(check_data.main, ROOT / "conf/data/folder.yaml")[1]
+    assert "Missing mandatory value: data.root" in call(check_data.main, ROOT / "conf/data/folder.yaml")[1]
     assert "no such file" in call(check_data.main, "nowhere.yaml")[1]
 
 
@@ -98,3 +101,28 @@ def test_json_of_something_else(tmp_path, call):
     (tmp_path / "x.json").write_text(json.dumps({"classes": CLASSES}))
     status, out, _ = call(check_data.main, tmp_path / "x.json")
     assert (status, "Expected COCO but got none" in out) == (1, True)
+
+
+def blocks(language):
+    """The blocks of docs/data.md in a language, comments of the shell removed."""
+    text = (ROOT / "docs/data.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    scripts = {"scripts/pack.py": pack_script.main, "scripts/check_data.py": check_data.main}
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(commands) == 7
+    for command in commands:
+        _, script, *words = shlex.split(command, comments=True)
+        assert call(scripts[script], *words)[0] == 0, command
+
+
+def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    names = {"records": [dataclasses.replace(r, masks=r.masks % 2, gold=None) for r in DATA]}
+    exec(code, names)
+    assert len(names["pairs"]) == sum(len(record.pairs) for record in DATA)
