@@ -1,6 +1,6 @@
 """Measure the data path: the store, the pair table, the geometry of masks; each figure beside its baseline.
 
-    python scripts/benchmark_data.py --size 512 --masks 4 --classes 19 --rounds 9
+    python scripts/benchmark.py --size 512 --masks 4 --classes 19 --rounds 9
 
 One process, one thread, baselines interleaved round by round; files come from the page cache. What is compared is
 asserted to be equal in the same run. Figures are medians with their lowest and highest round.
@@ -128,13 +128,17 @@ def store(root: Path, scenes: Scenes, rounds: int) -> list[Figure]:
     with PackWriter(root / "pack", scenes.classes) as writer:
         for index in range(len(scenes)):
             writer.write(scenes[index], scenes.image_file(index))
-    pack, folder = PackDataset(root / "pack"), FolderDataset(root / "folder")
-    speed = store_speed(pack, folder, rounds, scenes.suffix)
-    sizes = store_size(root, scenes)
-    return [speed, *sizes]
+    # The same images as pixels, as `scripts/pack.py --images pixels` keeps them: faster, but no longer the same files.
+    with PackWriter(root / "pixels", scenes.classes, images="pixels") as writer:
+        for record in scenes:
+            writer.write(record)
+    folder = FolderDataset(root / "folder")
+    packs = {scenes.suffix: PackDataset(root / "pack"), "as pixels": PackDataset(root / "pixels")}
+    speeds = [store_speed(pack, folder, rounds, images, scenes.suffix) for images, pack in packs.items()]
+    return [*speeds, *store_size(root, scenes)]
 
 
-def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, suffix: str) -> Figure:
+def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, images: str, suffix: str) -> Figure:
     """Measure records read and decoded a second: image, all masks and gold."""
     for index in range(len(pack)):
         one, other = pack[index], folder[index]
@@ -144,8 +148,8 @@ def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, suffix: s
         assert one.gold is not None
         assert other.gold is not None
         assert np.array_equal(one.gold, other.gold)
-    figure = Figure(f"reading the pack, images {suffix}", "records/s", f"folder: {suffix}, PNG masks")
-    for _ in track(range(rounds), f"reading, images {suffix}"):
+    figure = Figure(f"reading the pack, images {images}", "records/s", f"folder: {suffix}, PNG masks")
+    for _ in track(range(rounds), f"reading, images {images}"):
         figure.values.append(len(pack) / seconds(lambda: [pack[index] for index in range(len(pack))]))
         figure.baseline.append(len(folder) / seconds(lambda: [folder[index] for index in range(len(folder))]))
     return figure
@@ -160,15 +164,11 @@ def store_size(root: Path, scenes: Scenes) -> list[Figure]:
     png = sum(path.stat().st_size for part in ("masks", "gold") for path in (root / "folder" / part).rglob("*.png"))
     pack = sum(path.stat().st_size for path in (root / "pack").iterdir())
     mask = (pack - images) / len(planes) / 1024
-    whole = "image, masks and gold in the pack"
+    pixels = sum(path.stat().st_size for path in (root / "pixels").iterdir())
+    baseline, record = (f"{scenes.suffix}, PNG masks", [(images + png) / len(scenes) / 1024]), len(scenes) * 1024
     figures = [
-        Figure(
-            whole,
-            "KiB",
-            f"{scenes.suffix}, PNG masks",
-            [pack / len(scenes) / 1024],
-            [(images + png) / len(scenes) / 1024],
-        )
+        Figure(f"a whole record in the pack, images {kept}", "KiB", baseline[0], [size / record], baseline[1])
+        for kept, size in ((scenes.suffix, pack), ("as pixels", pixels))
     ]
     if scenes.suffix == ".png":
         rle = sum(map(rle_bytes, planes))
