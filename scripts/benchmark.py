@@ -130,8 +130,8 @@ def store(root: Path, scenes: Scenes, rounds: int) -> list[Figure]:
             writer.write(scenes[index], scenes.image_file(index))
     # The same images as pixels, as `scripts/pack.py --images pixels` keeps them: faster, but no longer the same files.
     with PackWriter(root / "pixels", scenes.classes, images="pixels") as writer:
-        for record in scenes:
-            writer.write(record)
+        for index in range(len(scenes)):
+            writer.write(scenes[index])
     folder = FolderDataset(root / "folder")
     packs = {scenes.suffix: PackDataset(root / "pack"), "as pixels": PackDataset(root / "pixels")}
     speeds = [store_speed(pack, folder, rounds, images, scenes.suffix) for images, pack in packs.items()]

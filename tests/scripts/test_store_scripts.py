@@ -122,7 +122,11 @@ def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
 
 def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    loading, code = blocks("python")
+    loaded = {}
+    exec(loading, loaded)
+    assert loaded["batch"].chosen.shape == (8, 64, 64)
     names = {"records": [dataclasses.replace(r, masks=r.masks % 2, gold=None) for r in DATA]}
     exec(code, names)
     assert len(names["pairs"]) == sum(len(record.pairs) for record in DATA)
