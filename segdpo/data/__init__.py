@@ -1,0 +1,1 @@
+"""From files, packs and generators to batches that a preference loss can eat."""

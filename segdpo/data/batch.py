@@ -1,0 +1,166 @@
+"""Batches: some images, all their pairs (or rankings, or targets), and what makes them from single items.
+
+Images of a batch may differ in size: smaller ones are filled up at the right and bottom, with 0 (the mean) in the
+image, 255 in masks and False in `valid`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segdpo.data.errors import DataError
+from segdpo.data.item import Item, PairItem, RankingItem, SupervisedItem
+from segdpo.data.transforms import IGNORE
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What every batch has: images, the pixels that count, ids, the number of the view (seed of its geometry)."""
+
+    image: Float32[Tensor, "images channels height width"]
+    valid: Bool[Tensor, "images height width"]
+    view: Int64[Tensor, "images"]
+    ids: list[str]
+    gold: UInt8[Tensor, "images height width"] | None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Move the tensors; masks travel as uint8."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Page-lock the tensors, so that `to(device, non_blocking=True)` does not wait."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch(Batch):
+    """Images and all pairs between their masks; pair p belongs to image `image_index[p]`, so one forward serves all.
+
+    `pair_masks` are the numbers of the chosen and the rejected mask in the record: with id and view they name a
+    cached score. `identical` counts pairs whose masks do not differ in this view (the loss defines them: margin 0);
+    `dropped` counts pairs left out since no pixel of theirs was valid in this view.
+    """
+
+    chosen: UInt8[Tensor, "pairs height width"]
+    rejected: UInt8[Tensor, "pairs height width"]
+    image_index: Int64[Tensor, "pairs"]
+    weight: Float32[Tensor, "pairs"]
+    pair_masks: Int64[Tensor, "pairs two"]
+    identical: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RankingBatch(Batch):
+    """Images with one ranking each: `ranking[i]` holds K masks of image i, best first.
+
+    `ranking_masks` are their numbers in the record; `dropped` counts images left out for want of a valid pixel.
+    """
+
+    ranking: UInt8[Tensor, "images masks height width"]
+    ranking_masks: Int64[Tensor, "images masks"]
+    dropped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedBatch(Batch):
+    """Images with a target: class ids uint8 [B,H,W], or shares of the raters float32 [B,classes,H,W].
+
+    `valid` is False where the target is ignored (255; with shares: where no rater said anything).
+    """
+
+    target: UInt8[Tensor, "images height width"] | Float32[Tensor, "images classes height width"]
+
+
+def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
+    """Join items to a PairBatch; an image that has no pair left is left out."""
+    kept = [item for item in items if len(item.pairs)]
+    if not kept:
+        raise _nothing_valid(items)
+    masks = _pad([item.masks for item in kept], IGNORE, join=np.concatenate)
+    firsts = np.cumsum([0, *(len(item.masks) for item in kept[:-1])])
+    pairs = np.concatenate([item.pairs + first for item, first in zip(kept, firsts, strict=True)])
+    chosen, rejected = masks[pairs[:, 0]], masks[pairs[:, 1]]
+    counts = [len(item.pairs) for item in kept]
+    return PairBatch(
+        **_common(kept),
+        chosen=torch.from_numpy(chosen),
+        rejected=torch.from_numpy(rejected),
+        image_index=torch.from_numpy(np.repeat(np.arange(len(kept)), counts)),
+        weight=torch.from_numpy(np.concatenate([item.weight for item in kept])),
+        pair_masks=torch.from_numpy(np.concatenate([item.numbers for item in kept])[pairs]),
+        identical=sum(bool(np.array_equal(a, b)) for a, b in zip(chosen, rejected, strict=True)),
+        dropped=sum(item.dropped for item in items),
+    )
+
+
+def collate_rankings(items: Sequence[RankingItem]) -> RankingBatch:
+    """Join items with K masks each, best first, to a RankingBatch, without images where no pixel counts in all K."""
+    kept = [item for item in items if (item.masks != IGNORE).all(0).any()]
+    if not kept:
+        raise _nothing_valid(items)
+    return RankingBatch(
+        **_common(kept),
+        ranking=torch.from_numpy(_pad([item.masks for item in kept], IGNORE)),
+        ranking_masks=torch.from_numpy(np.stack([item.numbers for item in kept])),
+        dropped=len(items) - len(kept),
+    )
+
+
+def collate_supervised(items: Sequence[SupervisedItem]) -> SupervisedBatch:
+    """Join items with a target each to a SupervisedBatch."""
+    targets = [item.target for item in items]
+    fill = IGNORE if targets[0].dtype == np.uint8 else 0
+    return SupervisedBatch(**_common(items), target=torch.from_numpy(_pad(targets, fill)))
+
+
+def _nothing_valid(items: Sequence[Item]) -> DataError:
+    return DataError(
+        f"Expected a pixel that counts in the masks of {', '.join(item.id for item in items)} but this view shows "
+        "none; crop less tightly, or batch more images.",
+        "preference",
+    )
+
+
+def _common(items: Sequence[Item]) -> dict[str, Any]:
+    golds = [item.gold for item in items]
+    gold = None
+    if any(mask is not None for mask in golds):
+        unknown = [np.full(item.valid.shape, IGNORE, np.uint8) for item in items]
+        gold = torch.from_numpy(_pad([a if a is not None else b for a, b in zip(golds, unknown, strict=True)], IGNORE))
+    return {
+        "image": torch.from_numpy(_pad([item.image for item in items], 0)),
+        "valid": torch.from_numpy(_pad([item.valid for item in items], False)),
+        "view": torch.tensor([item.view for item in items]),
+        "ids": [item.id for item in items],
+        "gold": gold,
+    }
+
+
+def _pad(
+    arrays: Sequence[NDArray[Any]], fill: float, join: Callable[[Sequence[NDArray[Any]]], NDArray[Any]] = np.stack
+) -> NDArray[Any]:
+    """Join arrays [..., H, W], filled up to the largest height and width."""
+    height, width = (max(array.shape[axis] for array in arrays) for axis in (-2, -1))
+    filled = [
+        array
+        if array.shape[-2:] == (height, width)
+        else np.pad(
+            array,
+            [(0, 0)] * (array.ndim - 2) + [(0, height - array.shape[-2]), (0, width - array.shape[-1])],
+            constant_values=fill,
+        )
+        for array in arrays
+    ]
+    return join(filled)

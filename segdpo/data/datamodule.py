@@ -1,0 +1,95 @@
+"""The LightningDataModule: a source, its splits, and loaders for training, validation and test."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from segdpo.data.pair_dataset import PreferenceDataset, RankingDataset
+from segdpo.data.record_source import RecordInfo, RecordSource
+from segdpo.data.sampling import EpochLoader, EpochSampler
+from segdpo.data.splits import Numbers, Splits, infos_of, split_by_fraction
+from segdpo.data.supervised_dataset import SupervisedDataset
+from segdpo.data.transforms import Pipeline, init_worker
+
+log = logging.getLogger(__name__)
+
+AnyDataset = PreferenceDataset | RankingDataset | SupervisedDataset
+
+
+class DataModule(LightningDataModule):
+    """Loaders over one source.
+
+    Args:
+        source: the records.
+        train_pipeline: views of training images.
+        eval_pipeline: views of validation and test images; always view 0.
+        items: makes a data set from (source, pipeline, indices, views=, seed=): PreferenceDataset, RankingDataset,
+            SupervisedDataset, or a partial of one; with it, what a batch is.
+        eval_items: the same for validation and test; left out: `items`.
+        split: makes Splits from the records' infos.
+        batch_size: images a batch (of each process).
+        workers: processes that prepare batches; 0: in this one. Batches do not depend on it.
+        views: how many views a training image has; None: a new one each epoch.
+        pin_memory: page-lock batches for the way to a GPU; left out: if there is a GPU.
+        seed: of order and views. The splits' seed is `split`'s own, so that runs over seeds share them.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        train_pipeline: Pipeline,
+        eval_pipeline: Pipeline,
+        *,
+        items: Callable[..., AnyDataset] = PreferenceDataset,
+        eval_items: Callable[..., AnyDataset] | None = None,
+        split: Callable[[Sequence[RecordInfo]], Splits] = split_by_fraction,
+        batch_size: int = 8,
+        workers: int = 0,
+        views: int | None = None,
+        pin_memory: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.train_pipeline, self.eval_pipeline = source, train_pipeline, eval_pipeline
+        self.items, self.eval_items = items, eval_items or items
+        self.batch_size, self.workers, self.views, self.seed = batch_size, workers, views, seed
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.splits = split(infos_of(source))
+        log.info("%s", self.splits)
+
+    def train_data(self) -> AnyDataset:
+        """Return the training images as items, each epoch in new views."""
+        return self.items(self.source, self.train_pipeline, self.splits.train, views=self.views, seed=self.seed)
+
+    def eval_data(self, indices: Numbers) -> AnyDataset:
+        """Return some images as items for evaluation, always in the same view."""
+        return self.eval_items(self.source, self.eval_pipeline, indices, views=1, seed=self.seed)
+
+    def train_dataloader(self) -> EpochLoader:
+        """Shuffled by (seed, epoch); the last batch is left out if it is not full, unless it is the only one."""
+        return self._loader(self.train_data(), shuffle=True)
+
+    def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """In order, nothing left out; no loader if there is no val split."""
+        return self._loader(self.eval_data(self.splits.val), shuffle=False) if len(self.splits.val) else []
+
+    def test_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """In order, nothing left out; no loader if there is no test split."""
+        return self._loader(self.eval_data(self.splits.test), shuffle=False) if len(self.splits.test) else []
+
+    def _loader(self, data: AnyDataset, *, shuffle: bool) -> EpochLoader:
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(data), seed=self.seed, shuffle=shuffle, rank=rank, ranks=ranks)
+        return EpochLoader(
+            data,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=data.collate,
+            drop_last=shuffle and len(sampler) >= self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.pin_memory,
+            worker_init_fn=init_worker,
+        )

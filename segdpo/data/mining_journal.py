@@ -1,0 +1,167 @@
+"""The journal of a mining run: what it was begun with, and what became of each record; survives SIGKILL.
+
+One file of JSON lines beside the data set. The first line holds the settings and the selected records; each other line
+is an outcome, written before its record is. When all is done the lines are put in the order of the selection, so that
+the journal, too, does not tell where a run was interrupted.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segdpo.data.errors import DataError
+from segdpo.data.mining import Outcome
+from segdpo.pairs.diversity import Diversity, SourceReport, report_sources
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the journal keeps of an outcome: `reason` is "" for a mined record."""
+
+    id: str
+    reason: str
+    detail: str
+    masks: int
+    pairs: int
+    diversity: dict[str, Diversity]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "Line":
+        """Return what is kept of an outcome."""
+        masks, pairs = (len(outcome.record.masks), len(outcome.record.pairs)) if outcome.record else (0, 0)
+        return cls(outcome.id, outcome.reason, outcome.detail, masks, pairs, outcome.diversity)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers; `skipped` counts the reasons, the most frequent first, `examples` the first of each."""
+
+    selected: int
+    mined: int
+    masks: int
+    pairs: int
+    skipped: dict[str, int]
+    examples: dict[str, str]
+    sources: list[SourceReport]
+
+
+class Journal:
+    """The journal at `path`, new or as an earlier run left it; `settings` is anything that JSON can hold.
+
+    An earlier run with other settings is refused: its records and the new ones would not belong together.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, json.loads(json.dumps(settings))
+        self.selected: list[int] | None = None
+        self.finished = False
+        self._lines: dict[str, Line] = {}
+        if path.exists():
+            self._read()
+
+    def begin(self, selected: list[int]) -> None:
+        """Write down which records are to be mined, in this order."""
+        self.selected = selected
+        self._rewrite([])
+
+    def resume(self) -> None:
+        """Get ready to add lines to those of an earlier run; its last one may have been cut off."""
+        self.finished = False
+        self._rewrite(list(self._lines))
+
+    def note(self, outcome: Outcome) -> None:
+        """Add what became of one record."""
+        line = Line.of(outcome)
+        self._lines[line.id] = line
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_dump(asdict(line)))
+
+    def has(self, record_id: str) -> bool:
+        """Tell whether it is known what became of a record."""
+        return record_id in self._lines
+
+    def skipped(self, record_id: str) -> bool:
+        """Tell whether a record is known to have been skipped."""
+        return record_id in self._lines and bool(self._lines[record_id].reason)
+
+    def finish(self, order: list[str]) -> None:
+        """Put the lines in the order of the selection's ids."""
+        self.finished = True
+        self._rewrite(order)
+
+    def summary(self) -> Summary:
+        """Return the run in numbers."""
+        lines = list(self._lines.values())
+        mined = [line for line in lines if not line.reason]
+        return Summary(
+            selected=len(self.selected or ()),
+            mined=len(mined),
+            masks=sum(line.masks for line in mined),
+            pairs=sum(line.pairs for line in mined),
+            skipped=dict(Counter(line.reason for line in lines if line.reason).most_common()),
+            examples={line.reason: line.detail or line.id for line in reversed(lines) if line.reason},
+            sources=report_sources(line.diversity for line in lines),
+        )
+
+    def _rewrite(self, order: list[str]) -> None:
+        head = {"settings": self.settings, "selected": self.selected, "finished": self.finished}
+        self._lines = {record_id: self._lines[record_id] for record_id in order}
+        # A journal without its first line would be no journal: it appears whole or not at all.
+        new = self.path.with_name(f"{self.path.name}.new")
+        with new.open("w", encoding="utf-8") as file:
+            file.writelines([_dump(head), *(_dump(asdict(line)) for line in self._lines.values())])
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path)
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        # What stands behind the last line's end was cut off by whatever ended the run.
+        *whole, _ = content.split(b"\n")
+        head, *lines = whole or [b""]
+        try:
+            begun = json.loads(head)
+            settings, self.selected, self.finished = begun["settings"], begun["selected"], begun["finished"]
+            parsed = [_parse(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path}: Expected the journal of a mining run but got {error}; delete it.") from error
+        if settings != self.settings:
+            raise DataError(
+                f"{self.path}: Expected the settings that this run was begun with, but "
+                f"{_difference(settings, self.settings)}; go back to them, choose another place to write to, or "
+                "delete what was begun.",
+                "version",
+            )
+        self._lines = {line.id: line for line in parsed}
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _parse(line: dict[str, Any]) -> Line:
+    diversity = {}
+    for source, numbers in line.pop("diversity").items():
+        known: dict[str, Any] = {key: math.nan if value is None else value for key, value in numbers.items()}
+        diversity[source] = Diversity(**known)
+    return Line(**line, diversity=diversity)
+
+
+def _difference(then: Any, now: Any, where: str = "") -> str:
+    """Name the first setting that differs."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in [*then, *(key for key in now if key not in then)]:
+            if then.get(key) != now.get(key):
+                return _difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
+    return f"{where or 'they'} was {then!r} and is {now!r}"

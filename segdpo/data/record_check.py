@@ -1,0 +1,86 @@
+"""Is a record sound? What every store asks before it writes and after it reads."""
+
+import math
+
+import numpy as np
+
+from segdpo.data.errors import DataError
+from segdpo.data.names import check_id, check_mask_name, check_split
+from segdpo.pairs.record import Mask, Record
+
+IGNORE = 255
+
+
+def check_record(record: Record, classes: tuple[str, ...]) -> Record:
+    """Return the record if id, sizes, class ids and preferences fit together; else raise a DataError that names it."""
+    where = f"{check_id(record.id)}: "
+    _check_image(record, where)
+    _check_masks(record, classes, where)
+    check_preferences(record, where)
+    check_split(record.split, where)
+    if not all(isinstance(text, str) for item in record.meta.items() for text in item):
+        raise DataError(f"{where}Expected meta of str to str but got {record.meta!r}.", "manifest")
+    return record
+
+
+def check_mask(mask: Mask, size: tuple[int, ...], classes: tuple[str, ...], where: str) -> Mask:
+    """Return the mask if it has the image's size and holds only class ids and 255."""
+    if mask.shape != size:
+        raise DataError(
+            f"{where}Expected a mask of the image's size {'×'.join(map(str, size))} (height × width) but got "
+            f"{'×'.join(map(str, mask.shape))}; draw it on the image it belongs to.",
+            "size",
+        )
+    strange = (mask >= len(classes)) & (mask != IGNORE)
+    if strange.any():
+        found = ", ".join(map(str, np.unique(mask[strange])[:5]))
+        raise DataError(
+            f"{where}Expected class ids below {len(classes)} or 255 (ignore) but got {found}; "
+            "add the class to `classes`, or map the value with `values`.",
+            "class",
+        )
+    return mask
+
+
+def check_preferences(record: Record, where: str) -> None:
+    """Raise if a pair or the ranking names a mask that is not there, or prefers a mask to itself."""
+    count = len(record.mask_names)
+    for pair in record.pairs:
+        if not (0 <= pair.chosen < count and 0 <= pair.rejected < count) or pair.chosen == pair.rejected:
+            raise DataError(
+                f"{where}Expected two different masks of {count} but got chosen {pair.chosen}, "
+                f"rejected {pair.rejected}.",
+                "preference",
+            )
+        if not (math.isfinite(pair.weight) and pair.weight >= 0):
+            raise DataError(f"{where}Expected a finite weight of at least 0 but got {pair.weight}.", "preference")
+    ranking = record.ranking
+    if len(set(ranking)) != len(ranking) or len(ranking) == 1 or not all(0 <= k < count for k in ranking):
+        raise DataError(
+            f"{where}Expected a ranking of two or more different masks of {count} but got {list(ranking)}.",
+            "preference",
+        )
+
+
+def _check_image(record: Record, where: str) -> None:
+    image = record.image
+    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+        raise DataError(f"{where}Expected an image uint8 [H, W, C] but got {image.dtype} {list(image.shape)}.", "size")
+
+
+def _check_masks(record: Record, classes: tuple[str, ...], where: str) -> None:
+    masks, names, size = record.masks, record.mask_names, record.image.shape[:2]
+    if masks.dtype != np.uint8 or masks.ndim != 3 or len(masks) != len(names) or len(masks) > 255:
+        raise DataError(
+            f"{where}Expected uint8 [K, H, W] with K = {len(names)} (the mask names; at most 255) but got "
+            f"{masks.dtype} {list(masks.shape)}.",
+            "size",
+        )
+    if len(set(names)) != len(names):
+        raise DataError(f"{where}Expected a different name for each mask but got {list(names)}.", "id")
+    for name, mask in zip(names, masks, strict=True):
+        check_mask(mask, size, classes, f"{where}mask {check_mask_name(name, where)!r}: ")
+    if record.gold is not None:
+        if record.gold.dtype != np.uint8:
+            raise DataError(f"{where}Expected gold uint8 but got {record.gold.dtype}.", "size")
+        check_mask(record.gold, size, classes, f"{where}gold: ")

@@ -1,0 +1,108 @@
+"""torchvision's OxfordIIITPet and VOCSegmentation as data sets with gold masks and no candidates yet.
+
+torchvision's own classes find and open the files; download them with it first (docs/data.md).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torchvision.datasets import OxfordIIITPet, VOCSegmentation
+
+from segdpo.data.errors import DataError
+from segdpo.data.image_files import ImageFile, read_file
+from segdpo.data.record_check import check_mask
+from segdpo.data.record_source import RecordInfo
+from segdpo.pairs.record import Mask, Record
+
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+class PetDataset:
+    """Oxford-IIIT Pet: the animal against the background; `split` is torchvision's, "trainval" or "test".
+
+    Its trimaps say 1 animal, 2 background, 3 border; the border is ignored (255), or a class of its own.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["trainval", "test"] = "trainval",
+        border: Literal["ignore", "class"] = "ignore",
+    ):
+        if border not in ("ignore", "class"):
+            raise DataError(f"Expected border 'ignore' or 'class' but got {border!r}.", "class")
+        self._set = _found(OxfordIIITPet, root, split=split, target_types="segmentation")
+        self.classes = ("background", "pet", "border") if border == "class" else ("background", "pet")
+        # 254 stands for what a trimap does not hold: no such class, so it is refused.
+        self._ids_of = np.full(256, 254, np.uint8)
+        self._ids_of[[1, 2, 3]] = [1, 0, 2 if border == "class" else 255]
+        base = Path(root) / "oxford-iiit-pet"
+        self._ids = [line.split()[0] for line in (base / "annotations" / f"{split}.txt").read_text().splitlines()]
+        self._images = base / "images"
+        self._split = "test" if split == "test" else ""
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def __getitem__(self, index: int) -> Record:
+        return _record(self._set, index, self.describe(index), self.classes, self._ids_of)
+
+    def describe(self, index: int) -> RecordInfo:
+        """Return id and split of a record, without opening its image."""
+        return RecordInfo(self._ids[index], split=self._split, pairs=0, ranking=0)
+
+    def image_file(self, index: int) -> ImageFile:
+        """Return the image's file as it lies on disk."""
+        return ImageFile(".jpg", read_file(self._images / f"{self._ids[index]}.jpg"))
+
+
+class VocDataset:
+    """Pascal VOC: 20 classes and the background; 255, the border of the objects, is ignored."""
+
+    classes = VOC_CLASSES
+
+    def __init__(self, root: str | Path, year: str = "2012", image_set: str = "train"):
+        self._set = _found(VOCSegmentation, root, year=str(year), image_set=image_set)
+        self._split = image_set if image_set in ("train", "val", "test") else ""
+        self._paths = [Path(path) for path in self._set.images]
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def __getitem__(self, index: int) -> Record:
+        return _record(self._set, index, self.describe(index), self.classes, None)
+
+    def describe(self, index: int) -> RecordInfo:
+        """Return id and split of a record, without opening its image."""
+        return RecordInfo(self._paths[index].stem, split=self._split, pairs=0, ranking=0)
+
+    def image_file(self, index: int) -> ImageFile:
+        """Return the image's file as it lies on disk."""
+        return ImageFile(".jpg", read_file(self._paths[index]))
+
+
+def _found(kind: Any, root: str | Path, **options: Any) -> Any:
+    try:
+        return kind(str(root), download=False, **options)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{root}: no {kind.__name__} there ({error}); download it once with "
+            f"torchvision.datasets.{kind.__name__}({str(root)!r}, download=True)."
+        ) from None
+
+
+def _record(source: Any, index: int, info: RecordInfo, classes: tuple[str, ...], table: np.ndarray | None) -> Record:
+    try:
+        picture, target = source[index]
+        image, gold = np.array(picture), np.array(target)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{info.id}: cannot be decoded ({error}); restore the file.") from error
+    if gold.ndim != 2 or gold.dtype != np.uint8:
+        raise DataError(f"{info.id}: Expected a mask of class ids but got mode {target.mode}.", "mask format")
+    mask: Mask = check_mask(gold if table is None else table[gold], image.shape[:2], classes, f"{info.id}: gold: ")
+    empty = np.zeros((0, *image.shape[:2]), np.uint8)
+    return Record(info.id, image, empty, (), gold=mask, split=info.split)

@@ -1,0 +1,159 @@
+"""The data module: the same batches from any number of workers, and after a resume, under Lightning's own loop."""
+
+import warnings
+from functools import partial
+from itertools import chain
+
+import albumentations as A
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from toy_records import Listed, record, toys
+
+from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.data.datamodule import DataModule
+from segdpo.data.pair_dataset import PreferenceDataset, RankingDataset
+from segdpo.data.splits import split_by_fraction
+from segdpo.data.supervised_dataset import SupervisedDataset
+from segdpo.data.transforms import Pipeline
+
+AUGMENT = Pipeline([A.D4(p=1), A.Affine(rotate=(-30, 30), p=0.5), A.GaussNoise(p=0.5)])
+WHOLE = Pipeline()
+NO_SPLIT = partial(split_by_fraction, val=0, test=0)
+
+
+def module(source=None, **options):
+    return DataModule(source or toys(20), AUGMENT, WHOLE, **{"batch_size": 4, **options})
+
+
+def epochs(data, count=3):
+    """All batches of some epochs, as plain values."""
+    loader, found = data.train_dataloader(), []
+    for epoch in range(count):
+        loader.order.set_epoch(epoch)
+        found.append([{name: value for name, value in vars(batch).items() if value is not None} for batch in loader])
+    return found
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        for name, value in one.items()
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    here, there = epochs(module()), epochs(module(workers=workers))
+    assert [len(epoch) for epoch in here] == [len(epoch) for epoch in there] == [4, 4, 4]
+    for one, other in zip(chain(*here), chain(*there), strict=True):
+        assert same(one, other)
+    # Epochs differ, in order and in views; so does another seed.
+    assert [batch["ids"] for batch in here[0]] != [batch["ids"] for batch in here[1]]
+    assert not same(here[0][0], epochs(module(seed=1), 1)[0][0])
+
+
+def test_each_split_is_loaded_once_and_evaluation_never_changes():
+    data = module(split=partial(split_by_fraction, val=0.2, test=0.3))
+    seen = {}
+    for split in ("val", "test"):
+        loader = getattr(data, f"{split}_dataloader")()
+        first, again = list(loader), list(loader)
+        assert all(torch.equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+        seen[split] = [name for batch in first for name in batch.ids]
+        assert seen[split] == [f"toy{i}" for i in getattr(data.splits, split)]
+    train = {name for batch in epochs(data, 1)[0] for name in batch["ids"]}
+    assert (len(seen["val"]), len(seen["test"])) == (4, 6)
+    assert not train & {*seen["val"], *seen["test"]}
+
+
+def test_no_val_no_loader():
+    data = module(split=NO_SPLIT)
+    assert data.val_dataloader() == data.test_dataloader() == []
+
+
+def test_fewer_images_than_a_batch_still_train():
+    (batches,) = epochs(module(toys(3), split=NO_SPLIT), 1)
+    assert [len(batch["ids"]) for batch in batches] == [3]
+
+
+def test_views_come_again():
+    first, second, third = (
+        {name: batch["image"][i] for batch in epoch for i, name in enumerate(batch["ids"])}
+        for epoch in epochs(module(views=2, split=NO_SPLIT))
+    )
+    assert all(torch.equal(first[name], third[name]) for name in first)
+    assert not all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("items", "kind"),
+    [
+        (partial(PreferenceDataset, pairs_per_image=1), PairBatch),
+        (partial(RankingDataset, length=3), RankingBatch),
+        (partial(SupervisedDataset, target="any"), SupervisedBatch),
+    ],
+)
+def test_items_say_what_a_batch_is(items, kind):
+    source = Listed([record(f"r{i}", ranking=(0, 1, 2)) for i in range(10)])
+    gold = partial(SupervisedDataset, target="gold")
+    data = module(source, items=items, eval_items=gold)
+    assert type(next(iter(data.train_dataloader()))) is kind
+    assert type(next(iter(data.val_dataloader()))) is SupervisedBatch
+
+
+class Recorder(lightning.LightningModule):
+    """A network of one weight that writes down what it was shown."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.scale, self.seen = torch.nn.Parameter(torch.ones(())), seen
+
+    def training_step(self, batch):
+        self.seen.append((self.current_epoch, batch.ids, float(batch.image.sum())))
+        return (self.scale * batch.image).mean()
+
+    def validation_step(self, batch):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def fit(seen, workers, folder, resume=None, steps=-1, **saving):
+    trainer = lightning.Trainer(
+        max_epochs=3,
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[ModelCheckpoint(folder, save_top_k=-1, **saving)] if saving else [],
+        enable_checkpointing=bool(saving),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Recorder(seen), datamodule=module(workers=workers), ckpt_path=resume, weights_only=False)
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_was_stopped_shows_the_same_batches_when_resumed(tmp_path, workers):
+    # 16 training images in batches of 4: 4 steps an epoch. Checkpoints after each step, and at each epoch's end.
+    whole = []
+    fit(whole, workers, tmp_path, every_n_train_steps=1, filename="{step}")
+    assert [epoch for epoch, _, _ in whole] == [0] * 4 + [1] * 4 + [2] * 4
+    assert len({values for _, _, values in whole}) == 12
+    for step in (2, 4, 5, 8, 11) if workers == 0 else (4, 6):
+        rest = []
+        fit(rest, workers, tmp_path / "again", resume=tmp_path / f"step={step}.ckpt")
+        assert rest == whole[step:], f"resumed after step {step}"
+
+
+def test_a_run_resumed_from_an_epochs_end_goes_on_with_the_next(tmp_path):
+    whole, rest = [], []
+    fit(whole, 0, tmp_path, every_n_epochs=1, filename="{epoch}")
+    fit(rest, 0, tmp_path / "again", resume=tmp_path / "epoch=0.ckpt")
+    assert rest == whole[4:]

@@ -1,0 +1,98 @@
+"""Every yaml of conf/transforms and conf/datamodule composes, instantiates and does what its comment says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from toy_records import coordinates, encode
+
+from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
+
+CONF = Path(__file__).parents[2] / "conf"
+TRANSFORMS = sorted(path.stem for path in (CONF / "transforms").glob("*.yaml"))
+DATA = {"data": {"_target_": "toy_records.toys", "count": 20, "ranking": [2, 1, 0]}}
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base=None):
+        return OmegaConf.merge(DATA, compose(overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("path", sorted([*CONF.glob("transforms/*.yaml"), *CONF.glob("datamodule/**/*.yaml")]), ids=str)
+def test_a_yaml_says_what_it_is_and_how_to_use_it(path):
+    first, second = path.read_text().splitlines()[:2]
+    assert first.startswith("# ")
+    (shown,) = re.findall(r"overrides=(\[.*?\])", second)
+    overrides = json.loads(shown)
+    with initialize_config_dir(str(CONF), version_base=None):
+        # The lines of docs/data.md, with what this yaml shows.
+        usual = [o for o in ("+transforms=flips", "+datamodule=preference") if not _chosen(o, overrides)]
+        config = compose(overrides=["+data=shapes_judged", *usual, *overrides])
+    if path.parent.name == "transforms":
+        instantiate(config.transforms)["train"]
+    else:
+        config.data.source.count = 20
+        assert len(next(iter(instantiate(config.datamodule, workers=0).train_dataloader())).ids) > 0
+
+
+def _chosen(override, overrides):
+    return any(other.startswith(override.split("=")[0] + "=") for other in overrides)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("masks", [2, 5])
+def test_transforms_move_every_mask_alike(name, masks):
+    pipelines = instantiate(composed(f"+transforms={name}").transforms)
+    image, stack = coordinates(50, 90, masks)
+    for part in ("train", "eval"):
+        for seed in range(6):
+            view = pipelines[part](image, stack, np.random.default_rng(seed))
+            x, y = view.masks[:2]
+            for k, mask in enumerate(view.masks[2:]):
+                np.testing.assert_array_equal(mask[view.valid], encode(x, y, k)[view.valid])
+            assert (view.masks[:, ~view.valid] == 255).all()
+            assert not any(side % 32 for side in view.valid.shape)
+    np.testing.assert_array_equal(view.masks[:, :50, :90], stack)  # eval shows the image as it is
+    assert view.valid.sum() == 50 * 90
+
+
+def test_crops_have_the_size_asked_for():
+    config = composed("+transforms=crop", "transforms.size=64")
+    view = instantiate(config.transforms).train(*coordinates(50, 90, 2), np.random.default_rng(0))
+    assert view.valid.shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "kind"),
+    [
+        ("loading", (), PairBatch),
+        ("preference", ("datamodule.items.pairs_per_image=1",), PairBatch),
+        ("ranking", ("datamodule.items.length=2",), RankingBatch),
+        ("supervised", ("datamodule.items.target=mean",), SupervisedBatch),
+    ],
+)
+def test_data_modules(name, overrides, kind):
+    config = composed("+transforms=flips", f"+datamodule={name}", *overrides)
+    data = instantiate(config.datamodule)
+    assert [len(data.splits.train), len(data.splits.val), len(data.splits.test)] == [16, 2, 2]
+    batch = next(iter(data.train_dataloader()))
+    assert type(batch) is kind
+    assert batch.image.shape == (8, 3, 32, 32)
+    if name == "supervised":
+        assert batch.target.dtype == torch.float32
+        assert next(iter(data.val_dataloader())).target.dtype == torch.uint8
+
+
+def test_folds():
+    tests = []
+    for fold in range(5):
+        split = ("datamodule/split=folds", f"datamodule.split.fold={fold}")
+        config = composed("+transforms=whole", "+datamodule=preference", *split)
+        tests += instantiate(config.datamodule).splits.test.tolist()
+    assert sorted(tests) == list(range(20))

@@ -1,0 +1,136 @@
+"""An epoch's order: a permutation, the same for equal (seed, epoch), shared between processes, taken up again."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segdpo.data.sampling import Draw, EpochLoader, EpochSampler
+
+
+def items(sampler):
+    return [draw.item for draw in sampler]
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 40), ranks=st.integers(1, 4), epoch=st.integers(0, 5), shuffle=st.booleans())
+def test_processes_share_an_epoch(count, ranks, epoch, shuffle):
+    if shuffle and count < ranks:
+        return
+    samplers = [EpochSampler(count, seed=3, shuffle=shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    drawn = [items(sampler) for sampler in samplers]
+    assert [len(part) for part in drawn] == [len(sampler) for sampler in samplers]
+    together = sorted(number for part in drawn for number in part)
+    assert len(set(together)) == len(together)
+    if shuffle:
+        assert {len(part) for part in drawn} == {count // ranks}
+    else:
+        assert together == list(range(count))
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    sampler = EpochSampler(100, seed=1)
+    first = items(sampler)
+    assert sorted(first) == list(range(100))
+    assert items(sampler) == first
+    sampler.set_epoch(1)
+    second = items(sampler)
+    assert second != first
+    assert items(EpochSampler(100, seed=2)) != first
+    sampler.set_epoch(0)
+    assert items(sampler) == first
+    other = EpochSampler(100, seed=1)
+    other.set_epoch(1)
+    assert items(other) == second
+
+
+def test_draws_carry_their_epoch():
+    sampler = EpochSampler(2, shuffle=False)
+    sampler.set_epoch(7)
+    assert list(sampler) == [Draw(0, 7), Draw(1, 7)]
+
+
+def test_order_is_small():
+    order = EpochSampler(1000).order()
+    assert order.dtype == np.uint32
+    assert order.nbytes == 4000
+
+
+def test_position_is_used_once():
+    sampler = EpochSampler(10, seed=1)
+    sampler.set_epoch(2)
+    whole = items(sampler)
+    sampler.set_epoch(2, position=4)
+    sampler.set_epoch(2)  # what Lightning does after a resume
+    assert items(sampler) == whole[4:]
+    assert items(sampler) == whole
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "words"),
+    [
+        (0, {}, "at least 1 items"),
+        (3, {"ranks": 4, "rank": 0}, "at least 4 items"),
+        (3, {"rank": 1}, "rank from 0 to 0"),
+    ],
+)
+def test_impossible_requests(count, options, words):
+    with pytest.raises(ValueError, match=words):
+        EpochSampler(count, **options)
+
+
+class Numbers:
+    def __getitem__(self, draw):
+        return 100 * draw.epoch + draw.item
+
+    def __len__(self):
+        return 10
+
+
+def loader(seed=0, workers=0, **options):
+    # Batches of 3 of 10 items, the last one left out.
+    sampler = EpochSampler(10, seed=seed)
+    return EpochLoader(Numbers(), batch_size=3, sampler=sampler, drop_last=True, num_workers=workers, **options)
+
+
+def run(loader, epochs):
+    found = []
+    for epoch in epochs:
+        loader.order.set_epoch(epoch)
+        found += [batch.tolist() for batch in loader]
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
+def test_a_loader_goes_on_where_it_was_saved(stop, workers):
+    whole = run(loader(), range(3))
+    saved, seen = loader(workers=workers), []
+    for epoch in range(3):
+        saved.order.set_epoch(epoch)
+        for batch in saved:
+            seen.append(batch.tolist())
+            if len(seen) == stop:
+                break
+        if len(seen) == stop:
+            break
+    state = saved.state_dict()
+    resumed = loader(workers=workers)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    epoch = state["epoch"]
+    rest = [batch.tolist() for batch in resumed] + run(resumed, range(epoch + 1, 3))
+    assert seen + rest == whole
+
+
+def test_other_data_or_another_seed_is_refused():
+    state = loader().state_dict()
+    with pytest.raises(ValueError, match="seed 0, but got 1"):
+        loader(seed=1).load_state_dict(state)
+
+
+def test_a_loader_needs_its_sampler():
+    with pytest.raises(TypeError, match="sampler=EpochSampler"):
+        next(iter(EpochLoader(Numbers())))
