@@ -25,6 +25,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
         caption_justify="left",
         # Without upright lines the table fits into 80 columns.
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("")
     for heading in ("reference", "policy", "difference"):
