@@ -1,7 +1,6 @@
 """Panels: an image beside its masks, one row an image, as a picture that a person can judge at a glance."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from segdpo.data.overlay import class_colours, shrink
+from segdpo.data.panel_row import PanelRow as PanelRow
 from segdpo.pairs.overlap import class_overlaps
 from segdpo.pairs.record import Image, Mask
 from segdpo.regions import IGNORE
@@ -24,22 +24,6 @@ BINARY = ("background", "object")
 Line = tuple[str | tuple[float, ...], float, tuple[float, Sequence[float]] | None]
 # Dark below light: seen on any image, and never mistaken for a class.
 GOLD_LINES: tuple[Line, ...] = (("black", 1.2, None), ("white", 0.7, (0, (3, 3))))
-
-
-@dataclass(frozen=True, eq=False)
-class PanelRow:
-    """One image and the masks to show beside it; those that are None leave their place empty.
-
-    `image` is uint8 [H, W, C]; masks are class ids uint8 [H, W], 255 = ignore.
-    """
-
-    id: str
-    image: Image
-    chosen: Mask | None = None
-    rejected: Mask | None = None
-    reference: Mask | None = None
-    policy: Mask | None = None
-    gold: Mask | None = None
 
 
 def draw_panel(
