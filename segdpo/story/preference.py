@@ -1,0 +1,98 @@
+"""The story of `task=preference`: reference → preferences → policy → comparison."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, seed_everything
+from torch import nn
+
+from segdpo.data.datamodule import DataModule
+from segdpo.data.splits import Numbers
+from segdpo.models.freezing import freeze_parts
+from segdpo.models.weights import save_weights
+from segdpo.story.clock import Clock
+from segdpo.story.compare import compare, measure_on_test
+from segdpo.story.configs import Plain, build
+from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
+from segdpo.story.headers import description_of, header_for
+from segdpo.story.preferences import with_preferences
+from segdpo.story.reference import Reference, make_reference
+from segdpo.story.setting import Setting
+from segdpo.training.preference_task import PreferenceTask
+
+
+def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
+    """Run the story; return its part of summary.json, or nothing in a further process of several."""
+    config, clock = setting.config, Clock()
+    reference = make_reference(config, setting.source, setting.splits)
+    seconds = {"reference": clock.lap()}
+    judged = judged_of(setting, reference)
+    source, splits = with_preferences(config, setting.source, replace(setting.splits, train=judged), reference.path)
+    data = make_data(config, source, splits)
+    seconds["pairs"] = clock.lap()
+    # Whether the reference was trained here or found must not change what is drawn from here on.
+    seed_everything(config.seed, workers=True, verbose=False)
+    task = make_task(setting, reference.network, data)
+    trainer = make_trainer(config, callbacks)
+    fit(trainer, task, data, config)
+    seconds["policy"] = clock.lap()
+    metric = metric_of(trainer, task, data, config.optimise)
+    tested = trainer.test(task, datamodule=data, verbose=False) if len(splits.test) else [{}]
+    if not trainer.is_global_zero:
+        return {}
+    policy = task.policy
+    save_weights(setting.folder / "policy.safetensors", policy, header_for(config, source.classes, adapter=True))
+    save_weights(setting.folder / "reference.safetensors", reference.network, header_for(config, source.classes))
+    device = trainer.strategy.root_device
+    summary = compare(
+        measure_on_test(setting, policy, device, "policy on test"),
+        measure_on_test(setting, reference.network, device, "reference on test"),
+    )
+    summary["pairs"] = pairs_of(tested[0], data)
+    summary["metric"] = metric
+    summary["seconds"] = seconds | {"comparison": clock.lap()}
+    return summary
+
+
+def judged_of(setting: Setting, reference: Reference) -> Numbers:
+    """Return the training images that may be judged; with few masks, those without a mask of their own."""
+    train = setting.splits.train
+    if setting.config.start.judge_seen:
+        return train
+    rest = np.setdiff1d(train, reference.seen)
+    if not len(rest):
+        raise ValueError(
+            f"Expected training images beyond the {len(reference.seen)} that the reference has seen but none is left; "
+            "lower start.images, or set start.judge_seen=true."
+        )
+    return rest
+
+
+def make_task(setting: Setting, network: nn.Module, data: DataModule) -> PreferenceTask:
+    """Return the policy, as a copy of the reference, with all that trains it."""
+    config = setting.config
+    policy = build(config.adapter)(copy.deepcopy(network))
+    freeze_parts(policy, config.freeze)
+    task = PreferenceTask(
+        policy,
+        build(config.reference)(network),
+        build(config.loss),
+        build(config.optimizer),
+        scheduler=build(config.scheduler),
+        beta=build(config.beta_schedule),
+        hold_statistics=config.hold_statistics,
+        starts_at_reference=True,
+        background=config.background,
+    )
+    # Into every checkpoint, so that the network can be built again from the file alone.
+    task.save_hyperparameters({"config": description_of(config, setting.source.classes)})
+    return task
+
+
+def pairs_of(tested: Plain, data: DataModule) -> dict[str, Any]:
+    """Return how many images with pairs there were, and what the test pairs gave."""
+    found = {name: tested.get(f"test/pairs/{name}") for name in ("accuracy", "margin", "chosen_gain")}
+    return {"train": len(data.train_data()), "test": len(data.splits.test)} | found
