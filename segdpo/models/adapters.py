@@ -83,18 +83,21 @@ def adapter_off(module: nn.Module) -> Iterator[None]:
 
     What requires a gradient is left as it is, so a graph built before stays good.
     """
-    _need_adapter(module)
     layers = _adapted(module)
+    if not layers:
+        _need_adapter(module)
     # peft's own switch also turns requires_grad off, and on again for what a user froze.
-    training = [parameter.requires_grad for parameter in module.parameters()]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    trained = [parameter.requires_grad for parameter in parameters]
     before = [layer.disable_adapters for layer in layers]
     try:
         _switch(layers, [True] * len(layers))
         yield
     finally:
         _switch(layers, before)
-        for parameter, requires_grad in zip(module.parameters(), training, strict=True):
-            parameter.requires_grad_(requires_grad)
+        for parameter, requires_grad in zip(parameters, trained, strict=True):
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
 
 def save_adapter(path: str | Path, module: nn.Module) -> None:

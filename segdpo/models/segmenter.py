@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,14 +37,16 @@ class Segmenter(nn.Module):
     ) -> Float[Tensor, "images logits height width"]:
         """Return one logit (two classes) or one a class for each pixel."""
         height, width = image.shape[-2:]
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        # While a graph of any size is traced, "is there something to pad" would tie the graph to this size.
-        if self.multiple > 1 and (torch.compiler.is_compiling() or any(padding)):
-            image = nn.functional.pad(image, padding, mode="replicate")
-        logits = self._check(pick_logits(self.network(image)))
+        right, below = -width % self.multiple, -height % self.multiple
+        # While a graph for any size is traced, "is there something to pad" would tie it to this size.
+        pads = self.multiple > 1 and (torch.compiler.is_compiling() or bool(right or below))
+        if pads:
+            image = nn.functional.pad(image, (0, right, 0, below), mode="replicate")
+        logits = self._check(_pick_logits(self.network(image)))
         if logits.shape[-2:] != image.shape[-2:]:
             logits = nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        # Negative padding rather than a slice, which would tie a traced graph to the size as well.
+        return nn.functional.pad(logits, (0, -right, 0, -below)) if pads else logits
 
     def _check(self, logits: Tensor) -> Tensor:
         if logits.ndim != 4:
@@ -68,22 +70,17 @@ def channels_for(classes: int) -> int:
     return 1 if classes == 2 else classes
 
 
-@runtime_checkable
-class _HasLogits(Protocol):
-    logits: Tensor
-
-
-def pick_logits(output: object) -> Tensor:
+def _pick_logits(output: object) -> Tensor:
     """Find the logits in what a network returns."""
     if isinstance(output, Tensor):
         return output
     # Before Mapping: the outputs of Hugging Face are both.
-    if isinstance(output, _HasLogits):
-        return output.logits
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
+        return logits
     if isinstance(output, Mapping) and "out" in output:
-        return pick_logits(output["out"])
+        return _pick_logits(output["out"])
     if isinstance(output, tuple | list) and output:
-        return pick_logits(output[0])
+        return _pick_logits(output[0])
     got = f"a dict of {sorted(map(str, output))}" if isinstance(output, Mapping) else type(output).__name__
     raise TypeError(
         'Expected the network to return logits as a tensor, a tuple, a dict with "out" or an object with .logits but '
@@ -96,7 +93,7 @@ def smp_model(
     encoder_name: str,
     *,
     classes: int,
-    encoder_weights: str | None = None,
+    encoder_weights: str | bool | None = None,
     in_channels: int = 3,
     channels: int | None = None,
     **options: Any,
@@ -122,13 +119,14 @@ def smp_model(
             f"Expected raw logits but activation={options['activation']!r} turns them into something else; "
             "leave model.activation out."
         )
-    network = factories[name](
-        encoder_name=encoder_name,
-        encoder_weights=encoder_weights,
-        in_channels=in_channels,
-        classes=channels_for(classes) if channels is None else channels,
-        **options,
-    )
+    options |= {"in_channels": in_channels, "classes": channels_for(classes) if channels is None else channels}
+    try:
+        network = factories[name](encoder_name=encoder_name, encoder_weights=encoder_weights, **options)
+    except (KeyError, OSError) as error:
+        raise ValueError(
+            f"Expected weights {encoder_weights!r} for the encoder {encoder_name} but they cannot be had ({error}); "
+            "choose others, connect to the network (they are downloaded once), or set model.encoder_weights=null."
+        ) from error
     return Segmenter(network, classes, multiple=network.encoder.output_stride)
 
 

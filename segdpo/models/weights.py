@@ -14,7 +14,7 @@ from segdpo.models.atomic_file import write_atomically
 from segdpo.models.weights_mismatch import check_fits
 
 # What stands before the network's own names in the checkpoints of the tasks.
-PREFIXES = ("policy.", "network.", "")
+PREFIXES = ("", "policy.", "network.")
 
 
 def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:

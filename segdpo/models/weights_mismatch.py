@@ -14,7 +14,7 @@ def check_fits(path: str | Path, state: Mapping[str, Tensor], own: Mapping[str, 
     `own` are the tensors that the network has, by name.
     """
     missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    unexpected = sorted(name for name in state if name not in own)
     shapes = {
         name: (tuple(state[name].shape), tuple(value.shape))
         for name, value in own.items()
@@ -29,9 +29,7 @@ def check_fits(path: str | Path, state: Mapping[str, Tensor], own: Mapping[str, 
         if names
     ]
     mend = _mend(missing, unexpected, shapes)
-    raise ValueError(
-        f"Expected {path} to hold the weights of this network but of its tensors {', '.join(found)}; {mend}"
-    )
+    raise ValueError(f"Expected {path} to hold the weights of this network but found {', '.join(found)}; {mend}")
 
 
 def _mend(
