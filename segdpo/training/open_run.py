@@ -9,6 +9,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
+from segdpo.models.adapters import has_adapter, merge_adapter
 from segdpo.models.segmenter import Segmenter
 from segdpo.models.weights import load_weights, read_header
 
@@ -42,15 +43,11 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
     check_trusted(description["model"], path, trusted)
     check_trusted(description.get("adapter"), path, trusted)
     segmenter = cast(Segmenter, _build(path, without_pretrained(description["model"])))
-    if not description.get("adapter"):
-        load_weights(path, segmenter)
-        return segmenter.eval(), description
-    # peft takes seconds to import.
-    from segdpo.models.adapters import merge_adapter
-
-    adapted = _build(path, description["adapter"])(segmenter)
-    load_weights(path, adapted)
-    return merge_adapter(adapted).eval(), description
+    if description.get("adapter"):
+        segmenter = _build(path, description["adapter"])(segmenter)
+    load_weights(path, segmenter)
+    merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
+    return merged.eval(), description
 
 
 def weights_path(path: Path) -> Path:
