@@ -4,6 +4,7 @@ import csv
 import io
 from argparse import Namespace
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class MetricsFile(Logger):
         if not self.path.exists():
             self._rewrite(["epoch", "step"], [])
             return
-        kept = [row for row in self._rows() if _before(row, first)]
+        kept = list(takewhile(lambda row: _before(row, first), self._rows()))
         columns = [name for name in kept[0] if any(row[name] for row in kept)] if kept else ["epoch", "step"]
         self._rewrite(columns, [{name: row[name] for name in columns} for row in kept])
 

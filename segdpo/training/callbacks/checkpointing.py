@@ -52,7 +52,7 @@ def _how(trainer: Trainer) -> str:
     paths = [
         Path(path)
         for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint)
+        if isinstance(callback, ModelCheckpoint) and not callback.save_weights_only
         for path in (callback.last_model_path, callback.best_model_path)
         if path
     ]

@@ -87,8 +87,8 @@ class Displacement(Callback):
         self._gains.extend(state_dict["gains"])
 
     def _in_words(self, trainer: Trainer, step: int) -> str:
-        margin = trainer.callback_metrics.get(self.margin)
-        but = "" if margin is None else f", though it prefers them to the rejected ones (margin h {float(margin):+.3g})"
+        margin = float(trainer.callback_metrics.get(self.margin, 0))
+        but = f", though its margin over the rejected ones grew (h {margin:+.3g})" if margin > 0 else ""
         return (
             f"Likelihood displacement has set in by step {step}: over the last {len(self._gains)} logged values the "
             f"policy likes the chosen masks less than the reference does (chosen gain {self.mean:+.3g}, below "

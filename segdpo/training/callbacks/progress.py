@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 SHOWN = MappingProxyType(
     {
@@ -127,10 +128,12 @@ class Progress(ProgressBar):
 def _display() -> RichProgress:
     return RichProgress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
+        # The bar takes what the numbers leave of the line.
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        expand=True,
     )
 
 
