@@ -125,10 +125,10 @@ class PreferenceTask(Task):
             self.reference.see(batch)
         return batch
 
-    def on_train_start(self) -> None:
-        """Let the reference get ready: a cache is filled here."""
+    def on_fit_start(self) -> None:
+        """Let the reference get ready: a cache is filled here, before there is any other progress bar."""
         if self.loss.needs_reference:
-            self.reference.prepare(self, list(dict.fromkeys([*self.loss.scores, self.watched])))
+            self.reference.prepare(self, self.policy, list(dict.fromkeys([*self.loss.scores, self.watched])))
 
     def optimizer_step(self, *args: Any, **keywords: Any) -> None:
         """Step, then let a moving reference follow; in no later hook, or a checkpoint of this step would miss it."""

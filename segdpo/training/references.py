@@ -29,8 +29,8 @@ class Reference:
     def check(self, loss: PreferenceLoss) -> None:
         """Refuse, before training, a loss that asks for what this reference cannot give."""
 
-    def prepare(self, task: LightningModule, scores: Sequence[Score]) -> None:
-        """Get ready when training starts, the trainer's loaders being there."""
+    def prepare(self, task: LightningModule, policy: nn.Module, scores: Sequence[Score]) -> None:
+        """Get ready when training starts: the task has its trainer, the trainer its data module."""
 
     def see(self, batch: PreferenceBatch) -> None:
         """Look at a batch while it is still on the CPU."""
@@ -66,21 +66,21 @@ class FrozenCopy(Reference):
 
     def __init__(self, network: nn.Module) -> None:
         self.network = frozen_copy(network)
-        self._fingerprint = fingerprint(self.network)
+        self.fingerprint = fingerprint(self.network)
 
     @torch.no_grad()
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
         """Return the copy's logits."""
         logits: Tensor = beside(self.network, policy)(batch.image)
         return logits
 
     def state_dict(self) -> dict[str, Any]:
         """Return which weights these are."""
-        return {"fingerprint": self._fingerprint}
+        return {"fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained against other weights."""
-        check_fingerprint(state.get("fingerprint"), self._fingerprint)
+        check_fingerprint(state.get("fingerprint"), self.fingerprint)
 
 
 class AdapterOff(Reference):
