@@ -1,5 +1,7 @@
 """Every yaml of conf/logger/ writes where it says, without a network."""
 
+import sqlite3
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -60,8 +62,11 @@ def test_wandb_offline(build, tmp_path, monkeypatch):
     assert b"train/loss" in stored.read_bytes()
 
 
-def test_mlflow_in_a_folder(build, tmp_path):
+def test_mlflow_in_a_file(build, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
     log(build("mlflow"))
-    (stored,) = (tmp_path / "mlflow").rglob("train/loss")
-    assert [float(line.split()[1]) for line in stored.read_text().splitlines()] == [0.5, 0.25]
+    with sqlite3.connect(tmp_path / "mlflow.db") as stored:
+        found = stored.execute("select step, value from metrics where key = 'train/loss' order by step").fetchall()
+    assert found == [(0, 0.5), (1, 0.25)]
