@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from scipy.stats import t
@@ -88,10 +88,10 @@ def read_run(folder: Path) -> Run:
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        words = OmegaConf.to_container(OmegaConf.load(folder / ".hydra/overrides.yaml"))
+        words = cast(list[str], OmegaConf.to_container(OmegaConf.load(folder / ".hydra/overrides.yaml")))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); run that run again, or remove its folder.") from error
-    overrides = dict(str(word).lstrip("+").partition("=")[::2] for word in words)
+    overrides = dict(word.lstrip("+").partition("=")[::2] for word in words)
     values = {name: _value(summary, place) for name, place in MEASURES.items()}
     return Run(folder, overrides, str(summary.get("seed", overrides.get("seed", "?"))), values)
 
