@@ -58,9 +58,9 @@ def fill(
 
 
 def filling_loaders(trainer: Trainer, batch_size: int | None) -> list[EpochLoader]:
-    """Return loaders over what training and validation will see: in order, nothing left out, this process's share."""
+    """Return loaders over what training, validation and test will see: in order, nothing left out, this process's share."""
     data: Any = getattr(trainer, "datamodule", None)
-    given = [] if data is None else [data.train_dataloader(), data.val_dataloader()]
+    given = [] if data is None else [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
     loaders = [one for some in given for one in (some if isinstance(some, list) else [some])]
     if not loaders or not all(isinstance(loader, EpochLoader) for loader in loaders):
         raise ValueError(

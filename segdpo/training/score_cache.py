@@ -29,8 +29,8 @@ class CachedScores(FrozenCopy):
     miss and never a wrong number. A batch with a miss is scored by the network; misses are counted in `misses` and told
     once.
 
-    The cache is filled when training starts: validation, and every training image in each of the data module's `views`.
-    It goes on where an earlier process was killed. The network then waits on the CPU.
+    The cache is filled when training starts: images of validation and test, and those of training in each of the data
+    module's `views`. It goes on where an earlier process was killed. The network then waits on the CPU.
 
     Args:
         network: the reference.
