@@ -66,9 +66,9 @@ def export(
     failed = [check for check in checks if not check.passed]
     if failed:
         raise ValueError(
-            f"Expected {path} to give the network's logits within {TOLERANCE:g} of the largest but for images of shape "
-            f"{failed[0].shape} they differ by {failed[0].difference:.3g} (largest {failed[0].largest:.3g}); nothing was "
-            "written. Try the other format, or without dynamic."
+            f"Expected {path} to give the network's logits within {TOLERANCE:g} of the largest but for shape "
+            f"{failed[0].shape} they differ by {failed[0].difference:.3g} (largest {failed[0].largest:.3g}); nothing "
+            "was written. Try the other format, or without dynamic."
         )
     write_atomically(path, content)
     return checks
