@@ -15,6 +15,7 @@ from segdpo.metrics.overlap import per_image_overlap
 from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
 from segdpo.story.configs import Plain, build
 from segdpo.story.setting import Setting
+from segdpo.training.task import predicted_classes
 
 Values = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 
@@ -42,18 +43,13 @@ def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, 
     loader = EpochLoader(data, batch_size=config.datamodule.batch_size, sampler=sampler, collate_fn=data.collate)
     batch: SupervisedBatch
     for batch in track(loader, say, transient=True):
-        predicted = classes_of(network(batch.image.to(device))).cpu()
+        predicted = predicted_classes(network(batch.image.to(device))).cpu()
         gold = batch.target.masked_fill(~batch.valid, 255)
         overlap = per_image_overlap(predicted, gold, len(data.source.classes), background=config.background)
         for name, values in found.items():
             values.append(overlap[name])
         ids += batch.ids
     return Measured(ids, {name: torch.cat(values).double().numpy() for name, values in found.items()})
-
-
-def classes_of(logits: torch.Tensor) -> torch.Tensor:
-    """Return the predicted classes, uint8: logit > 0 for one channel, else the argmax."""
-    return ((logits[:, 0] > 0) if logits.shape[1] == 1 else logits.argmax(1)).byte()
 
 
 def compare(policy: Measured | None, reference: Measured | None) -> Plain:

@@ -18,6 +18,7 @@ from segdpo.story.compare import compare, measure_on_test
 from segdpo.story.configs import Plain, build
 from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
 from segdpo.story.headers import description_of, header_for
+from segdpo.story.outputs import draw_test_panel
 from segdpo.story.preferences import with_preferences
 from segdpo.story.reference import Reference, make_reference
 from segdpo.story.setting import Setting
@@ -51,6 +52,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
         measure_on_test(setting, policy, device, "policy on test"),
         measure_on_test(setting, reference.network, device, "reference on test"),
     )
+    draw_test_panel(policy, reference.network, data, setting.folder / "panel.png", device)
     summary["pairs"] = pairs_of(tested[0], data)
     summary["metric"] = metric
     summary["seconds"] = seconds | {"comparison": clock.lap()}

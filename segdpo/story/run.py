@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from segdpo.models.weights import write_atomically
+from segdpo.models.atomic_file import write_atomically
 from segdpo.story.configs import Plain, build, check_at_start
 from segdpo.story.outputs import show
 from segdpo.story.setting import Setting, open_setting
@@ -44,7 +44,7 @@ def run_story(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Plain:
 
 
 def quieten() -> None:
-    """Leave out what says nothing about this run: advertisements, what the machine lacks, warnings of libraries' own."""
+    """Leave out what says nothing about this run: advertisements, what the machine lacks, libraries' own warnings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Loaders without workers are right for small images; docs/training.md says when they are not.

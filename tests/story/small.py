@@ -16,12 +16,11 @@ CONVOLUTION = [
     "+model.network_factory.padding=2",
     "model.classes_argument=out_channels",
 ]
-SMALL = [
+STARTING = ["start.steps=8", "start.optimizer.lr=0.05"]
+STARTED = [
     *CONVOLUTION,
     "data.count=24",
     "data.size=32",
-    "start.steps=8",
-    "start.optimizer.lr=0.05",
     "optimizer.lr=0.01",
     "datamodule.batch_size=4",
     "datamodule.split.val=0.17",
@@ -31,6 +30,7 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "threads=1",
 ]
+SMALL = [*STARTED, *STARTING]
 
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import SMALL, composed
+from small import STARTED, composed
 
 from segdpo.story.configs import build, check_at_start, key_of, plain, stamp_of_files
 from segdpo.story.preferences import asking_the_reference
@@ -52,7 +52,7 @@ def test_only_networks_without_weights_are_the_reference():
     ],
 )
 def test_mistakes_are_found_before_data_is_touched(override, said, tmp_path):
-    config = composed(*SMALL, override, folder=tmp_path)
+    config = composed(*STARTED, override, folder=tmp_path)
     with pytest.raises(Exception, match=said):
         check_at_start(config)
 

@@ -11,7 +11,7 @@ from small import ROOT, command
 
 from segdpo.models.weights import read_tensors
 
-LONG = ["trainer.max_steps=40", "callbacks.checkpoint.every_n_train_steps=1", "hold_statistics=false"]
+LONG = ["trainer.max_steps=40", "callbacks.last.every_n_train_steps=1", "hold_statistics=false"]
 # A network with dropout and BatchNorm, so that random numbers and statistics have to go on too.
 RESTLESS = ["model.network_factory._target_=small_network.Restless", "~model.network_factory.in_channels"]
 RESTLESS += ["~model.network_factory.kernel_size", "~model.network_factory.padding"]

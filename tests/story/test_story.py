@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from small import SMALL, composed
+from small import SMALL, STARTED, composed
 
 from segdpo.models.weights import read_tensors
 from segdpo.story.configs import build
@@ -71,6 +71,16 @@ def test_a_second_run_finds_the_reference_and_ends_the_same(finished, tmp_path):
     assert len(list((folder / "cache" / "references").glob("*.safetensors"))) == 1
 
 
+def test_a_finished_run_made_longer_ends_as_one_that_was_long_from_the_start(finished, tmp_path):
+    cache = f"cache={finished[1] / 'cache'}"
+    longer = [*SMALL, cache, "trainer.max_steps=11"]
+    run_story(composed(*SMALL, cache, f"run_folder={tmp_path / 'grown'}"))
+    run_story(composed(*longer, f"run_folder={tmp_path / 'grown'}", "ckpt_path=last"))
+    run_story(composed(*longer, f"run_folder={tmp_path / 'long'}"))
+    grown, long = (read_tensors(tmp_path / name / "policy.safetensors") for name in ("grown", "long"))
+    assert all(torch.equal(grown[name], long[name]) for name in long)
+
+
 def test_another_configuration_is_another_reference(finished):
     folder = finished[1]
     config = composed(*SMALL, "start.steps=3", folder=folder)
@@ -80,7 +90,7 @@ def test_another_configuration_is_another_reference(finished):
 
 
 def test_few_masks_leave_the_others_to_be_judged(tmp_path):
-    few = ["start=few_masks", "start.images=5", "pairs=logit_noise", "pairs.count=3"]
+    few = ["start=few_masks", "start.images=5", "pairs=logit_noise", "pairs.amplitude=5"]
     summary = run_story(composed(*SMALL, *few, folder=tmp_path))
     assert summary["pairs"]["train"] == 24 - 4 - 6 - 5
 
@@ -109,6 +119,6 @@ def test_supervised_story(tmp_path):
     summary = run_story(composed(*SMALL, "task=supervised", folder=tmp_path))
     assert summary["policy"]["iou"]["n"] == 6
     assert "reference" not in summary
-    config = composed(*SMALL, "start=checkpoint", f"start.path={tmp_path}/run/policy.safetensors", folder=tmp_path)
+    config = composed(*STARTED, "start=checkpoint", f"start.path={tmp_path}/run/policy.safetensors", folder=tmp_path)
     following = run_story(config)
     assert following["reference"]["iou"]["mean"] == pytest.approx(summary["policy"]["iou"]["mean"])

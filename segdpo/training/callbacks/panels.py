@@ -1,6 +1,6 @@
 """Pictures along the way: image, chosen, rejected, reference, policy, gold, of the same validation images each time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ class Panels(Callback):
         due = trainer.current_epoch % self.every_n_epochs == 0 and not trainer.sanity_checking
         # In every process, since a sharded network answers only if all ask; and all have a first batch.
         if due and batch_idx == 0 and dataloader_idx == 0:
-            self._rows = self._rows_of(pl_module, batch)[: self.images]
+            rows = panel_rows(batch, _predicted(pl_module, batch), self.mean, self.std)
+            self._rows = rows[: self.images]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was kept."""
@@ -72,31 +73,34 @@ class Panels(Callback):
         self.draw(self._rows, path, title=f"epoch {trainer.current_epoch}, step {trainer.global_step}", **named)
         self._rows = []
 
-    def _rows_of(self, task: LightningModule, batch: Batch) -> list[PanelRow]:
-        columns = {**_judged(batch), **_predicted(task, batch)}
-        if batch.gold is not None:
-            columns["gold"] = batch.gold
-        outside = ~batch.valid
-        masks = {
-            name: mask.masked_fill(outside, IGNORE).cpu().numpy().astype(np.uint8) for name, mask in columns.items()
-        }
-        return [
-            PanelRow(
-                name,
-                self._pixels(batch.image[number]),
-                **{column: mask[number] for column, mask in masks.items()},
-            )
-            for number, name in enumerate(batch.ids)
-        ]
 
-    def _pixels(self, image: Tensor) -> Image:
-        """Undo the normalisation; images of other channels than `mean` has values for are stretched to 0 … 255."""
-        pixels = image.float().cpu().numpy().transpose(1, 2, 0)
-        if pixels.shape[2] == len(self.mean):
-            pixels = pixels * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
-        else:
-            pixels = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-6)
-        return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
+def panel_rows(
+    batch: Batch, networks: Mapping[str, Tensor], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> list[PanelRow]:
+    """Return a row for each image of a batch: its first pair, what `networks` predicted (uint8 masks), and gold."""
+    columns = {**_judged(batch), **networks}
+    if batch.gold is not None:
+        columns["gold"] = batch.gold
+    outside = ~batch.valid
+    masks = {name: mask.masked_fill(outside, IGNORE).cpu().numpy().astype(np.uint8) for name, mask in columns.items()}
+    return [
+        PanelRow(
+            name,
+            _pixels(batch.image[number], mean, std),
+            **{column: mask[number] for column, mask in masks.items()},
+        )
+        for number, name in enumerate(batch.ids)
+    ]
+
+
+def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:
+    """Undo the normalisation; images of other channels than `mean` has values for are stretched to 0 … 255."""
+    pixels = image.float().cpu().numpy().transpose(1, 2, 0)
+    if pixels.shape[2] == len(mean):
+        pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    else:
+        pixels = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-6)
+    return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
 
 
 @torch.no_grad()

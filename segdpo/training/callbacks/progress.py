@@ -58,6 +58,10 @@ class Progress(ProgressBar):
         """Move on by a step."""
         self._move(trainer, "train", trainer.global_step, trainer.estimated_stepping_batches)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a short validation pass without a line of its own, which would only flicker."""
+        self._drawn = time.monotonic()
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -105,7 +109,8 @@ class Progress(ProgressBar):
 
     def _move(self, trainer: Trainer, name: str, done: int, total: float) -> None:
         now = time.monotonic()
-        if not self._enabled or (now - self._drawn < self._interval and done < total):
+        early = now - self._drawn < self._interval and (done < total or name == "validate")
+        if early or not self._enabled:
             return
         self._drawn = now
         # Not before the first batch is done: what gets ready before that may draw a bar of its own.
