@@ -87,8 +87,8 @@ def _chosen_gain(place: Axes, series: dict[str, Series]) -> None:
     place.axhspan(low, 0, color=VERMILION, alpha=0.1, linewidth=0, zorder=0)
     place.set_ylim(low, high)
     place.text(
-        0.99, 0, " displacement below ", color=VERMILION, fontsize=8, ha="right", va="top",
-        transform=place.get_yaxis_transform(),
+        0.99, 0.01, "below 0: displacement", color=VERMILION, fontsize=8, ha="right", va="bottom",
+        transform=place.transAxes,
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def test_each_panel_holds_its_numbers(metrics_csv):
     assert np.allclose(lines(titled(figure, "rejected masks"))["policy"].get_ydata(), -steps - 0.2)
     gain = titled(figure, "chosen gain")
     assert np.allclose(gain.lines[0].get_ydata(), -0.2 * steps)
-    assert [text.get_text().strip() for text in gain.texts] == ["displacement below"]
+    assert [text.get_text().strip() for text in gain.texts] == ["below 0: displacement"]
     assert np.allclose(titled(figure, "margin gained").lines[0].get_ydata(), 0.3 * steps)
     overlap = lines(titled(figure, "IoU"))
     assert list(overlap["policy"].get_xdata()) == [STEPS - 1]

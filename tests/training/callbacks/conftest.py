@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -47,6 +49,19 @@ def loader(batches: int = 4) -> DataLoader[Tensor]:
 
 
 @pytest.fixture
+def build(tmp_path, request) -> Callable[..., list[Callback]]:
+    """Build callbacks as train.py does: `build("+callbacks=[last,ema]", "callbacks.ema.decay=0.5")`."""
+    conf = request.config.rootpath / "conf"
+
+    def callbacks(*overrides: str) -> list[Callback]:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config = compose(None, overrides=[f"+run_folder={tmp_path}", *overrides])
+        return [instantiate(node, _convert_="all") for node in config.callbacks.values() if node]
+
+    return callbacks
+
+
+@pytest.fixture
 def scripted() -> type[Scripted]:
     return Scripted
 
@@ -56,7 +71,14 @@ def fit(tmp_path) -> Iterator[Callable[..., Trainer]]:
     """Train: `fit(task, callbacks=…, max_steps=…)`; what Lightning does to Ctrl-C is undone afterwards."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(task: LightningModule, *, ckpt_path: str | None = None, batches: int = 4, **options: Any) -> Trainer:
+    def run(
+        task: LightningModule,
+        *,
+        ckpt_path: str | None = None,
+        batches: int = 4,
+        loaders: Sequence[DataLoader[Any]] | None = None,
+        **options: Any,
+    ) -> Trainer:
         given: dict[str, Any] = {
             "accelerator": "cpu",
             "max_steps": 8,
@@ -69,7 +91,7 @@ def fit(tmp_path) -> Iterator[Callable[..., Trainer]]:
             "default_root_dir": tmp_path,
         }
         trainer = Trainer(**(given | options))
-        trainer.fit(task, loader(batches), loader(2), ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(task, *(loaders or (loader(batches), loader(2))), ckpt_path=ckpt_path, weights_only=True)
         return trainer
 
     yield run

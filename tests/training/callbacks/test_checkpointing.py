@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from segdpo.training.callbacks.checkpointing import AtomicCheckpointIO, HowToGoOn
+from segdpo.training.callbacks.checkpointing import AtomicCheckpointIO, HowToGoOn, LastCheckpoint
 
 CONTENT = {"weights": torch.arange(5000.0), "epoch": 3}
 
@@ -77,10 +77,7 @@ def test_a_disk_that_is_really_full(small_disk):
 
 
 def checkpoints(folder):
-    # As conf/callbacks/last.yaml.
-    return ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="last", every_n_train_steps=2, enable_version_counter=False
-    )
+    return LastCheckpoint(folder / "checkpoints", every_n_train_steps=2)
 
 
 def interrupt():
@@ -136,3 +133,16 @@ def test_an_error_of_the_run_is_left_to_speak_for_itself(fit, scripted, caplog):
         fit(task, callbacks=[HowToGoOn()])
     assert "Stopped" not in caplog.text
     assert not Path("checkpoints").exists()
+
+
+def test_accumulated_gradients_are_not_cut_in_two(fit, scripted, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", lambda self, path: saved.append(self.global_step))
+    fit(scripted(), callbacks=[checkpoints(tmp_path)], accumulate_grad_batches=3, batches=12, enable_checkpointing=True)
+    # Steps 4 and 8 end their epochs and are saved after validation; each step once, not once a batch.
+    assert saved == [2, 4, 6, 8]
+
+
+def test_how_often_must_mean_something(tmp_path):
+    with pytest.raises(ValueError, match="each 1 or more steps but got 0"):
+        LastCheckpoint(tmp_path, every_n_train_steps=0)

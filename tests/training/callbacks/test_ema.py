@@ -2,25 +2,10 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from segdpo.training.callbacks.checkpointing import AtomicCheckpointIO
 
-
-@pytest.fixture
-def build(tmp_path, request):
-    conf = request.config.rootpath / "conf"
-
-    def callbacks(*overrides):
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            given = [f"+run_folder={tmp_path}", "+callbacks=[last,ema]", "callbacks.ema.decay=0.5", *overrides]
-            config = compose(None, overrides=given)
-        return [instantiate(node) for node in config.callbacks.values()]
-
-    return callbacks
-
-
+AVERAGE = ("+callbacks=[last,ema]", "callbacks.ema.decay=0.5")
 # The weight is −1, −2, …; the average takes the first as it is, then half of itself and half of the new one.
 AVERAGES = {1: -1.0, 2: -1.5, 3: -2.25, 4: -3.125, 5: -4.0625, 6: -5.03125}
 
@@ -29,7 +14,7 @@ def test_the_average_is_validated_kept_and_left_at_the_end(fit, scripted, build,
     task = scripted()
     fit(
         task,
-        callbacks=build("callbacks.last.every_n_train_steps=3"),
+        callbacks=build(*AVERAGE, "callbacks.last.every_n_train_steps=3"),
         max_steps=6,
         batches=2,
         enable_checkpointing=True,
@@ -44,9 +29,15 @@ def test_the_average_is_validated_kept_and_left_at_the_end(fit, scripted, build,
 
 def test_a_resumed_average_goes_on(fit, scripted, build, tmp_path):
     options = {"batches": 6, "enable_checkpointing": True, "plugins": [AtomicCheckpointIO()]}
-    fit(scripted(), callbacks=build("callbacks.last.every_n_train_steps=4"), max_steps=4, **options)
+    fit(scripted(), callbacks=build(*AVERAGE, "callbacks.last.every_n_train_steps=4"), max_steps=4, **options)
     resumed = scripted()
     last = str(tmp_path / "checkpoints" / "last.ckpt")
-    fit(resumed, callbacks=build("callbacks.last.every_n_train_steps=4"), max_steps=6, ckpt_path=last, **options)
+    fit(
+        resumed,
+        callbacks=build(*AVERAGE, "callbacks.last.every_n_train_steps=4"),
+        max_steps=6,
+        ckpt_path=last,
+        **options,
+    )
     assert resumed.weights == [-5, -6]
     assert resumed.weight.item() == pytest.approx(AVERAGES[6])
