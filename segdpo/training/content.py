@@ -29,7 +29,7 @@ def digests_of(batch: PreferenceBatch) -> Digests:
     images = [(batch.image[i], batch.valid[i]) for i in range(len(batch.ids))]
     masks: dict[tuple[int, ...], Tensor] = {}
     pairs = [(image, [_named(masks, image, *mask) for mask in of_pair]) for image, of_pair in _masks_of(batch)]
-    digests = list(_threads().map(_digest, [*images, *((mask,) for mask in masks.values())]))
+    digests = list(_threads(os.getpid()).map(_digest, [*images, *((mask,) for mask in masks.values())]))
     of_mask = dict(zip(masks, digests[len(images) :], strict=True))
     joined = (_join([digests[image], *(of_mask[key] for key in keys)]) for image, keys in pairs)
     return np.frombuffer(b"".join(joined), DIGEST)
@@ -116,6 +116,6 @@ def _join(digests: Iterable[bytes]) -> bytes:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    # Hashing lets go of the interpreter's lock, so threads are enough.
+def _threads(process: int) -> ThreadPoolExecutor:
+    # Hashing lets go of the interpreter's lock, so threads are enough. A forked process has none of its parent's.
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digests")
