@@ -82,7 +82,7 @@ class BoundBeta:
         if not self._own:
             raise ValueError(
                 f"Expected a loss with a beta to change but none of {', '.join(terms)} has one; "
-                "choose beta=constant, or a loss with a beta (dpo, ipo, slic, cpo, …)."
+                "choose beta_schedule=constant, or a loss with a beta (dpo, ipo, slic, cpo, …)."
             )
         # Float64, so that a factor of 1 leaves β what it was.
         self._bound = {name: torch.tensor(own, dtype=torch.float64) for name, own in self._own.items()}

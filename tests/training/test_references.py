@@ -97,7 +97,7 @@ def test_a_synchronised_reference_is_the_policy_of_every_third_step(network, dat
 
 @pytest.mark.parametrize("options", [{}, {"decay": 0.9, "every": 3}])
 def test_a_moving_reference_moves_one_way(options, network):
-    with pytest.raises(ValueError, match="either decay .* or every"):
+    with pytest.raises(ValueError, match=r"either decay .* or every"):
         Moving(network, **options)
 
 
@@ -128,9 +128,9 @@ def test_a_resume_with_another_reference_is_refused(network, data, fit, dpo, tmp
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     other = copy.deepcopy(network)
     other[0].weight.data[0, 0, 0, 0] += 1e-3
-    with pytest.raises(ValueError, match="trained against .* resume with the same reference"):
+    with pytest.raises(ValueError, match=r"trained against .* resume with the same reference"):
         fit(resumable(network, FrozenCopy(other), dpo), data(), max_steps=4, ckpt_path=tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="moving reference .* but it has none"):
+    with pytest.raises(ValueError, match=r"moving reference .* but it has none"):
         fit(resumable(network, Moving(network, every=2), dpo), data(), max_steps=4, ckpt_path=tmp_path / "a.ckpt")
     fit(resumable(network, FrozenCopy(network), dpo), data(), max_steps=4, ckpt_path=tmp_path / "a.ckpt")
 

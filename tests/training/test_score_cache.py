@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -89,7 +88,7 @@ def test_no_augmentation_needs_no_views(network, train, tmp_path):
 def test_filling_leaves_all_random_states_alone(network, data, fit, hinge, tmp_path):
     class Random(nn.Module):
         def forward(self, image):
-            return torch.randn(len(image), 1, *image.shape[2:]) + random.random() + np.random.rand()
+            return torch.randn(len(image), 1, *image.shape[2:]) + random.random() + np.random.rand()  # noqa: NPY002
 
     reference = CachedScores(Random(), tmp_path)
     states = []
@@ -97,7 +96,8 @@ def test_filling_leaves_all_random_states_alone(network, data, fit, hinge, tmp_p
 
     def watched(*args):
         for _ in range(2):
-            states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))
+            numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
+            states.append((random.getstate(), numbers, torch.get_rng_state().tolist()))
             if len(states) == 1:
                 prepare(*args)
 
@@ -135,7 +135,7 @@ def test_a_key_changes_with_whatever_changes_a_score(network):
 
 def test_a_region_without_a_name_is_refused(network, tmp_path):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), score=Score(region=lambda chosen, rejected: chosen > 0))
-    with pytest.raises(ValueError, match="told from its name .* use reference=frozen"):
+    with pytest.raises(ValueError, match=r"told from its name .* use reference=frozen"):
         CachedScores(network, tmp_path).check(loss)
 
 
@@ -149,7 +149,7 @@ def test_other_weights_never_meet_old_scores(network, train, tmp_path):
 
 def test_drift_needs_a_live_reference(network, tmp_path, sgd):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
-    with pytest.raises(ValueError, match="drift.*use reference=frozen"):
+    with pytest.raises(ValueError, match=r"drift.*use reference=frozen"):
         PreferenceTask(network, CachedScores(network, tmp_path), loss, sgd)
 
 
@@ -240,8 +240,7 @@ def test_a_loader_of_ones_own_is_refused(network, data, dpo, sgd, tmp_path):
 
     task = PreferenceTask(network, CachedScores(network, tmp_path), dpo, sgd)
     trainer = Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="segdpo DataModule .* or use reference=frozen"):
-        warnings.simplefilter("ignore")
+    with pytest.raises(ValueError, match=r"segdpo DataModule .* or use reference=frozen"):
         trainer.fit(task, data().train_dataloader())
 
 
