@@ -58,7 +58,7 @@ def fill(
 
 
 def filling_loaders(trainer: Trainer, batch_size: int | None) -> list[EpochLoader]:
-    """Return loaders over what training, validation and test will see: in order, nothing left out, this process's share."""
+    """Return loaders over what training, validation and test will see: in order, all of it, shared by processes."""
     data: Any = getattr(trainer, "datamodule", None)
     given = [] if data is None else [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
     loaders = [one for some in given for one in (some if isinstance(some, list) else [some])]
