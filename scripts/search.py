@@ -69,7 +69,7 @@ def search_with(run: Run, overrides: list[str], console: Console) -> None:
 
     def train(trial: optuna.Trial, values: list[str]) -> float:
         place = f"hydra.run.dir='{folder / 'trials' / f'{trial.number:04d}'}'"
-        return _train_once(run, [*overrides, *values, place], PruneTrial(trial, search.metric))
+        return _train_once(run, [*overrides, *values, place, "hydra.mode=RUN"], PruneTrial(trial, search.metric))
 
     search.run(study, train)
     write_atomically(folder / "history.png", history_picture(study, search.metric))

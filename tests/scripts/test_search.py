@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from hydra import initialize_config_dir
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image as Pillow
 from rich.console import Console
 
@@ -166,11 +167,11 @@ def test_a_study_holds_one_experiment_only(conf):
     def run(config, callbacks):
         return {"metric": 0.1}
 
-    search(conf, run, "seed=1")
+    search(conf, run, "seed=1", "hparams_search.n_trials=1")
     with pytest.raises(ValueError, match=r"the study 's' in sqlite.*to be of this search.*hparams_search.study="):
         search(conf, run, "seed=2")
-    search(conf, run, "seed=2", "hparams_search.study=other")
-    assert len(study_of("found/other").trials) == 3
+    search(conf, run, "seed=2", "hparams_search.n_trials=1", "hparams_search.study=other")
+    assert len(study_of("found/other").trials) == 1
 
 
 def test_what_is_misspelt_stops_before_a_study_is_made(conf):
@@ -193,7 +194,7 @@ def test_the_same_seed_searches_the_same(conf):
         return {"metric": config.beta}
 
     for name in ("one", "two"):
-        search(conf, run, f"hparams_search.study={name}")
+        search(conf, run, f"hparams_search.study={name}", "hparams_search.n_trials=2")
     assert [t.params for t in study_of("found/one").trials] == [t.params for t in study_of("found/two").trials]
 
 
@@ -244,6 +245,47 @@ def test_suggestions_lie_where_they_should():
     assert [parameter.suggest(trial) for parameter in parameters] == [0.5, 4, "x"]
     kinds = {name: type(kind).__name__ for name, kind in trial.distributions.items()}
     assert kinds == {"a": "FloatDistribution", "b": "IntDistribution", "c": "CategoricalDistribution"}
+
+
+class Falling(LightningModule):
+    """Validates at .5, .4, .3 …, one epoch after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.level = 0.5
+
+    def training_step(self, batch, index):
+        return self.weight.sum()
+
+    def validation_step(self, batch, index):
+        self.log("val/iou", self.level)
+
+    def on_train_epoch_end(self):
+        self.level -= 0.1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_lightnings_own_loop_stops_at_the_validation_that_is_too_low(tmp_path):
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=0.35))
+    trial = study.ask()
+    trainer = Trainer(
+        max_epochs=9,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[PruneTrial(trial, "val/iou")],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    data = torch.utils.data.DataLoader(torch.zeros(2, 1))
+    with pytest.raises(optuna.TrialPruned, match=r"val/iou = 0.3 after 3 validations"):
+        trainer.fit(Falling(), data, data)
+    steps = study.trials[0].intermediate_values
+    assert steps == {1: pytest.approx(0.5), 2: pytest.approx(0.4), 3: pytest.approx(0.3)}
 
 
 def test_pruning_wants_one_device_and_its_metric():
