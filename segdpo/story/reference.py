@@ -88,7 +88,7 @@ def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
 def train_reference(config: DictConfig, network: Segmenter, source: RecordSource, seen: Numbers) -> None:
     """Train the network on one mask an image, as the start says."""
     start = config.start
-    task = SupervisedTask(network, build(start.loss), build(start.optimizer))
+    task = SupervisedTask(network, build(start.loss), build(start.optimizer), scheduler=build(start.scheduler))
     # On one device, whatever the policy gets: processes of a cluster wait at the lock meanwhile.
     trainer = Trainer(
         max_steps=start.steps,

@@ -66,11 +66,14 @@ def study_of(folder="found/s"):
     return optuna.load_study(study_name=Path(folder).name, storage=f"sqlite:///{folder}/study.db")
 
 
+def trainer_with(metrics):
+    return SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"), callback_metrics=metrics)
+
+
 def validate(callback, *values):
     """What Lightning does around a callback."""
     for value in values:
-        trainer = SimpleNamespace(sanity_checking=False, callback_metrics={"val/iou": torch.tensor(value)})
-        callback.on_validation_end(trainer, None)
+        callback.on_validation_end(trainer_with({"val/iou": torch.tensor(value)}), None)
 
 
 def test_three_trials_their_table_the_best_command_and_their_folders(conf):
@@ -161,6 +164,11 @@ def test_an_error_stops_the_search_with_its_message(conf):
 
     with pytest.raises(ValueError, match="no such data"):
         search(conf, run)
+
+
+def test_a_run_without_the_metric_is_no_trial(conf):
+    with pytest.raises(ValueError, match="the run to end with val/iou but it has none"):
+        search(conf, lambda config, callbacks: {"metric": None}, "hparams_search.n_trials=1")
 
 
 def test_a_study_holds_one_experiment_only(conf):
@@ -293,10 +301,13 @@ def test_pruning_wants_one_device_and_its_metric():
     with pytest.raises(ValueError, match="one device but got 2"):
         callback.setup(SimpleNamespace(world_size=2), None, "fit")
     callback.setup(SimpleNamespace(world_size=1), None, "fit")
-    trainer = SimpleNamespace(sanity_checking=True, callback_metrics={"val/loss": torch.tensor(1.0)})
+    trainer = trainer_with({"val/loss": torch.tensor(1.0)})
+    trainer.sanity_checking = True
+    callback.on_validation_end(trainer, None)
+    trainer.sanity_checking, trainer.state.fn = False, "validate"  # of the final weights, after training
     callback.on_validation_end(trainer, None)
     assert callback.validations == 0
-    trainer.sanity_checking = False
+    trainer.state.fn = "fit"
     with pytest.raises(ValueError, match=r"the metric 'val/iou' after validation but got val/loss"):
         callback.on_validation_end(trainer, None)
 

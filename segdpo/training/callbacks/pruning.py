@@ -1,6 +1,7 @@
 """Giving up a trial of a search in the middle of its training, when it falls behind the others."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from optuna import Trial, TrialPruned
 
 
@@ -24,7 +25,8 @@ class PruneTrial(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report; raise TrialPruned if the trial is to be given up."""
-        if trainer.sanity_checking:
+        # Only while training: the validation of the final weights is the trial's value.
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.metric not in trainer.callback_metrics:
             raise ValueError(
