@@ -121,7 +121,7 @@ def _train_once(run: Run, overrides: list[str], pruning: PruneTrial) -> float:
 
     def task(config: DictConfig) -> float | optuna.TrialPruned:
         try:
-            return float(run(config, [pruning])["metric"])
+            return _metric_of(run(config, [pruning]), pruning.metric)
         # No failure: Hydra would print one.
         except optuna.TrialPruned as pruned:
             return pruned
@@ -138,6 +138,12 @@ def _train_once(run: Run, overrides: list[str], pruning: PruneTrial) -> float:
     if isinstance(result, optuna.TrialPruned):
         raise result
     return float(result)
+
+
+def _metric_of(summary: Mapping[str, Any], name: str) -> float:
+    if summary.get("metric") is None:
+        raise ValueError(f"Expected the run to end with {name} but it has none; does the data have a val split?")
+    return float(summary["metric"])
 
 
 def _say_best(console: Console, fixed: list[str], best: list[str]) -> None:

@@ -11,6 +11,8 @@ import optuna
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import TrialState
 
+from segdpo.training.finite import NonFiniteLossError
+
 log = logging.getLogger(__name__)
 
 Value = str | int | float | bool
@@ -100,14 +102,14 @@ class Search:
     def run(self, study: Study, train: Callable[[optuna.Trial, list[str]], float]) -> None:
         """Train until the study has `n_trials` done; `train` gets the trial and its overrides, and gives the metric.
 
-        A run that ends in an ArithmeticError, such as a NaN, or in no finite metric counts as given up.
+        A run whose loss or metric is no finite number counts as given up.
         """
 
         def objective(trial: optuna.Trial) -> float:
             overrides = [override(parameter.key, parameter.suggest(trial)) for parameter in self.parameters]
             try:
                 value = train(trial, overrides)
-            except ArithmeticError as error:
+            except NonFiniteLossError as error:
                 raise _diverged(trial, str(error)) from error
             if value is None or abs(value) == float("inf") or value != value:
                 raise _diverged(trial, f"the metric is {value}")

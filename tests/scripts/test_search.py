@@ -22,6 +22,7 @@ import search as script  # noqa: E402
 
 from segdpo.reports.trials import best_so_far, history_picture, ranked, trials_table  # noqa: E402
 from segdpo.training.callbacks.pruning import PruneTrial  # noqa: E402
+from segdpo.training.finite import NonFiniteLossError  # noqa: E402
 from segdpo.training.search import Parameter, best_overrides, override, parameters_of  # noqa: E402
 
 SETTINGS = {
@@ -143,7 +144,7 @@ def test_what_falls_behind_is_given_up_in_the_middle(conf):
     assert shlex.split(said.splitlines()[-1])[2:] == [word for word in again if "hparams" not in word]
 
 
-@pytest.mark.parametrize("bad", [ArithmeticError("NaN in batch a, b"), float("nan")])
+@pytest.mark.parametrize("bad", [NonFiniteLossError("NaN in images a, b"), float("nan")])
 def test_a_run_that_diverges_counts_and_does_not_stop_the_search(conf, bad):
     results = iter([0.2, bad, 0.3])
 
