@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from hydra import initialize_config_dir
-from lightning.pytorch import LightningModule, Trainer
 from PIL import Image as Pillow
 from rich.console import Console
 
@@ -20,10 +19,7 @@ sys.path.append(str(ROOT / "scripts"))
 
 import search as script  # noqa: E402
 
-from segdpo.reports.trials import best_so_far, history_picture, ranked, trials_table  # noqa: E402
-from segdpo.training.callbacks.pruning import PruneTrial  # noqa: E402
 from segdpo.training.finite import NonFiniteLossError  # noqa: E402
-from segdpo.training.search import Parameter, best_overrides, override, parameters_of  # noqa: E402
 
 SETTINGS = {
     "study": "s",
@@ -226,111 +222,3 @@ def test_our_searches_build_and_their_keys_are_there(name, tmp_path, monkeypatch
     assert 0.1 <= seen[0].beta <= 100
     assert "optimizer.lr" in parameters
     assert 1e-5 <= seen[0].optimizer.lr <= 3e-3
-
-
-def test_values_are_written_with_four_digits_and_what_runs_is_what_is_said():
-    assert override("optimizer.lr", 0.00012345678) == "optimizer.lr=0.0001235"
-    assert override("layers", 12345678) == "layers=12345678"
-    assert override("score", "image_mean") == "score=image_mean"
-    assert override("freeze", False) == "freeze=False"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"low": 1}, {"low": 1, "high": 2, "choices": [1]}, {"low": 2, "high": 2}, {"low": 0, "high": 1, "log": True}],
-)
-def test_a_parameter_that_is_none_is_refused(options):
-    with pytest.raises(ValueError, match="Expected beta to have"):
-        Parameter("beta", **options)
-    with pytest.raises(ValueError, match="there are none"):
-        parameters_of({})
-
-
-def test_suggestions_lie_where_they_should():
-    trial = optuna.trial.FixedTrial({"a": 0.5, "b": 4, "c": "x"})
-    parameters = parameters_of(
-        {"a": {"low": 0.1, "high": 1.0}, "b": {"low": 1, "high": 5}, "c": {"choices": ["x", "y"]}}
-    )
-    assert [parameter.suggest(trial) for parameter in parameters] == [0.5, 4, "x"]
-    kinds = {name: type(kind).__name__ for name, kind in trial.distributions.items()}
-    assert kinds == {"a": "FloatDistribution", "b": "IntDistribution", "c": "CategoricalDistribution"}
-
-
-class Falling(LightningModule):
-    """Validates at .5, .4, .3 …, one epoch after the other."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.level = 0.5
-
-    def training_step(self, batch, index):
-        return self.weight.sum()
-
-    def validation_step(self, batch, index):
-        self.log("val/iou", self.level)
-
-    def on_train_epoch_end(self):
-        self.level -= 0.1
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def test_lightnings_own_loop_stops_at_the_validation_that_is_too_low(tmp_path):
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=0.35))
-    trial = study.ask()
-    trainer = Trainer(
-        max_epochs=9,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[PruneTrial(trial, "val/iou")],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    data = torch.utils.data.DataLoader(torch.zeros(2, 1))
-    with pytest.raises(optuna.TrialPruned, match=r"val/iou = 0.3 after 3 validations"):
-        trainer.fit(Falling(), data, data)
-    steps = study.trials[0].intermediate_values
-    assert steps == {1: pytest.approx(0.5), 2: pytest.approx(0.4), 3: pytest.approx(0.3)}
-
-
-def test_pruning_wants_one_device_and_its_metric():
-    callback = PruneTrial(optuna.trial.FixedTrial({}), "val/iou")
-    with pytest.raises(ValueError, match="one device but got 2"):
-        callback.setup(SimpleNamespace(world_size=2), None, "fit")
-    callback.setup(SimpleNamespace(world_size=1), None, "fit")
-    trainer = trainer_with({"val/loss": torch.tensor(1.0)})
-    trainer.sanity_checking = True
-    callback.on_validation_end(trainer, None)
-    trainer.sanity_checking, trainer.state.fn = False, "validate"  # of the final weights, after training
-    callback.on_validation_end(trainer, None)
-    assert callback.validations == 0
-    trainer.state.fn = "fit"
-    with pytest.raises(ValueError, match=r"the metric 'val/iou' after validation but got val/loss"):
-        callback.on_validation_end(trainer, None)
-
-
-@pytest.mark.parametrize(
-    ("direction", "order", "best"), [("maximize", [2, 0, 1], [3, 3, 5]), ("minimize", [1, 0, 2], [3, 1, 1])]
-)
-def test_reports_know_the_direction(direction, order, best):
-    study = optuna.create_study(direction=direction, study_name="s")
-    for value in (3.0, 1.0, 5.0):
-        study.add_trial(optuna.trial.create_trial(value=value, params={}, distributions={}))
-    study.add_trial(
-        optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, intermediate_values={1: 9.0, 2: 8.0})
-    )
-    assert [trial.number for trial in ranked(study)] == [*order, 3]
-    assert best_so_far(study) == list(enumerate(best))
-    table = trials_table(study, "val/iou")
-    assert list(table.columns[1].cells)[-1] == "8"
-    assert list(table.columns[-1].cells)[-1] == "given up"
-
-
-def test_a_study_without_a_whole_trial_has_no_best_and_an_empty_picture():
-    study = optuna.create_study(study_name="s")
-    assert best_overrides(study) == []
-    assert Pillow.open(io.BytesIO(history_picture(study, "val/iou"))).format == "PNG"

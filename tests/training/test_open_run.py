@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from segdpo.models.adapters import add_lora
 from segdpo.models.weights import load_weights, save_weights
@@ -68,11 +69,14 @@ def test_a_package_that_is_not_trusted_is_not_even_imported(tmp_path, monkeypatc
         check_trusted({"_target_": "bad_package.make"}, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "target", ["segdpo.models.segmenter.smp_model", "torchvision.models.segmentation.lraspp_mobilenet_v3_large"]
-)
-def test_what_the_yamls_build_is_trusted(target):
-    check_trusted({"_target_": target}, Path())
+CONF = Path(__file__).parents[2] / "conf"
+# model=target is the one that users fill in, and then have to trust.
+OURS = [path for group in ("model", "adapter") for path in (CONF / group).glob("*.yaml") if path.stem != "target"]
+
+
+@pytest.mark.parametrize("yaml", OURS, ids=lambda path: path.stem)
+def test_what_the_yamls_build_is_trusted(yaml):
+    check_trusted(OmegaConf.to_container(OmegaConf.load(yaml)), yaml)
 
 
 def test_a_target_that_does_not_exist_is_named():
