@@ -35,6 +35,8 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
             difference = summary["difference"][key]
             before, after = summary["reference"][key], summary["policy"][key]
             table.add_row(name, _interval(before), _interval(after), _signed(difference))
+        elif key in summary.get("policy", {}):
+            table.add_row(name, "", _interval(summary["policy"][key]), "")
     if "win_rate" in summary.get("difference", {}):
         wins = summary["difference"]["win_rate"]
         table.add_row("images won", "", _interval({**wins, "mean": wins["rate"]}, digits=2), "")
@@ -76,9 +78,11 @@ def _short(value: float, digits: int = 3, sign: str = "") -> str:
 
 
 def _caption(summary: Mapping[str, Any]) -> str | None:
-    iou = summary.get("difference", {}).get("iou")
+    iou = summary.get("difference", summary.get("policy", {})).get("iou")
     if iou is None:
         return None
-    said = f"95 % intervals over {iou['n']} test images; better on {iou['better']}, worse on {iou['worse']}"
+    said = f"95 % intervals over {iou['n']} test images"
+    if "better" in iou:
+        said += f"; better on {iou['better']}, worse on {iou['worse']}"
     total = summary.get("seconds", {}).get("total")
     return f"{said}; {total:.0f} s in all" if _known(total) else said

@@ -12,7 +12,6 @@ from segdpo.data.datamodule import DataModule
 from segdpo.data.record_source import RecordSource
 from segdpo.data.splits import Splits
 from segdpo.story.configs import build, plain
-from segdpo.training.callbacks.at_the_end import AtTheEnd
 from segdpo.training.callbacks.random_state import RandomState
 
 log = logging.getLogger(__name__)
@@ -22,10 +21,7 @@ def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     """Return the Trainer of the configuration, with its callbacks and loggers and the given ones."""
     named = [build(node) for node in (plain(config.callbacks) or {}).values() if node]
     loggers = [build(node) for node in (plain(config.logger) or {}).values() if node]
-    own: list[Callback] = [RandomState()]
-    if (config.callbacks or {}).get("last"):
-        own.append(AtTheEnd(last_checkpoint(config)))
-    trainer: Trainer = build(config.trainer, callbacks=[*named, *callbacks, *own], logger=loggers or False)
+    trainer: Trainer = build(config.trainer, callbacks=[*named, *callbacks, RandomState()], logger=loggers or False)
     return trainer
 
 
@@ -68,7 +64,7 @@ def checkpoint_of(config: DictConfig) -> str | None:
                 "the folder checkpoints/ of a run."
             )
         return str(config.ckpt_path)
-    last = last_checkpoint(config)
+    last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
     if last.exists():
         log.info("Going on from %s.", last)
         return str(last)
@@ -78,8 +74,3 @@ def checkpoint_of(config: DictConfig) -> str | None:
         last,
     )
     return None
-
-
-def last_checkpoint(config: DictConfig) -> Path:
-    """Return where a run keeps what going on takes."""
-    return Path(config.run_folder) / "checkpoints" / "last.ckpt"

@@ -1,7 +1,7 @@
 """The story of `task=preference`: reference → preferences → policy → comparison."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def make_task(setting: Setting, network: nn.Module, data: DataModule) -> Prefere
     return task
 
 
-def pairs_of(tested: Plain, data: DataModule) -> dict[str, Any]:
+def pairs_of(tested: Mapping[str, float], data: DataModule) -> dict[str, Any]:
     """Return how many images with pairs there were, and what the test pairs gave."""
     found = {name: tested.get(f"test/pairs/{name}") for name in ("accuracy", "margin", "chosen_gain")}
     return {"train": len(data.train_data()), "test": len(data.splits.test)} | found

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch import Callback, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
@@ -53,7 +54,8 @@ def quieten() -> None:
 
 def threads_of(config: DictConfig) -> int:
     """Return how many CPU threads this job takes: the jobs of a sweep that run side by side share the cores."""
-    side_by_side = config.jobs if HydraConfig.initialized() and HydraConfig.get().mode.name == "MULTIRUN" else 1
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    side_by_side = config.jobs if sweeps else 1
     return int(config.threads or max(1, (os.cpu_count() or 1) // side_by_side))
 
 

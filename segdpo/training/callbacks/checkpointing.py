@@ -40,6 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(Checkpoint):
     """Saves everything that going on takes, in place of the checkpoint before: DIRPATH/last.ckpt, each n steps.
 
+    And after the last step, so that a finished run can be made longer.
+
     Lightning's ModelCheckpoint saves the last step of an epoch before that epoch is validated, and a run resumed from
     there never validates it: the best checkpoint may then be replaced by a worse one. Here that save waits.
     """
@@ -55,7 +57,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, once a step: with accumulated gradients, several batches end at the same one."""
-        if trainer.global_step % self.every_n_train_steps or trainer.global_step == self._saved_at:
+        due = trainer.global_step % self.every_n_train_steps == 0 or trainer.global_step == trainer.max_steps
+        if not due or trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
