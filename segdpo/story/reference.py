@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig
 
 import segdpo
