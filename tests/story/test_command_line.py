@@ -35,8 +35,9 @@ def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path
     # Two jobs of one seed start together, and one reference serves both.
     assert len(list((tmp_path / "cache" / "references").glob("*.safetensors"))) == 2
     said = call([sys.executable, str(ROOT / "scripts" / "collect_sweep.py"), str(tmp_path / "sweep")], tmp_path)
-    assert "dpo" in said
-    assert "hinge_anchor" in said
+    rows = [line.split("|") for line in said.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert all(row[7].strip() == "2" for row in rows[2:])
 
 
 def test_two_processes_tell_one_story(tmp_path):
@@ -72,6 +73,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     [
         ("loss=hinge", "hinge_anchor"),  # the choices are listed
         ("optimizer.learning_rate=1", "learning_rate"),
+        ("+loss.objective.betta=1", "dpo has no hyperparameter 'betta'"),
         ("model.classes=7", "Expected model.classes=2"),
         ("start.images=900", "start.images to be from 1 to"),
     ],
