@@ -1,9 +1,9 @@
 """scripts/pack.py and scripts/check_data.py as a user runs them, in a process of this one."""
 
-import dataclasses
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +15,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data")]
 import check_data  # noqa: E402
 import pack as pack_script  # noqa: E402
 from stored import CLASSES, contents, draw_many, folder  # noqa: E402
+
+from segdpo.data.pack import PackDataset  # noqa: E402
 
 DATA = draw_many(4)
 
@@ -114,10 +116,16 @@ def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     scripts = {"scripts/pack.py": pack_script.main, "scripts/check_data.py": check_data.main}
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 7
+    assert len(commands) == 10
     for command in commands:
         _, script, *words = shlex.split(command, comments=True)
-        assert call(scripts[script], *words)[0] == 0, command
+        if script in scripts:
+            assert call(scripts[script], *words)[0] == 0, command
+            continue
+        # Hydra's own command line, in a process of its own.
+        mined = subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True)
+        assert mined.returncode == 0, mined.stderr
+    assert len(PackDataset(tmp_path / "outputs" / "fifty")) == 50
 
 
 def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
@@ -127,6 +135,7 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     loaded = {}
     exec(loading, loaded)
     assert loaded["batch"].chosen.shape == (8, 64, 64)
-    names = {"records": [dataclasses.replace(r, masks=r.masks % 2, gold=None) for r in DATA]}
+    names = {}
     exec(code, names)
-    assert len(names["pairs"]) == sum(len(record.pairs) for record in DATA)
+    assert PackDataset(tmp_path / "outputs" / "mine.pack").classes == ("background", "cell")
+    assert len(names["pairs"].offsets) == 11
