@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from lightning.pytorch import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
 import segdpo
