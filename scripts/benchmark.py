@@ -18,8 +18,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-STEP_SIZES = (64, 128)
-
 
 def main() -> None:
     """Measure what was asked for and print a table of each group."""
@@ -64,12 +62,13 @@ def step_figures(root: Path, given: argparse.Namespace) -> list[Figure]:
     from bench.step import step
 
     torch.set_num_threads(1)
-    return [figure for size in STEP_SIZES for figure in step(root, size, given.steps, given.rounds)]
+    return step(root, given.steps, given.rounds)
 
 
 def show(title: str, figures: Iterable[Figure]) -> None:
     """Print the figures."""
-    table = Table("figure", "value", "baseline", "its value", "value / baseline", title=f"{title}: median (low–high)")
+    title += ": median (lowest–highest)"
+    table = Table("figure", "value", "baseline", "its value", "value / baseline", title=title)
     for figure in figures:
         table.add_row(*figure.row())
     Console(width=170).print(table)

@@ -4,9 +4,10 @@ import copy
 import gc
 import io
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 
 from bench.figures import Figure
 from segdpo.data.batch import PairBatch
@@ -31,6 +33,7 @@ from segdpo.story.preferences import with_preferences
 from segdpo.story.run import quieten
 from segdpo.story.setting import Setting, open_setting
 
+SIZES = (64, 128)
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What costs something each n steps or epochs, not each step: pictures and files of weights.
 OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null", "trainer.enable_checkpointing=false"]
@@ -68,28 +71,45 @@ class Stopwatch(Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
-def step(root: Path, size: int, steps: int, rounds: int) -> list[Figure]:
-    """Measure steps on batches of `data=shapes`; after every round the weights of both loops have to be equal."""
+def step(root: Path, steps: int, rounds: int) -> list[Figure]:
+    """Measure steps on batches of `data=shapes` at each size, and what Lightning adds to them."""
     quieten()
-    start = make_start(root, size, steps)
-    ours = Figure(f"a step at {size}² in Lightning", "ms", "bare loop")
-    bare = Figure(f"a bare step at {size}²", "ms", "without loss")
-    console = Console(stderr=True)
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # meant: steps alone
+    figures = []
+    for size in SIZES:
+        start = make_start(root, size, steps)
+        found = rounds_of(start, rounds, f"steps at {size}²")
+        figures.append(Figure(f"a step at {size}² in Lightning", "ms", "bare loop", found[fit], found[loop]))
+        figures.append(Figure(f"a bare step at {size}²", "ms", "without a loss", found[loop], found[floor]))
+        if size == SIZES[0]:
+            added = added_by_lightning(start, rounds)
+            figures.append(Figure("what Lightning adds to a step", "ms", f"bare step at {size}²", added, found[loop]))
+    return figures
+
+
+def added_by_lightning(start: Start, rounds: int) -> list[float]:
+    """Return milliseconds a step, seen on one convolution: there they are not lost in what else the machine does."""
+    tiny = replace(start, network=Segmenter(nn.Conv2d(3, 1, 3, padding=1), classes=2))
+    found = rounds_of(tiny, rounds, "steps of one convolution")
+    return [ours - bare for ours, bare in zip(found[fit], found[loop], strict=True)]
+
+
+def rounds_of(start: Start, rounds: int, what: str) -> dict[Loop, list[float]]:
+    """Return the milliseconds a step of each loop; after every round the weights of ours and bare have to be equal."""
+    milliseconds: dict[Loop, list[float]] = {fit: [], loop: [], floor: []}
     # Not drawn by a thread of its own, which would take time from what is measured.
-    with Progress(console=console, auto_refresh=False) as bar, drawing_elsewhere():
-        task = bar.add_task(f"steps at {size}²", total=rounds)
+    with Progress(console=Console(stderr=True), auto_refresh=False) as bar, drawing_elsewhere():
+        task = bar.add_task(what, total=rounds)
         for number in range(rounds):
+            weights = {}
             # Every other round the other way round, so that neither always comes after the other.
-            loops = [fit, loop, floor][:: 1 if number % 2 else -1]
-            found = {way: measured(way, start) for way in loops}
-            assert_equal(found[fit][1], found[loop][1])
-            milliseconds = {way: 1e3 * seconds / steps for way, (seconds, _) in found.items()}
-            ours.values.append(milliseconds[fit])
-            ours.baseline.append(milliseconds[loop])
-            bare.values.append(milliseconds[loop])
-            bare.baseline.append(milliseconds[floor])
+            for way in list(milliseconds)[:: 1 if number % 2 else -1]:
+                gc.collect()
+                seconds, weights[way] = way(start)
+                milliseconds[way].append(1e3 * seconds / len(start))
+            assert_equal(weights[fit], weights[loop])
             bar.update(task, advance=1, refresh=True)
-    return [ours, bare]
+    return milliseconds
 
 
 def make_start(root: Path, size: int, steps: int) -> Start:
@@ -104,12 +124,6 @@ def make_start(root: Path, size: int, steps: int) -> Start:
     network: Segmenter = build(config.model, classes=len(source.classes))
     batches: list[PairBatch] = list(data.train_dataloader())
     return Start(setting, data, network, list(islice(cycle(batches), steps)))
-
-
-def measured(way: Loop, start: Start) -> tuple[float, dict[str, torch.Tensor]]:
-    """Run one way, with the garbage of the ways before swept up."""
-    gc.collect()
-    return way(start)
 
 
 def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
