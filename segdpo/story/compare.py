@@ -43,13 +43,18 @@ def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, 
     loader = EpochLoader(data, batch_size=config.datamodule.batch_size, sampler=sampler, collate_fn=data.collate)
     batch: SupervisedBatch
     for batch in track(loader, say, transient=True):
-        predicted = predicted_classes(network(batch.image.to(device))).cpu()
+        predicted = predicted_classes(network(as_taken(network, batch.image, device))).cpu()
         gold = batch.target.masked_fill(~batch.valid, 255)
         overlap = per_image_overlap(predicted, gold, len(data.source.classes), background=config.background)
         for name, values in found.items():
             values.append(overlap[name])
         ids += batch.ids
     return Measured(ids, {name: torch.cat(values).double().numpy() for name, values in found.items()})
+
+
+def as_taken(network: nn.Module, image: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return images on the device in the type of the network's weights, which bf16-true has changed."""
+    return image.to(device, next(network.parameters()).dtype)
 
 
 def compare(policy: Measured | None, reference: Measured | None) -> Plain:

@@ -11,6 +11,7 @@ from segdpo.data.datamodule import DataModule
 from segdpo.reports.curves import draw_curves
 from segdpo.reports.panels import draw_panel
 from segdpo.reports.table import comparison_table
+from segdpo.story.compare import as_taken
 from segdpo.story.configs import Plain
 from segdpo.training.callbacks.panels import panel_rows
 from segdpo.training.task import predicted_classes
@@ -26,7 +27,7 @@ def draw_test_panel(
         return
     batch: Batch = next(iter(loader)).to(device)
     masks = {
-        name: predicted_classes(network.to(device).eval()(batch.image))
+        name: predicted_classes(network.to(device).eval()(as_taken(network, batch.image, device)))
         for name, network in (("reference", reference), ("policy", policy))
     }
     draw_panel(panel_rows(batch, masks)[:images], path, classes=data.source.classes, title="test images")

@@ -11,8 +11,9 @@ from torch import nn
 
 from segdpo.data.datamodule import DataModule
 from segdpo.data.splits import Numbers
+from segdpo.models.adapters import has_adapter, save_adapter
 from segdpo.models.freezing import freeze_parts
-from segdpo.models.weights import save_weights
+from segdpo.models.weights import load_weights, save_weights
 from segdpo.story.clock import Clock
 from segdpo.story.compare import compare, measure_on_test
 from segdpo.story.configs import Plain, build
@@ -45,6 +46,10 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     if not trainer.is_global_zero:
         return {}
     policy = task.policy
+    if config.final == "best":
+        load_weights(setting.folder / "checkpoints" / "best.ckpt", policy)
+    if has_adapter(policy):
+        save_adapter(setting.folder / "adapter.safetensors", policy)
     save_weights(setting.folder / "policy.safetensors", policy, header_for(config, source.classes, adapter=True))
     save_weights(setting.folder / "reference.safetensors", reference.network, header_for(config, source.classes))
     device = trainer.strategy.root_device

@@ -27,15 +27,16 @@ def with_preferences(
     config: DictConfig, source: RecordSource, splits: Splits, reference: Path
 ) -> tuple[RecordSource, Splits]:
     """Return the records with preferences, and the splits with the training images that were selected to be judged."""
-    if config.pairs is None:
-        return source, splits
     network = {"_target_": f"{__name__}.loaded", "network": model_of(config, source), "path": str(reference)}
     selection = build(asking_the_reference(plain(config.selection), network))
     chosen: Sequence[int] = selection(Subset(source, splits.train.tolist()), seed=config.seed)
     judged = np.sort(splits.train[np.asarray(chosen, np.int64)])
+    mask_source = build(asking_the_reference(plain(config.pairs), network))
+    if mask_source is None:
+        return source, replace(splits, train=judged)
     mined = Mined(
         source,
-        build(asking_the_reference(plain(config.pairs), network)),
+        mask_source,
         build(config.judge),
         build(config.rule),
         seed=config.seed,
@@ -47,6 +48,10 @@ def with_preferences(
     found = [info_of(mined, index, preferences=True) for index in track(everything, "preferences", transient=True)]
     log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
     return Subset(mined, everything), _renumbered(splits, judged)
+
+
+def given() -> None:
+    """Stand for the preferences that the data came with, where a yaml of conf/pairs names a source of masks."""
 
 
 def asking_the_reference(node: Plain, network: Plain) -> Plain:

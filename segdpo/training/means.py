@@ -34,7 +34,8 @@ class Means(Metric):
         weight = weight.detach().to(self.sums.dtype)
         rows = torch.stack([value.detach().to(weight) for value in values.values()])
         places = self._places_of(tuple(values))
-        self.sums = self.sums.index_add(0, places, rows @ weight)
+        # A product and a sum, not a matrix product: that one autocast would round to half precision.
+        self.sums = self.sums.index_add(0, places, (rows * weight).sum(1))
         self.weights = self.weights.index_add(0, places, weight.sum().expand(len(places)))
 
     def compute(self) -> dict[str, Tensor]:

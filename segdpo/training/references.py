@@ -52,6 +52,10 @@ class NoReference(Reference):
     def __init__(self, network: nn.Module | None = None) -> None:
         """Take a network as every reference does, and let go of it."""
 
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
+        """Return no scores."""
+        return {}
+
     def check(self, loss: PreferenceLoss) -> None:
         """Refuse a loss that asks for a reference."""
         if loss.needs_reference:

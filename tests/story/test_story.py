@@ -123,3 +123,31 @@ def test_supervised_story(tmp_path):
     config = composed(*STARTED, "start=checkpoint", f"start.path={tmp_path}/run/policy.safetensors", folder=tmp_path)
     following = run_story(config)
     assert following["reference"]["iou"]["mean"] == pytest.approx(summary["policy"]["iou"]["mean"])
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["reference=cached", "datamodule.views=2"],
+        ["reference=ema", "beta_schedule=adaptive"],
+        ["reference=none", "loss=cpo"],
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.precision=bf16-true"],
+        ["data=shapes_multiclass", "loss=plackett_luce", "datamodule=ranking", "datamodule.items.length=3"],
+        ["selection=entropy", "selection.budget=8", "pairs=mixture", "final=best"],
+    ],
+    ids=str,
+)
+def test_choices_that_meet_in_a_story(choices, tmp_path):
+    summary = run_story(composed(*SMALL, *choices, "trainer.max_steps=3", folder=tmp_path))
+    assert 0 <= summary["policy"]["iou"]["mean"] <= 1
+    assert summary["pairs"]["margin"] is not None
+
+
+def test_preferences_that_the_data_came_with(tmp_path):
+    shapes = [option.replace("data.", "data.source.") for option in SMALL]
+    config = composed(*shapes, "data=shapes_judged", "pairs=given", "judge=hd95", folder=tmp_path)
+    given = run_story(config)
+    mined = run_story(composed(*SMALL, folder=tmp_path / "mined"))
+    # The same masks and the same judge, wherever it sat.
+    assert given["pairs"]["train"] == mined["pairs"]["train"]
