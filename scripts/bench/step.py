@@ -75,6 +75,8 @@ def step(root: Path, steps: int, rounds: int) -> list[Figure]:
     """Measure steps on batches of `data=shapes` at each size, and what Lightning adds to them."""
     quieten()
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # meant: steps alone
+    # As conf/trainer/default.yaml does it, from then on in the whole process: then from the first bare step on, too.
+    torch.use_deterministic_algorithms(True)
     figures = []
     for size in SIZES:
         start = make_start(root, size, steps)
