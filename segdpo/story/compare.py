@@ -10,6 +10,7 @@ from torch import nn
 
 from segdpo.data.batch import SupervisedBatch
 from segdpo.data.sampling import EpochLoader, EpochSampler
+from segdpo.data.splits import Numbers
 from segdpo.data.supervised_dataset import SupervisedDataset
 from segdpo.metrics.overlap import per_image_overlap
 from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
@@ -28,14 +29,19 @@ class Measured:
     values: Values
 
 
-@torch.no_grad()
 def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, say: str) -> Measured | None:
     """Measure a network on the gold of the test images; None if there are none."""
+    return measure(setting, network, setting.splits.test, device, f"{say} on test")
+
+
+@torch.no_grad()
+def measure(setting: Setting, network: nn.Module, images: Numbers, device: torch.device, say: str) -> Measured | None:
+    """Measure a network on the gold of some images; None if there are none."""
     config = setting.config
-    if not len(setting.splits.test):
+    if not len(images):
         return None
     pipeline = build(config.transforms)["eval"]
-    data = SupervisedDataset(setting.source, pipeline, setting.splits.test, target="gold", views=1, seed=config.seed)
+    data = SupervisedDataset(setting.source, pipeline, images, target="gold", views=1, seed=config.seed)
     network.to(device).eval()
     ids: list[str] = []
     found: dict[str, list[torch.Tensor]] = {"iou": [], "dice": []}
@@ -61,10 +67,10 @@ def compare(policy: Measured | None, reference: Measured | None) -> Plain:
     """Return what summary.json says of both, and of the difference image by image."""
     if policy is None:
         return {}
-    summary: dict[str, Any] = {"policy": _means(policy.values)}
+    summary: dict[str, Any] = {"policy": means_of(policy.values)}
     if reference is None:
         return summary
-    summary["reference"] = _means(reference.values)
+    summary["reference"] = means_of(reference.values)
     summary["difference"] = {
         name: asdict(paired_difference(policy.values[name], reference.values[name])) for name in ("iou", "dice")
     }
@@ -72,5 +78,6 @@ def compare(policy: Measured | None, reference: Measured | None) -> Plain:
     return summary
 
 
-def _means(values: Values) -> dict[str, Any]:
+def means_of(values: Values) -> dict[str, Any]:
+    """Return the mean of each metric with its interval."""
     return {name: asdict(mean_interval(value)) for name, value in values.items()}

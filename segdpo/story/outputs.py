@@ -37,7 +37,7 @@ def show(folder: Path, summary: Plain) -> None:
     """Print the table of the run and draw its curves."""
     console = Console()
     if (folder / "metrics.csv").exists():
-        before = summary.get("reference", {}).get("iou", {}).get("mean")
+        before = summary.get("validation", {}).get("reference", {}).get("iou", {}).get("mean")
         draw_curves(folder / "metrics.csv", folder / "curves.png", reference_iou=before)
     console.print(comparison_table(summary))
     console.print(f"run folder: {folder}", soft_wrap=True)

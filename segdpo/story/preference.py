@@ -15,7 +15,7 @@ from segdpo.models.adapters import has_adapter, save_adapter
 from segdpo.models.freezing import freeze_parts
 from segdpo.models.weights import load_weights, save_weights
 from segdpo.story.clock import Clock
-from segdpo.story.compare import compare, measure_on_test
+from segdpo.story.compare import compare, means_of, measure, measure_on_test
 from segdpo.story.configs import Plain, build
 from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
 from segdpo.story.headers import description_of, header_for
@@ -54,9 +54,11 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     save_weights(setting.folder / "reference.safetensors", reference.network, header_for(config, source.classes))
     device = trainer.strategy.root_device
     summary = compare(
-        measure_on_test(setting, policy, device, "policy on test"),
-        measure_on_test(setting, reference.network, device, "reference on test"),
+        measure_on_test(setting, policy, device, "policy"),
+        measure_on_test(setting, reference.network, device, "reference"),
     )
+    before = measure(setting, reference.network, setting.splits.val, device, "reference on val")
+    summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
     draw_test_panel(policy, reference.network, data, setting.folder / "panel.png", device)
     summary["pairs"] = pairs_of(tested[0], data)
     summary["metric"] = metric

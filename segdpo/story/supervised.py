@@ -33,7 +33,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     if not trainer.is_global_zero:
         return {}
     save_weights(setting.folder / "policy.safetensors", task.network, header_for(config, source.classes, adapter=True))
-    summary = compare(measure_on_test(setting, task.network, trainer.strategy.root_device, "test"), None)
+    summary = compare(measure_on_test(setting, task.network, trainer.strategy.root_device, "network"), None)
     return summary | {
         "metric": metric,
         "seconds": seconds | {"comparison": clock.lap()},
