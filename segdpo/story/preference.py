@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
@@ -45,24 +46,29 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     tested = trainer.test(task, datamodule=data, verbose=False) if len(splits.test) else [{}]
     if not trainer.is_global_zero:
         return {}
-    policy = task.policy
+    summary = finish(setting, task.policy, reference, data, trainer.strategy.root_device)
+    summary["pairs"] = pairs_of(tested[0], data)
+    summary["metric"] = metric
+    summary["seconds"] = seconds | {"comparison": clock.lap()}
+    return summary
+
+
+def finish(setting: Setting, policy: nn.Module, reference: Reference, data: DataModule, device: torch.device) -> Plain:
+    """Write the weights, compare policy and reference on gold, and draw both."""
+    config, folder, classes = setting.config, setting.folder, setting.source.classes
     if config.final == "best":
-        load_weights(setting.folder / "checkpoints" / "best.ckpt", policy)
+        load_weights(folder / "checkpoints" / "best.ckpt", policy)
     if has_adapter(policy):
-        save_adapter(setting.folder / "adapter.safetensors", policy)
-    save_weights(setting.folder / "policy.safetensors", policy, header_for(config, source.classes, adapter=True))
-    save_weights(setting.folder / "reference.safetensors", reference.network, header_for(config, source.classes))
-    device = trainer.strategy.root_device
+        save_adapter(folder / "adapter.safetensors", policy)
+    save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
+    save_weights(folder / "reference.safetensors", reference.network, header_for(config, classes))
     summary = compare(
         measure_on_test(setting, policy, device, "policy"),
         measure_on_test(setting, reference.network, device, "reference"),
     )
     before = measure(setting, reference.network, setting.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
-    draw_test_panel(policy, reference.network, data, setting.folder / "panel.png", device)
-    summary["pairs"] = pairs_of(tested[0], data)
-    summary["metric"] = metric
-    summary["seconds"] = seconds | {"comparison": clock.lap()}
+    draw_test_panel(policy, reference.network, data, folder / "panel.png", device)
     return summary
 
 
