@@ -4,13 +4,14 @@ python train.py loss=hinge_anchor
 python train.py -m loss=dpo,lse_anchor,hinge_anchor seed=0,1,2
 """
 
-import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from segdpo.story.run import run_story
 from segdpo.story.say_errors import in_words
+from segdpo.story.wrong_keys import with_choices
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -21,4 +22,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with_choices(main, Path(__file__).parent / "conf", "train")

@@ -72,7 +72,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     ("override", "said"),
     [
         ("loss=hinge", "hinge_anchor"),  # the choices are listed
-        ("optimizer.learning_rate=1", "learning_rate"),
+        ("optimizer.learning_rate=1", "optimizer has: lr, weight_decay"),
         ("+loss.objective.betta=1", "dpo has no hyperparameter 'betta'"),
         ("model.classes=7", "Expected model.classes=2"),
         ("start.images=900", "start.images to be from 1 to"),
