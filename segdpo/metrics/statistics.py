@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 Values = Sequence[float] | NDArray[Any] | Tensor
@@ -91,15 +92,69 @@ def win_rate(policy: Values, reference: Values) -> WinRate:
     return WinRate(rate, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
+@dataclass(frozen=True)
+class Wilcoxon:
+    """Signed rank test of policy against reference over `n` images, of which `ties` did not change; two-sided p."""
+
+    statistic: float
+    p: float
+    n: int
+    ties: int
+
+
+def wilcoxon(policy: Values, reference: Values) -> Wilcoxon:
+    """Return Wilcoxon's signed rank test of whether the changes are symmetric about 0.
+
+    Images that did not change say nothing and are left out of the ranks; if none changed, p is 1. An image that is NaN
+    in either does not count.
+
+    >>> wilcoxon([0.7, 0.8, 0.5, 0.5], [0.5, 0.5, 0.5, 0.6])
+    Wilcoxon(statistic=1.0, p=0.5, n=4, ties=1)
+    """
+    # So that changes which differ by rounding alone share a rank.
+    change = np.round(_changes(policy, reference), 9)
+    moved = change[change != 0]
+    n, ties = len(change), len(change) - len(moved)
+    if not len(moved):
+        return Wilcoxon(0.0 if n else math.nan, 1.0 if n else math.nan, n, ties)
+    found = stats.wilcoxon(moved)
+    return Wilcoxon(float(found.statistic), float(found.pvalue), n, ties)
+
+
+def worst(
+    ids: Sequence[str], policy: Values, reference: Values, count: int, *, higher_is_better: bool = True
+) -> list[tuple[str, float]]:
+    """Return the (id, policy − reference) of the up to `count` images that got worse by most, worst first.
+
+    Images that did not get worse are not among them. With policy and reference swapped: those that got better by
+    most, their changes with the sign turned.
+
+    >>> worst(["a", "b", "c"], [0.5, 0.75, 0.9], [0.75, 0.5, 1.0], count=1)
+    [('a', -0.25)]
+    """
+    ours, theirs = _doubles(policy), _doubles(reference)
+    _check_paired(ours, theirs)
+    if len(ids) != len(ours):
+        raise ValueError(f"Expected an id for each of the {len(ours)} images but got {len(ids)}.")
+    change = ours - theirs
+    loss = -change if higher_is_better else change
+    rows = sorted((-float(loss[i]), name, float(change[i])) for i, name in enumerate(ids) if loss[i] > 0)
+    return [(name, moved) for _, name, moved in rows[:count]]
+
+
 def _changes(policy: Values, reference: Values) -> Doubles:
     ours, theirs = _doubles(policy), _doubles(reference)
+    _check_paired(ours, theirs)
+    change = np.subtract(ours, theirs)
+    return change[~np.isnan(change)]
+
+
+def _check_paired(ours: Doubles, theirs: Doubles) -> None:
     if ours.shape != theirs.shape:
         raise ValueError(
             f"Expected policy and reference to be measured on the same images but got {len(ours)} and {len(theirs)} "
             "values; evaluate both on one loader, in order."
         )
-    change = np.subtract(ours, theirs)
-    return change[~np.isnan(change)]
 
 
 def _doubles(values: Values) -> Doubles:
