@@ -16,7 +16,7 @@ from segdpo.models.adapters import has_adapter, save_adapter
 from segdpo.models.freezing import freeze_parts
 from segdpo.models.weights import load_weights, save_weights
 from segdpo.story.clock import Clock
-from segdpo.story.compare import compare, means_of, measure, measure_on_test
+from segdpo.story.compare import compare_on_test, means_of, measure
 from segdpo.story.configs import Plain, build
 from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
 from segdpo.story.headers import description_of, header_for
@@ -62,10 +62,7 @@ def finish(setting: Setting, policy: nn.Module, reference: Reference, data: Data
         save_adapter(folder / "adapter.safetensors", policy)
     save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
     save_weights(folder / "reference.safetensors", reference.network, header_for(config, classes))
-    summary = compare(
-        measure_on_test(setting, policy, device, "policy"),
-        measure_on_test(setting, reference.network, device, "reference"),
-    )
+    summary = compare_on_test(setting, policy, reference.network, device)
     before = measure(setting, reference.network, setting.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
     draw_test_panel(policy, reference.network, data, folder / "panel.png", device)
