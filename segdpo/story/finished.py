@@ -5,10 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from segdpo.story.configs import Plain, leaves
+from segdpo.story.configs import Plain, leaves, plain
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def finished(config: DictConfig) -> Plain | None:
     summary, kept = folder / "summary.json", folder / "config.yaml"
     if config.ckpt_path is not None or not (summary.exists() and kept.exists()):
         return None
-    changed = differing(yaml.safe_load(kept.read_text()), yaml.safe_load(OmegaConf.to_yaml(config, resolve=True)))
+    changed = differing(plain(OmegaConf.load(kept)), plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))))
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ValueError(
