@@ -29,7 +29,7 @@ def evaluation_table(summary: Mapping[str, Any]) -> Table:
     both = "difference" in summary
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_caption(summary), caption_justify="left")
     table.add_column("", no_wrap=True)
-    headings = ["reference", "policy", "difference", "better/worse", "p", "n"] if both else ["mean", "95 %", "n"]
+    headings = ["reference", "policy", "difference", "better\n/worse", "p", "n"] if both else ["mean", "95 %", "n"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for metric in summary["metrics"]:
@@ -73,16 +73,18 @@ def _interval(value: Mapping[str, float], sign: str = "") -> str:
 
 
 def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
     said = [f"{summary['images']} images"]
+    if "difference" in summary:
+        said.append("95 % intervals in brackets; p: Wilcoxon's signed ranks")
     if summary["without_gold"]:
         said.append(f"{len(summary['without_gold'])} more have no gold and were left out")
     for network, counts in summary["not_counted"].items():
-        said += [
-            f"{NAMES.get(metric, metric)} of the {network}: {count} images do not count (nothing there, nothing found)"
-            for metric, count in counts.items()
-        ]
+        for count in sorted(set(counts.values())):
+            metrics = [NAMES.get(metric, metric) for metric, number in counts.items() if number == count]
+            where = "any metric" if len(metrics) == len(summary["metrics"]) else ", ".join(metrics)
+            said.append(f"{count} do not count for the {network} in {where}: nothing there, nothing found")
     return "; ".join(said)

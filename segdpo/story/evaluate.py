@@ -14,11 +14,11 @@ from segdpo.data.source_argument import source_of
 from segdpo.data.splits import Numbers, Splits, infos_of
 from segdpo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.metrics.masks import MASK_METRICS
-from segdpo.story.configs import Plain, build, plain
+from segdpo.story.configs import MISSING, Plain, build, leaves, plain
 from segdpo.story.evaluation import Evaluated, write_evaluation
 from segdpo.story.evaluation_config import config_for, run_of
 from segdpo.story.evaluation_measure import Examination, Network, measure_network
-from segdpo.training.open_run import open_segmenter
+from segdpo.training.open_run import open_segmenter, weights_path
 
 SPLITS = ("test", "val", "train", "all")
 REFERENCE = "reference.safetensors"
@@ -53,6 +53,7 @@ class Report:
 
 def evaluate(request: Request) -> Report:
     """Measure the network, and the other one beside it; write the folder."""
+    weights_path(request.model)  # a mistyped path is what people want to hear of first
     run = run_of(request.model)
     against = against_of(request)
     out = out_of(request, run)
@@ -125,6 +126,9 @@ def open_data(request: Request, config: DictConfig, run: Path | None) -> RecordS
             f"{request.model}: Expected --data or data=… since there is no config.yaml of a run beside these weights "
             "that would say which data."
         )
+    for name, value in leaves(plain(config.data), "data"):
+        if value == MISSING:
+            raise ValueError(f"Expected a value for {name} but the configuration has none; set {name}=…")
     source: RecordSource = build(config.data)
     return source
 

@@ -81,7 +81,7 @@ def _check_counts(override: str) -> None:
 def _change(config: DictConfig, override: str) -> None:
     """Change a value of a run's configuration, in which every ${…} is filled in already."""
     key = _key(override)
-    value = OmegaConf.select(OmegaConf.from_dotlist([override.lstrip("+")]), key)
+    value = OmegaConf.from_dotlist([f"value={override.partition('=')[2]}"]).value
     group = next((group for group, node in GROUPS.items() if key.startswith(f"{node}.")), None)
     if key.startswith("transforms.") and not key.startswith("transforms.eval."):
         raise ValueError(
