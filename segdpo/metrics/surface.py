@@ -52,7 +52,7 @@ def measure_surfaces(
 ) -> dict[str, Tensor]:
     """Return each metric of each image and class, float32 [B, classes]; see `measure_masks`."""
     found = {name: np.full((len(gold), classes), np.nan, dtype=np.float32) for name in names}
-    labels = (masks.detach().cpu().numpy() for masks in (prediction, gold))
+    labels = (masks.to("cpu", torch.uint8).numpy() for masks in (prediction, gold))
     margin = surface.width if "boundary_iou" in names else 1
     for image, (of_prediction, of_gold) in enumerate(zip(*labels, strict=True)):
         for label, of_class, predicted, valid in boxed_regions(

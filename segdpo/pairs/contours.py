@@ -6,12 +6,12 @@ two regions neither of which has a contour is NaN: there is nothing to be wrong 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Bool, Float64, Integer
 from scipy import ndimage
 
-from segdpo.pairs.overlap import classes_in
 from segdpo.regions import IGNORE
 
 Labels = Integer[np.ndarray, "*space"]
@@ -31,11 +31,13 @@ def boxed_regions(
     valid = (gold != IGNORE) & (mask != IGNORE)
     # find_objects takes 0 for nothing, and classes for labels from 1 on.
     shifted = [np.where(valid, labels + 1, 0).astype(np.uint8) for labels in (gold, mask)]
-    boxes = [dict(enumerate(ndimage.find_objects(labels))) for labels in shifted]
-    for label in classes_in(gold[valid], mask[valid], background=background):
-        box = _round_both([found[label] for found in boxes if found.get(label)], gold.shape, margin)
-        first, second = (labels[box] == label + 1 for labels in shifted)
-        yield label, first, second, valid[box]
+    boxes = zip_longest(*(ndimage.find_objects(labels) for labels in shifted))
+    for label, of_both in enumerate(boxes):
+        shown = [box for box in of_both if box is not None]
+        if shown and (label > 0 or background):
+            box = _round_both(shown, gold.shape, margin)
+            first, second = (labels[box] == label + 1 for labels in shifted)
+            yield label, first, second, valid[box]
 
 
 def boundary_width(shape: Sequence[int]) -> int:
