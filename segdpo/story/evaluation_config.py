@@ -94,4 +94,4 @@ def _change(config: DictConfig, override: str) -> None:
         has = ", ".join(sorted(str(one) for one in there)) if isinstance(there, DictConfig) else "nothing of that name"
         choose = f", or choose {group}=NAME anew" if group else ""
         raise ValueError(f"The run has no {key}: {parent} has {has}; to add it, write +{override}{choose}.")
-    OmegaConf.update(config, key, value, force_add=True)
+    OmegaConf.update(config, key, value, merge=False, force_add=True)

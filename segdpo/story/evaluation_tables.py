@@ -3,10 +3,15 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from itertools import product
 
-from segdpo.metrics.statistics import mean_interval, paired_difference
+from rich.progress import track
+
+from segdpo.metrics.statistics import Interval, mean_interval, paired_difference
 from segdpo.story.evaluation_measure import Measured
+
+# Numbers drawn for an interval: of thousands of images and many classes, fewer resamples, or this would take minutes.
+AT_MOST, FEWEST, MOST = 4_000_000, 1_000, 10_000
 
 
 def images_csv(networks: Mapping[str, Measured]) -> str:
@@ -27,17 +32,20 @@ def classes_csv(networks: Mapping[str, Measured], classes: Sequence[str]) -> str
     0, unless it is one like any other) is left out.
     """
     header = ["class", "metric", "network", "mean", "low", "high", "n"]
-    rows = []
-    for number, name in enumerate(classes):
-        for metric in next(iter(networks.values())).of_classes:
-            values = {network: measured.of_classes[metric][:, number] for network, measured in networks.items()}
-            lines = {network: astuple(mean_interval(column)) for network, column in values.items()}
-            if len(values) == 2:
-                lines["difference"] = astuple(paired_difference(values["policy"], values["reference"]))[:4]
+    metrics = list(next(iter(networks.values())).of_classes)
+    rows: list[list[object]] = []
+    for (number, name), metric in track(list(product(enumerate(classes), metrics)), "classes", transient=True):
+        values = {network: measured.of_classes[metric][:, number] for network, measured in networks.items()}
+        resamples = max(FEWEST, min(MOST, AT_MOST // max(1, len(values["policy"]))))
+        lines: dict[str, Interval] = {
+            network: mean_interval(column, resamples=resamples) for network, column in values.items()
+        }
+        if len(values) == 2:
+            lines["difference"] = paired_difference(values["policy"], values["reference"], resamples=resamples)
+        if any(line.n for line in lines.values()):
             rows += [
-                [name, metric, network, *(repr(float(part)) for part in line[:3]), line[3]]
+                [name, metric, network, *(repr(float(part)) for part in (line.mean, line.low, line.high)), line.n]
                 for network, line in lines.items()
-                if any(other[3] for other in lines.values())
             ]
     return _written(header, rows)
 

@@ -22,7 +22,7 @@ from segdpo.story.run import run_story  # noqa: E402
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    run_story(composed(*SMALL, folder=folder))
+    run_story(composed(*SMALL, "callbacks.panels=null", folder=folder))
     return folder / "run"
 
 

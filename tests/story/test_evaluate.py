@@ -5,20 +5,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from gold_sources import Discs
 from small import CONF, SMALL, composed
-from torch import nn
 
 from segdpo.data.errors import DataError
-from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.models.weights import save_weights
 from segdpo.story.configs import build
 from segdpo.story.evaluate import Request, check_classes, evaluate
-from segdpo.story.evaluation_measure import CHEAP, Examination, Network, measure_network
+from segdpo.story.evaluation_measure import CHEAP
 from segdpo.story.run import run_story
 from segdpo.story.setting import open_setting
 from segdpo.training.open_run import open_segmenter
@@ -30,7 +26,7 @@ DISCS = "_target_: gold_sources.Discs\n"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     torch.set_num_threads(1)
-    run_story(composed(*SMALL, folder=folder))
+    run_story(composed(*SMALL, "callbacks.panels=null", folder=folder))
     return folder / "run"
 
 
@@ -184,72 +180,12 @@ def test_one_image_has_no_interval_but_a_value(run, data, tmp_path):
     assert summary["difference"]["iou"]["n"] == 1
 
 
-def test_what_does_not_count_is_nan_and_counted(tmp_path):
-    """Of six images two have nothing; a network that finds nothing is right there, and 0 elsewhere."""
-    silent = nn.Conv2d(3, 1, 1)
-    nn.init.zeros_(silent.weight)
-    nn.init.constant_(silent.bias, -1.0)
-    examination = Examination(Discs(6, empty=(2, 4)), np.arange(6, dtype=np.uint32), metrics=("iou", "hd95"))
-    measured = measure_network(network(silent), examination, "cpu", "silent")
-    assert np.isnan(measured.values["iou"]).tolist() == [False, False, True, False, True, False]
-    assert np.nanmax(measured.values["iou"]) == 0
-    # The image's diagonal, never left out and never 0.
-    assert np.nanmin(measured.values["hd95"]) == pytest.approx(np.hypot(32, 32), abs=2)
-
-
-def network(module, *steps):
-    return Network(module, Pipeline(list(steps)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@pytest.fixture
-def convolution():
-    torch.manual_seed(3)
-    return nn.Conv2d(3, 1, 7, padding=3)
-
-
-def test_native_of_filled_up_views_is_as_without(convolution):
-    padded = albumentations.PadIfNeeded(None, None, 32, 32, position="center")
-    examination = Examination(Discs(5, sizes=((30, 41), (50, 32))), np.arange(5, dtype=np.uint32))
-    plain, native = (
-        measure_network(network(convolution, padded), replace(examination, native=native), "cpu", "")
-        for native in (False, True)
-    )
-    for metric in ("iou", "dice", "precision", "recall"):
-        assert native.values[metric].tolist() == plain.values[metric].tolist()
-
-
-def test_native_of_resized_views_is_measured_at_the_images_size(convolution):
-    """Logits taken back to the image's size by OpenCV, and IoU by NumPy."""
-    source = Discs(4, sizes=((70, 41), (50, 90)))
-    resized = albumentations.Resize(32, 40)
-    examination = Examination(source, np.arange(4, dtype=np.uint32), native=True)
-    measured = measure_network(network(convolution, resized), examination, "cpu", "")
-    for number in range(4):
-        record = source[number]
-        view = Pipeline([resized])(record.image, record.gold[None], np.random.default_rng(0))
-        with torch.no_grad():
-            logits = convolution(torch.from_numpy(view.image)[None])[0, 0].numpy()
-        height, width = record.gold.shape
-        mask = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-        gold = record.gold == 1
-        assert measured.values["iou"][number] == pytest.approx((mask & gold).sum() / (mask | gold).sum(), abs=2e-3)
-
-
 def test_native_refuses_views_that_cut(run, tmp_path):
     step = "{_target_: segdpo.data.transforms.albumentations.CenterCrop, height: 20, width: 20}"
     asked = request(run, overrides=[f"transforms.eval.steps.0={step}"], out=tmp_path, native=True)
     with pytest.raises(DataError, match=r"an eval pipeline that shows the whole image"):
         evaluate(asked)
     assert evaluate(replace(asked, native=False)).summary["calibration"]["policy"]["bins"][-1] <= 6 * 20 * 20
-
-
-def test_what_a_network_says_of_an_image_does_not_depend_on_its_neighbours(convolution):
-    source = Discs(4, sizes=((40, 40), (64, 30)))
-    four, one = (
-        measure_network(network(convolution), Examination(source, np.array(numbers, np.uint32)), "cpu", "")
-        for numbers in ([0, 1, 2, 3], [2])
-    )
-    assert four.values["iou"][2] == one.values["iou"][0]
 
 
 def test_a_broken_network_is_no_network_that_finds_nothing(run, tmp_path):
