@@ -34,6 +34,8 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     if target not in PRICES:
         raise ValueError(f"Expected finetune.target to be one of {', '.join(PRICES)} but got {target}.")
     summary = tell(setting, callbacks, learn_from_masks, PRICES[target])
+    if summary:
+        summary["loss"] = f"finetune {target}"  # the loss of the configuration is not asked
     if summary and target == "gold":
         # Those that come with their own preferences are not paid for here either.
         summary["pairs"] |= {"judgements": 0, "gold_masks": summary["pairs"]["train"]}
