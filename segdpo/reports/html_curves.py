@@ -8,7 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from segdpo.reports.curves import Series
-from segdpo.reports.html_svg import Plot, finite, range_of, sane_range
+from segdpo.reports.html_scale import finite, range_of, sane_range
+from segdpo.reports.html_svg import Plot
 
 Curves = Mapping[str, Series]
 # key in metrics.csv, title, colour
@@ -77,14 +78,14 @@ def run_curves(series: Curves, reference_iou: float = math.nan) -> list[Figure]:
 def group_curves(bundles: Sequence[Bundle]) -> list[Figure]:
     """Return the panels of several groups: thin lines are runs, thick ones their mean over the seeds."""
     figures = []
-    for key, title, _ in PANELS:
+    # Losses differ in kind and size from objective to objective: on common axes they say nothing.
+    for key, title, _ in PANELS[:-1]:
         found = [(bundle, [line for run in bundle.runs if (line := _any(run, key))]) for bundle in bundles]
         if not any(lines for _, lines in found):
             continue
         everything = [line for _, lines in found for line in lines]
         zero = [0.0] if key in MEANT_BY_ZERO else []
         shown = [value for _, values in everything for value in values]
-        # Losses differ in kind and size from objective to objective: half of all is no measure there.
         plot = Plot(
             range_of([x for xs, _ in everything for x in xs], pad=0),
             sane_range(shown, include=zero, times=8),

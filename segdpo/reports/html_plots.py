@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from segdpo.reports.html_curves import Figure
-from segdpo.reports.html_files import ImageValues, at, number
-from segdpo.reports.html_svg import Plot, finite, range_of, sane_range
+from segdpo.reports.html_files import ImageValues
+from segdpo.reports.html_scale import finite, range_of, sane_range
+from segdpo.reports.html_svg import Plot
 from segdpo.reports.html_text import plain, signed
+from segdpo.reports.html_tolerant import at, number
 from segdpo.reports.sweep import Sweep
 
 BINS = 20
@@ -136,6 +138,8 @@ def seed_figure(sweep: Sweep, measure: str, title: str, *, zero: bool) -> Figure
     for row, (group, interval) in enumerate(zip(sweep.groups, intervals, strict=True)):
         y = len(values) - row - 0.68
         name = group.name if len(group.name) <= NAME_LENGTH else f"{group.name[: NAME_LENGTH - 1]}…"
+        if row:
+            plot.across(len(values) - row, "rule")
         plot.words(0, (row + 0.36) / len(values), name, "ink")
         outside = [value for value in finite(values[row]) if not x[0] <= value <= x[1]]
         if math.isfinite(interval.low) and not outside:

@@ -7,11 +7,12 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from segdpo.reports.html_files import RunFiles, is_run, natural, read_files
+from segdpo.reports.html_files import RunFiles, is_run, read_files
 from segdpo.reports.html_run import view_of
 from segdpo.reports.html_style import STYLE
 from segdpo.reports.html_sweep import sweep_view
 from segdpo.reports.html_template import TEMPLATES
+from segdpo.reports.html_tolerant import natural
 
 Progress = Callable[[Sequence[Path]], Iterable[Path]]
 
@@ -47,14 +48,14 @@ def report(paths: Sequence[Path], progress: Progress = iter) -> str:
 def one_page(files: RunFiles) -> str:
     """Return the page about one run."""
     view = view_of(files)
-    return _page("one", title=view.title, where=_said(files.folder), run=view)
+    return _page("one", title=view.title, where=str(files.folder), run=view)
 
 
 def sweep_page(read: Sequence[RunFiles], sweeps: Sequence[Path], paths: Sequence[Path]) -> str:
     """Return the page about several runs; `sweeps` are the folders of those that belong to one."""
     title = paths[0].resolve().name if len(paths) == 1 else f"{len(read)} runs"
     view = sweep_view(read, title, planned=sweeps)
-    return _page("many", title=title, where=", ".join(_said(path) for path in paths), sweep=view)
+    return _page("many", title=title, where=", ".join(map(str, paths)), sweep=view)
 
 
 def _runs_of(path: Path) -> list[Path]:
@@ -79,11 +80,7 @@ def _page(template: str, **values: object) -> str:
     )
     page = environment.get_template(template).render(style=Markup(STYLE), version=_version(), **values)
     # Names of files need not be Unicode; what is not becomes a question mark.
-    return page.encode("utf-8", "replace").decode("utf-8")
-
-
-def _said(path: Path) -> str:
-    return str(path)
+    return page.strip().encode("utf-8", "replace").decode("utf-8") + "\n"
 
 
 def _version() -> str:

@@ -8,33 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from segdpo.reports.html_curves import Figure, run_curves
-from segdpo.reports.html_files import ImageValues, RunFiles, at, number
+from segdpo.reports.html_files import ImageValues, RunFiles
 from segdpo.reports.html_overlays import Overlay
 from segdpo.reports.html_plots import image_figures, reliability
-from segdpo.reports.html_text import DASH, METRICS, Verdict, bounds, displacement, plain, signed, tone_of, verdict
+from segdpo.reports.html_rows import MetricRow, class_rows, metric_rows, tax_of, worst_of
+from segdpo.reports.html_text import Verdict, displacement, plain, signed, verdict
+from segdpo.reports.html_tolerant import at, number
 
-WORST = 12
 WORDS = re.compile(r"[^0-9A-Za-z]+")
 Rows = Sequence[Sequence[str]]
 # Groups of conf/ that say what a run was about; the others are in its configuration.
 TOLD = ("experiment", "cell", "data", "start", "pairs", "judge", "rule", "selection", "task", "loss", "score", "beta",
         "reference", "adapter", "model", "optimizer", "scheduler", "trainer", "transforms")  # fmt: skip
 HYDRA_OWN = ("hydra.mode=", "hydra.sweep.", "hydra.launcher.")
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """A line of the table of results, as text; `tone` colours the difference."""
-
-    name: str
-    reference: tuple[str, str]
-    policy: tuple[str, str]
-    difference: tuple[str, str]
-    tone: str
-    better: str
-    worse: str
-    p: str
-    n: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +69,15 @@ def view_of(files: RunFiles, *, brief: bool = False) -> RunView:
         command=command_of(files),
         choices=choices_of(files),
         facts=list(_facts(files)),
-        rows=list(metric_rows(numbers, files.evaluation)),
+        rows=list(metric_rows(numbers, files.evaluation.summary)),
         curves=run_curves(files.series, number(at(files.summary, "validation", "reference", "iou", "mean"))),
-        spread=[] if brief else image_figures(files.images),
-        calibration=[] if brief else reliability(files.evaluation.get("calibration")),
+        spread=[] if brief else image_figures(files.evaluation.images),
+        calibration=[] if brief else reliability(files.evaluation.summary.get("calibration")),
         pictures={kind: each for kind, each in pictures.items() if each},
         tax=tax_of(files, numbers),
         worst=worst,
-        worst_known=bool(files.images) or "worst" in files.evaluation,
-        classes=list(_class_rows(files.classes)),
+        worst_known=bool(files.evaluation.images) or "worst" in files.evaluation.summary,
+        classes=list(class_rows(files.evaluation.classes)),
         missing=[*files.missing, *missing],
         brief=brief,
     )
@@ -99,7 +85,7 @@ def view_of(files: RunFiles, *, brief: bool = False) -> RunView:
 
 def _numbers(files: RunFiles) -> tuple[Mapping[str, Any], list[str]]:
     """Return the results, those of evaluation/ first since it has more of them, and where the two disagree."""
-    summary, evaluation = files.summary, files.evaluation
+    summary, evaluation = files.summary, files.evaluation.summary
     numbers = {
         part: {**(at(summary, part) or {}), **(at(evaluation, part) or {})}
         for part in ("policy", "reference", "difference")
@@ -169,89 +155,13 @@ def _facts(files: RunFiles) -> Iterator[tuple[str, str]]:
         yield "version, hydra", str(hydra)
 
 
-def metric_rows(numbers: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[MetricRow]:
-    """Give a line for each metric that was measured, then the share of images won."""
-    measured = [name for part in ("policy", "reference") for name in at(numbers, part) or {}]
-    names = [name for name in METRICS if name in measured]
-    for name in [*names, *dict.fromkeys(name for name in measured if name not in METRICS)]:
-        difference = at(numbers, "difference", name)
-        after, before = at(numbers, "policy", name), at(numbers, "reference", name)
-        n = at(difference, "n")
-        yield MetricRow(
-            METRICS.get(name, name),
-            (plain(at(before, "mean")), bounds(before)),
-            (plain(at(after, "mean")), bounds(after)),
-            (signed(at(difference, "mean")), bounds(difference, sign=True)),
-            tone_of(difference, name),
-            plain(at(difference, "better"), 0),
-            plain(at(difference, "worse"), 0),
-            _p(at(evaluation, "wilcoxon", name, "p")),
-            plain(at(after, "n") if n is None else n, 0),
-        )
-    wins = at(numbers, "difference", "win_rate")
-    if not math.isnan(number(at(wins, "rate"))):
-        won = (plain(at(wins, "rate")), bounds(wins))
-        yield MetricRow("Images won", ("", ""), won, ("", ""), "open", "", "", "", plain(at(wins, "n"), 0))
-
-
-def _p(value: object) -> str:
-    found = number(value)
-    return DASH if math.isnan(found) else "< 0.001" if found < 0.001 else plain(found)
-
-
-def _class_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Give class, metric, and each network's mean with its interval and n."""
-    found: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        found.setdefault((row.get("class", ""), row.get("metric", "")), {})[row.get("network", "")] = row
-    for (name, metric), networks in found.items():
-        cells = []
-        for network in ("reference", "policy", "difference"):
-            found_one = networks.get(network)
-            show = signed if network == "difference" else plain
-            cells.append(f"{show(at(found_one, 'mean'))} {bounds(found_one, sign=network == 'difference')}".strip())
-        n = next((row["n"] for row in reversed(networks.values()) if "n" in row), DASH)
-        yield name, METRICS.get(metric, metric), *cells, n
-
-
-def tax_of(files: RunFiles, numbers: Mapping[str, Any]) -> str:
-    """Return how many images pay for the gain of the others, and how much."""
-    losses = [change for image in files.images if (change := image.change("iou")) < 0]
-    counted = sum(math.isfinite(image.change("iou")) for image in files.images)
-    if counted:
-        share = f"{len(losses)} of {counted} images ({100 * len(losses) / counted:.0f} %) got worse in IoU"
-        return f"{share}, by {plain(-sum(losses) / len(losses))} on average." if losses else f"{share}."
-    difference = at(numbers, "difference", "iou")
-    if math.isnan(number(at(difference, "worse"))):
-        return ""
-    return f"{plain(at(difference, 'worse'), 0)} of {plain(at(difference, 'n'), 0)} images got worse in IoU."
-
-
-def worst_of(files: RunFiles) -> list[tuple[str, str, str, str]]:
-    """Return the images that lost most: id, reference, policy, change."""
-    if files.images:
-        lost = sorted((image for image in files.images if image.change("iou") < 0), key=lambda each: each.change("iou"))
-        return [
-            (
-                image.id,
-                plain(image.values["reference_iou"]),
-                plain(image.values["policy_iou"]),
-                signed(image.change("iou")),
-            )
-            for image in lost[:WORST]
-        ]
-    listed = at(files.evaluation, "worst")
-    pairs = [pair for pair in listed if isinstance(pair, list) and len(pair) == 2] if isinstance(listed, list) else []
-    return [(str(name), DASH, DASH, signed(change)) for name, change in pairs[:WORST]]
-
-
 def _pictures(files: RunFiles, kind: str) -> list[Picture]:
     """Return the overlays of a kind with what images.csv says of each, where its file's name tells which it is."""
     by_name: dict[str, list[ImageValues]] = {}
-    for image in files.images:
+    for image in files.evaluation.images:
         by_name.setdefault(_bare(image.id), []).append(image)
     pictures = []
-    for overlay in files.overlays:
+    for overlay in files.evaluation.overlays:
         if overlay.kind == kind:
             known = by_name.get(_bare(overlay.name), [])
             said = "" if len(known) != 1 else _said(known[0])

@@ -39,7 +39,7 @@ white-space: nowrap; }}
 th {{ font-weight: 500; color: var(--muted); font-size: .86rem; }}
 tbody th {{ color: var(--ink); font-weight: 500; font-size: .93rem; }}
 th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--paper); padding-left: 0;
-max-width: 46vw; white-space: normal; overflow-wrap: anywhere; }}
+min-width: 7.5rem; white-space: normal; overflow-wrap: anywhere; }}
 th:last-child, td:last-child {{ padding-right: .2rem; }}
 td small {{ display: block; font-size: .8rem; }}
 td.left {{ text-align: left; }}
@@ -51,7 +51,7 @@ figure > small {{ display: block; padding-left: .2rem; }}
 figure > svg {{ display: block; width: 100%; height: auto; }}
 svg text {{ font-size: 11px; fill: var(--muted); font-variant-numeric: tabular-nums; }}
 svg text[class] {{ fill: currentColor; }}
-svg .grid {{ stroke: var(--line); stroke-width: 1; }}
+svg .rule {{ color: var(--line); }} svg .grid {{ stroke: var(--line); stroke-width: 1; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; padding: 0; margin: .5rem 0;
 font-size: .9rem; }}
 .legend li {{ display: flex; align-items: center; gap: .4rem; }}
@@ -75,6 +75,5 @@ details[open] {{ padding-bottom: 1.4rem; }}
 details h2 {{ font-size: 1.02rem; margin-top: 1.8rem; }}
 @media (max-width: 560px) {{ body {{ padding-top: 1.4rem; }} h1 {{ font-size: 1.4rem; }}
 .verdict strong {{ font-size: 1.2rem; }} th, td {{ padding: .4rem .55rem; }} }}
-th:first-child small {{ display: block; }}
 @media print {{ body {{ max-width: none; }} details > * {{ display: block; }} pre {{ max-height: none; }} }}
 """

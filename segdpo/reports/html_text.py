@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segdpo.reports.html_files import at, number
+from segdpo.reports.html_tolerant import at, number
 
 METRICS = {
     "iou": "IoU",
