@@ -93,7 +93,14 @@ def test_killed_in_the_second_round_it_goes_on_there(told, tmp_path):
     ids=str,
 )
 def test_choices_that_meet_in_rounds(choices, told, tmp_path):
-    words = [*SHORT, "callbacks=none", f"cache={told[0] / 'cache'}", f"run_folder={tmp_path}", "rounds=3", "trainer.max_steps=12"]
+    words = [
+        *SHORT,
+        "callbacks=none",
+        f"cache={told[0] / 'cache'}",
+        f"run_folder={tmp_path}",
+        "rounds=3",
+        "trainer.max_steps=12",
+    ]
     summary = run_story(composed(*words, "datamodule.batch_size=2", *choices))
     assert summary["pairs"]["judgements"] > 0
     assert summary["pairs"]["chosen_gain"] is not None
