@@ -19,8 +19,8 @@ sys.path.append(str(ROOT / "scripts"))
 
 import collect_sweep  # noqa: E402
 
-from segdpo.reports.sweep import read_sweep, t_interval  # noqa: E402
-from segdpo.reports.sweep_tables import as_csv, as_markdown, terminal_table  # noqa: E402
+from segdpo.reports.sweep import Interval, read_sweep, t_interval  # noqa: E402
+from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
 
 
 def write_run(folder, overrides, policy=None, reference=0.5, gain=0.1, win=0.6):
@@ -147,3 +147,8 @@ def test_a_damaged_summary_is_named(tmp_path):
     (tmp_path / "0/summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"0/summary.json: cannot be read"):
         read_sweep(tmp_path)
+
+
+def test_what_diverged_stays_short():
+    assert as_text(Interval(-3.9e10, -9.1e10, 1.3e10, 5), signed=True) == "-3.9e+10 ± 5.2e+10"
+    assert as_text(Interval(-0.6414, -0.6454, -0.6374, 5), signed=True) == "-0.641 ± 0.004"
