@@ -24,8 +24,10 @@ def as_text(interval: Interval, signed: bool) -> str:
     """Return "mean ± half width", or the mean alone where there is one run; a dash where nothing was measured."""
     if not interval.n:
         return "–"
-    mean = f"{interval.mean:+.3f}" if signed else f"{interval.mean:.3f}"
-    return mean if math.isnan(interval.half) else f"{mean} ± {interval.half:.3f}"
+    # What diverged fits no fixed number of digits.
+    form = ".3f" if abs(interval.mean) < 1000 else ".1e"
+    mean = format(interval.mean, f"{'+' if signed else ''}{form}")
+    return mean if math.isnan(interval.half) else f"{mean} ± {interval.half:{form}}"
 
 
 def cells(group: Group) -> list[str]:

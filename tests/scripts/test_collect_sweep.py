@@ -19,9 +19,9 @@ sys.path.append(str(ROOT / "scripts"))
 
 import collect_sweep  # noqa: E402
 
-from segdpo.reports.sweep import read_run, read_sweep, t_interval  # noqa: E402
+from segdpo.reports.sweep import Interval, read_run, read_sweep, t_interval  # noqa: E402
 from segdpo.reports.sweep_contrasts import contrasts, fieller  # noqa: E402
-from segdpo.reports.sweep_tables import as_csv, as_markdown, terminal_table  # noqa: E402
+from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
 
 
 def write_run(folder, overrides, policy=None, reference=0.5, gain=0.1, win=0.6):
@@ -233,3 +233,8 @@ def test_a_summary_that_says_its_overrides_is_believed(tmp_path):
     summary = json.loads((tmp_path / "0/summary.json").read_text())
     (tmp_path / "0/summary.json").write_text(json.dumps({**summary, "overrides": ["loss=sft", "+seed=4"]}))
     assert dict(read_run(tmp_path / "0").overrides) == {"loss": "sft", "seed": "4"}
+
+
+def test_what_diverged_stays_short():
+    assert as_text(Interval(-3.9e10, -9.1e10, 1.3e10, 5), signed=True) == "-3.9e+10 ± 5.2e+10"
+    assert as_text(Interval(-0.6414, -0.6454, -0.6374, 5), signed=True) == "-0.641 ± 0.004"

@@ -1,4 +1,4 @@
-"""The commands of docs/deploy.md run on a small network; those of docs/sweeps.md compose."""
+"""The commands of docs/deploy.md run on a small network; those of train.py and search.py in other pages compose."""
 
 import re
 import shlex
@@ -25,7 +25,8 @@ def blocks(name, language):
 
 
 def commands(name):
-    return [shlex.split(line) for block in blocks(name, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(name, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_all_of_deploy_runs(tmp_path, monkeypatch):
@@ -47,17 +48,22 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     assert names["mask"].shape == (1, 256, 320)
 
 
-SWEEPS = [words for words in commands("sweeps.md") if words[1] != "scripts/collect_sweep.py"]
+COMPOSED = [
+    words[1:]
+    for page in ("../README.md", "sweeps.md", "training.md")
+    for words in commands(page)
+    if words[1:2] in (["train.py"], ["scripts/search.py"])
+]
 
 
-@pytest.mark.parametrize("words", SWEEPS, ids=lambda words: " ".join(words[1:]))
-def test_the_commands_of_sweeps_compose(words):
+@pytest.mark.parametrize("words", COMPOSED, ids=" ".join)
+def test_the_commands_of_other_pages_compose(words):
     """Of each sweep its first run; where a launcher's plugin is not installed, all but the launcher."""
-    overrides = [word.split(",")[0] for word in words[2:] if word != "-m"]
+    overrides = [word.split(",")[0] for word in words[1:] if not word.startswith("-")]
     if "cluster=ray" in overrides:
         pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     if "cluster=slurm" in overrides:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", overrides, return_hydra_config=True)
-    assert config.hydra.overrides.task or config.hydra.overrides.hydra
+    assert len(config.hydra.overrides.task) + len(config.hydra.overrides.hydra) == len(overrides)

@@ -62,7 +62,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         time.sleep(0.05)
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=60)
+    said, _ = running.communicate(timeout=180)
     assert running.returncode != 0
     assert f"ckpt_path={last}" in said
     assert not list(folder.rglob("*.tmp"))
