@@ -1,5 +1,6 @@
 """Supervised training: where the reference comes from."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -43,6 +44,11 @@ class SupervisedTask(Task):
         self.network, self.loss = network, loss
         self._hold_statistics = hold_statistics
         self.train()
+
+    def setup(self, stage: str) -> None:
+        """Spare the user Lightning's doubt about modes that are meant."""
+        if self._hold_statistics:
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
     def train(self, mode: bool = True) -> "SupervisedTask":
         """Switch to training or evaluation; statistics that are held stay held."""

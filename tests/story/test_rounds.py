@@ -14,7 +14,8 @@ from segdpo.story import course
 from segdpo.story.rounds import SEEDS_APART, check_rounds, shares
 from segdpo.story.run import run_story
 
-SHORT = [*SMALL, "callbacks.panels=null", "pairs=logit_noise", "pairs.amplitude=5", "pairs.count=3"]
+OWN_CANDIDATES = [*SMALL, "pairs=logit_noise", "pairs.amplitude=5", "pairs.count=3"]
+SHORT = [*OWN_CANDIDATES, "callbacks.panels=null"]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_killed_in_the_second_round_it_goes_on_there(told, tmp_path):
 )
 def test_choices_that_meet_in_rounds(choices, told, tmp_path):
     words = [
-        *SHORT,
+        *OWN_CANDIDATES,
         "callbacks=none",
         f"cache={told[0] / 'cache'}",
         f"run_folder={tmp_path}",
