@@ -65,5 +65,5 @@ def finish(setting: Setting, policy: nn.Module, reference: Reference, data: Data
 
 def pairs_of(tested: Mapping[str, float], data: DataModule) -> dict[str, Any]:
     """Return how many images with pairs there were, and what the test pairs gave."""
-    found = {name: tested.get(f"test/pairs/{name}") for name in ("accuracy", "margin", "chosen_gain")}
+    found = {name: tested.get(f"test/pairs/{name}") for name in PAIRS}
     return {"train": len(data.train_data()), "test": len(data.splits.test)} | found
