@@ -165,9 +165,8 @@ class PreferenceTask(Task):
             return answer, None
         watched = [self.watched] * closely
         scores = score_batch(dict.fromkeys([*self.loss.scores, *watched]), answer, batch)
-        return without_logits(
-            scores, {*self._reads_chosen, *watched}
-        ), answer if self.loss.needs_drift or not self.training else None
+        kept = without_logits(scores, {*self._reads_chosen, *watched})
+        return kept, answer if self.loss.needs_drift or not self.training else None
 
     def _score(self, batch: PreferenceBatch, closely: bool) -> Scored:
         # First the reference: its logits are gone before the policy's activations come.
