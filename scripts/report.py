@@ -2,6 +2,7 @@
 
     python scripts/report.py outputs/mine
     python scripts/report.py multirun/losses --out losses.html
+    python scripts/report.py multirun/worth_few_masks --dense dense_gold --against sft
 
 What is missing (a run that did not end, seeds, an evaluation) is said in the page. docs/reports.md says what it shows.
 """
@@ -23,12 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what train.py wrote")
     parser.add_argument("--out", type=Path, help="the file (of one folder: its report.html; else report.html here)")
+    parser.add_argument("--dense", metavar="GROUP", help="the group trained on dense gold masks: what others recover")
+    parser.add_argument("--against", metavar="GROUP", help="each group's difference to this one, seed by seed")
     options = parser.parse_args(arguments)
     out: Path = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "report.html"
     try:
-        write_atomically(out, report(options.folders, _watched).encode())
-    except OSError as error:
-        print(error.strerror or error, file=sys.stderr)
+        page = report(options.folders, _watched, dense=options.dense, against=options.against)
+        write_atomically(out, page.encode())
+    except (OSError, ValueError) as error:
+        print(error.strerror if isinstance(error, OSError) and error.strerror else error, file=sys.stderr)
         return 1
     print(out)
     return 0

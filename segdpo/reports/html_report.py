@@ -30,32 +30,37 @@ def find_runs(path: Path) -> list[Path]:
     return sorted((run for run in found if not found & set(run.parents)), key=lambda run: natural(str(run)))
 
 
-def report(paths: Sequence[Path], progress: Progress = iter) -> str:
+def report(
+    paths: Sequence[Path], progress: Progress = iter, *, dense: str | None = None, against: str | None = None
+) -> str:
     """Return the page about one run, several runs, or the runs of sweeps.
+
+    `dense`: the group trained on dense gold masks, of which others recover a part; `against`: a group that all others
+    are held against, seed by seed.
 
     Raises:
         FileNotFoundError: one of the paths is no folder, or holds no run.
+        ValueError: there is no group called `dense` or `against`.
     """
     runs = [run for path in paths for run in _runs_of(path)]
     runs = list(dict.fromkeys(runs))
     read = [read_files(run) for run in progress(runs)]
     if len(paths) == 1 and is_run(paths[0]):
         return one_page(read[0])
-    sweeps = [path for path in paths if not is_run(path)]
-    return sweep_page(read, sweeps, paths)
+    view = sweep_view(
+        read,
+        paths[0].resolve().name if len(paths) == 1 else f"{len(read)} runs",
+        planned=[path for path in paths if not is_run(path)],
+        dense=dense,
+        against=against,
+    )
+    return _page("many", title=view.title, where=", ".join(map(str, paths)), sweep=view)
 
 
 def one_page(files: RunFiles) -> str:
     """Return the page about one run."""
     view = view_of(files)
     return _page("one", title=view.title, where=str(files.folder), run=view)
-
-
-def sweep_page(read: Sequence[RunFiles], sweeps: Sequence[Path], paths: Sequence[Path]) -> str:
-    """Return the page about several runs; `sweeps` are the folders of those that belong to one."""
-    title = paths[0].resolve().name if len(paths) == 1 else f"{len(read)} runs"
-    view = sweep_view(read, title, planned=sweeps)
-    return _page("many", title=title, where=", ".join(map(str, paths)), sweep=view)
 
 
 def _runs_of(path: Path) -> list[Path]:

@@ -33,7 +33,8 @@ small, .note {{ color: var(--muted); font-size: .86rem; }}
 .missing h2 {{ margin: 0; font-size: 1rem; color: var(--unknown); }}
 .missing ul {{ margin: .3rem 0 0; padding-left: 1.1rem; font-size: .93rem; }}
 .scroll {{ overflow-x: auto; margin: .6rem 0; }}
-table {{ border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; min-width: 100%; }}
+table {{ border-collapse: separate; border-spacing: 0; font-size: .93rem; min-width: 100%;
+font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .42rem .8rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
 white-space: nowrap; }}
 th {{ font-weight: 500; color: var(--muted); font-size: .86rem; }}

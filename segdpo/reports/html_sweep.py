@@ -2,20 +2,21 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdpo.metrics.statistics import hierarchical_difference
 from segdpo.reports.html_curves import Bundle, Figure, group_curves
 from segdpo.reports.html_files import RunFiles
+from segdpo.reports.html_groups import GroupTable, group_table
 from segdpo.reports.html_planned import command_of_sweep, missing_seeds, not_started
 from segdpo.reports.html_plots import seed_figure
 from segdpo.reports.html_run import RunView, view_of
-from segdpo.reports.html_text import DASH, Verdict, bounds, images, plain, signed, tone_of
+from segdpo.reports.html_text import Verdict, bounds, images, plain, signed, tone_of
 from segdpo.reports.html_tolerant import at, number
-from segdpo.reports.sweep import MEASURES, NOT_GROUPED, Group, Run, Sweep, group_runs, read_run
-from segdpo.reports.sweep_tables import SIGNED
+from segdpo.reports.sweep import NOT_GROUPED, Group, Run, Sweep, group_runs, read_run
+from segdpo.reports.sweep_contrasts import contrasts
+from segdpo.reports.sweep_tables import explanations
 
 DRAWN = {
     "policy": ("IoU of the policy with gold", False),
@@ -26,17 +27,6 @@ DRAWN = {
 WHOLE = 6
 
 
-@dataclass(frozen=True)
-class GroupRow:
-    """A line of a sweep's table, as text; each cell is a mean and its interval."""
-
-    name: str
-    cells: Sequence[tuple[str, str]]
-    over_images: tuple[str, str]
-    tone: str
-    runs: str
-
-
 @dataclass(frozen=True, eq=False)
 class SweepView:
     """Several runs."""
@@ -45,9 +35,8 @@ class SweepView:
     verdict: Verdict
     facts: str
     command: str
-    measures: Sequence[str]
-    rows: Sequence[GroupRow]
-    over_images: bool
+    table: GroupTable
+    held: Sequence[str]
     seeds: Sequence[Figure]
     curves: Sequence[Figure]
     bundles: Sequence[Bundle]
@@ -56,8 +45,18 @@ class SweepView:
     brief: bool
 
 
-def sweep_view(read: Sequence[RunFiles], title: str, *, planned: Sequence[Path] = ()) -> SweepView:
-    """Return what the report says of several runs; `planned` are the folders of their sweeps."""
+def sweep_view(
+    read: Sequence[RunFiles],
+    title: str,
+    *,
+    planned: Sequence[Path] = (),
+    dense: str | None = None,
+    against: str | None = None,
+) -> SweepView:
+    """Return what the report says of several runs.
+
+    `planned` are the folders of their sweeps; `dense` and `against` name rows that others are held against.
+    """
     runs, missing = _runs(read)
     groups = sorted(group_runs(runs, NOT_GROUPED), key=_best_first) if runs else []
     sweep = Sweep(groups, [])
@@ -66,7 +65,7 @@ def sweep_view(read: Sequence[RunFiles], title: str, *, planned: Sequence[Path] 
         Bundle(group.name, place, [files[run.folder].series for run in group.runs])
         for place, group in enumerate(groups)
     ]
-    rows = [_row(group, files) for group in groups]
+    held = contrasts(sweep, dense, against) if groups else {}
     names = {run.folder: f"{group.name}, seed {run.seed}" for group in groups for run in group.runs}
     labels = {each.folder: label for each, label in zip(read, _labels(read), strict=True)}
     order = [*names, *(folder for folder in labels if folder not in names)]
@@ -77,9 +76,8 @@ def sweep_view(read: Sequence[RunFiles], title: str, *, planned: Sequence[Path] 
         verdict=_verdict(groups),
         facts=facts_of(groups, read),
         command=command_of_sweep(planned, read),
-        measures=list(MEASURES),
-        rows=rows,
-        over_images=any(row.over_images[0] != DASH for row in rows),
+        table=group_table(sweep, files, held),
+        held=explanations(held),
         seeds=[figure for figure in figures if figure is not None],
         curves=group_curves(bundles),
         bundles=bundles if any(bundle.runs for bundle in bundles) else [],
@@ -117,26 +115,6 @@ def _labels(read: Sequence[RunFiles]) -> list[str]:
 def _best_first(group: Group) -> float:
     mean = group.interval("policy").mean
     return math.inf if math.isnan(mean) else -mean
-
-
-def _row(group: Group, files: Mapping[Path, RunFiles]) -> GroupRow:
-    cells = []
-    for measure in MEASURES:
-        interval = group.interval(measure)
-        sign = measure in SIGNED
-        show = signed if sign else plain
-        cells.append((show(interval.mean), bounds(vars(interval), sign=sign)))
-    over = hierarchical_difference(
-        [[image.change("iou") for image in files[run.folder].evaluation.images] for run in group.runs],
-        [[image.id for image in files[run.folder].evaluation.images] for run in group.runs],
-    )
-    return GroupRow(
-        group.name,
-        cells,
-        (signed(over.mean), bounds(vars(over), sign=True)),
-        tone_of(vars(group.interval("difference"))),
-        str(len(group.runs)),
-    )
 
 
 def _verdict(groups: Sequence[Group]) -> Verdict:

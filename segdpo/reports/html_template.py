@@ -150,18 +150,16 @@ MANY = """
 <p class="note">{{ sweep.facts }}</p>
 {{ missing(sweep.missing) }}
 <h2>Results over seeds</h2>
-{% if sweep.rows %}
-<div class="scroll" tabindex="0"><table>
-{{ head(["group"] + sweep.measures + (["over seeds and images"] if sweep.over_images else []) + ["runs"]) }}<tbody>
-{% for row in sweep.rows %}<tr><th scope="row">{{ row.name }}</th>
-{% for pair in row.cells %}
-{{ cell(pair, row.tone if sweep.measures[loop.index0] == "difference" else "") }}
-{% endfor %}
-{% if sweep.over_images %}{{ cell(row.over_images) }}{% endif %}<td>{{ row.runs }}</td></tr>
+{% if sweep.table.rows %}
+<div class="scroll" tabindex="0"><table>{{ head(["group"] + sweep.table.names) }}<tbody>
+{% for name, cells in sweep.table.rows %}<tr><th scope="row">{{ name }}</th>
+{% for each in cells %}{{ cell([each.said, each.below], each.tone) }}{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 <p class="note">Means over the runs of a group, with Student’s interval; a single run has none. Difference: policy −
-reference of the same run, IoU on the test images.{% if sweep.over_images %} Over seeds and images: the same difference
-with an interval for other seeds and other test images.{% endif %}</p>
+reference of the same run, IoU on the test images.{% if "over seeds and images" in sweep.table.names %} Over seeds and
+images: the same difference with an interval for other seeds and other test images.{% endif %}</p>
+{% for line in sweep.held %}<p class="note">{{ line }}</p>
+{% endfor %}
 {{ figures(sweep.seeds) }}
 <p class="note">Points: runs; circle and line: mean and interval of the group.</p>
 {% else %}<p class="note">No run came to its end.</p>{% endif %}

@@ -130,9 +130,25 @@ def test_seeds_and_images_together(tmp_path):
         images = [("a", 0.5, 0.5 + one), ("b", 0.5, 0.5 + two)]
         write_run(tmp_path / str(seed), summary_of(seed=seed), [f"seed={seed}"], None, evaluation_of(), images)
     page = page_of(tmp_path)
-    assert "over seeds and images" in page.text
     # The mean of .1, .3, .2, .4.
-    assert page.row("all runs")[-2].startswith("+0.250 [")
+    found = dict(zip(page.row("group"), page.row("all runs"), strict=True))
+    assert found["over seeds and images"].startswith("+0.250 [")
+
+
+def test_groups_are_held_against_one_another(tmp_path):
+    for seed in SEEDS:
+        for cell, policy in (("dense", 0.8), ("sft", 0.65), ("dpo", 0.71)):
+            policy += 0.01 * seed * (cell == "dpo")
+            write_run(tmp_path / f"{cell}{seed}", summary_of(policy, seed=seed), [f"+cell={cell}", f"seed={seed}"])
+    page = Page(report([tmp_path], dense="dense", against="sft"))
+    names = page.row("group")
+    found = dict(zip(names, page.row("dpo"), strict=True))
+    # Mean policy .73, so .23 of the .30 that dense masks give, and .08 above sft; deviation of the five .0158.
+    assert found["recovery"].startswith("77 % [70, ")
+    low, high = stats.t.interval(0.95, 4, loc=0.08, scale=stats.sem([0.06, 0.07, 0.08, 0.09, 0.10]))
+    assert found["− sft"] == f"+0.080 [+{low:.3f}, +{high:.3f}]"
+    assert found["judgements"] == "126"
+    assert "Fieller" in page.text
 
 
 def test_few_runs_are_shown_whole_and_many_in_brief(tmp_path):

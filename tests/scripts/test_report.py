@@ -43,6 +43,11 @@ def test_several_runs_get_one_page_here(run, tmp_path, monkeypatch):
     assert Path("new/all.html").exists()
 
 
+def test_a_group_that_is_not_there_is_named(run, tmp_path, capsys):
+    assert report.main([str(tmp_path), str(run.parent), "--dense", "gold", "--out", str(tmp_path / "x.html")]) == 1
+    assert "a row of the sweep called 'gold'" in capsys.readouterr().err
+
+
 def test_twice_gives_the_same_bytes(run):
     pages = [(report.main([str(run)]), (run / "report.html").read_bytes())[1] for _ in range(2)]
     assert pages[0] == pages[1]
@@ -65,8 +70,10 @@ def test_the_commands_of_the_document_run(tmp_path, monkeypatch):
     write_run(tmp_path / "outputs/mine", summary_of(), evaluation=evaluation_of())
     write_run(tmp_path / "outputs/other", summary_of(seed=1), ["loss=dpo", "seed=1"])
     write_run(tmp_path / "multirun/losses/0", summary_of(), ["loss=dpo", "seed=0"])
+    for number, cell in enumerate(("dense_gold", "sft")):
+        write_run(tmp_path / f"multirun/worth/{number}", summary_of(), [f"+cell={cell}", "seed=0"])
     ran = [words[2:] for words in commands() if words[:2] == ["python", "scripts/report.py"]]
-    assert len(ran) == 3
+    assert len(ran) == 4
     for words in ran:
         assert report.main(words) == 0
 
