@@ -21,8 +21,8 @@ class ImageValues:
 
     def change(self, metric: str) -> float:
         """Return policy − reference; NaN where one of them is not known."""
-        nan = math.nan
-        return self.values.get(f"policy_{metric}", nan) - self.values.get(f"reference_{metric}", nan)
+        after, before = (self.values.get(f"{name}_{metric}", math.nan) for name in ("policy", "reference"))
+        return after - before if math.isfinite(after) and math.isfinite(before) else math.nan
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segdpo.reports.html_curves import Bundle, Figure, group_curves
 from segdpo.reports.html_files import RunFiles
-from segdpo.reports.html_groups import GroupTable, group_table
+from segdpo.reports.html_groups import GroupTable, group_table, said_of
 from segdpo.reports.html_planned import command_of_sweep, missing_seeds, not_started
 from segdpo.reports.html_plots import seed_figure
 from segdpo.reports.html_run import RunView, view_of
@@ -16,7 +16,6 @@ from segdpo.reports.html_text import Verdict, bounds, images, plain, signed, ton
 from segdpo.reports.html_tolerant import at, number
 from segdpo.reports.sweep import NOT_GROUPED, Group, Run, Sweep, group_runs, read_run
 from segdpo.reports.sweep_contrasts import contrasts
-from segdpo.reports.sweep_tables import explanations
 
 DRAWN = {
     "policy": ("IoU of the policy with gold", False),
@@ -77,7 +76,7 @@ def sweep_view(
         facts=facts_of(groups, read),
         command=command_of_sweep(planned, read),
         table=group_table(sweep, files, held),
-        held=explanations(held),
+        held=said_of(held),
         seeds=[figure for figure in figures if figure is not None],
         curves=group_curves(bundles),
         bundles=bundles if any(bundle.runs for bundle in bundles) else [],

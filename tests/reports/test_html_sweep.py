@@ -135,6 +135,14 @@ def test_seeds_and_images_together(tmp_path):
     assert found["over seeds and images"].startswith("+0.250 [")
 
 
+def test_images_that_are_odd_count_for_no_seed(tmp_path):
+    images = [("a", 0.5, 0.6), ("a", 0.5, 0.8), ("b", 0.5, math.inf), ("", math.nan, 0.5)]
+    for seed in range(3):
+        write_run(tmp_path / str(seed), summary_of(seed=seed), [f"seed={seed}"], None, evaluation_of(), images)
+    found = page_of(tmp_path)
+    assert "over seeds and images" in found.text
+
+
 def test_groups_are_held_against_one_another(tmp_path):
     for seed in SEEDS:
         for cell, policy in (("dense", 0.8), ("sft", 0.65), ("dpo", 0.71)):
