@@ -22,6 +22,7 @@ from segdpo.story.outputs import draw_test_panel
 from segdpo.story.reference import Reference, make_reference
 from segdpo.story.rounds import check_rounds
 from segdpo.story.setting import Setting
+from segdpo.training.watching import PAIRS
 
 
 def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import platform
 import time
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hydra.types import RunMode
 from lightning.pytorch import Callback, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
+import segdpo
 from segdpo.models.atomic_file import write_atomically
 from segdpo.story import cell_name as cell_name  # so that every job of a sweep knows ${cell_name:…}
 from segdpo.story.configs import Plain, build, check_at_start
@@ -42,7 +45,7 @@ def run_story(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Plain:
     summary: dict[str, Any] = build(config.task)(setting, callbacks)
     if not summary:  # a further process of several
         return summary
-    summary = choices_of() | {"seed": config.seed} | summary
+    summary = choices_of() | {"seed": config.seed, "versions": versions()} | summary
     summary["seconds"]["total"] = time.perf_counter() - begin
     write_summary(setting, summary)
     show(setting.folder, summary)
@@ -72,6 +75,12 @@ def choices_of() -> dict[str, Any]:
     chosen = {group: choices[group] for group in choices if not group.startswith("hydra/") and "@" not in group}
     # .hydra/ is written anew before a run can say that its folder is taken; these stay those of the summary.
     return {**chosen, "overrides": list(HydraConfig.get().overrides.task)}
+
+
+def versions() -> dict[str, str]:
+    """Return what the numbers may depend on beside the configuration."""
+    libraries = {name: metadata.version(name) for name in ("torch", "lightning", "albumentations")}
+    return {"segdpo": segdpo.__version__, "python": platform.python_version(), **libraries}
 
 
 def write_summary(setting: Setting, summary: Plain) -> None:
