@@ -50,6 +50,12 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     """Mine into a pack, from there to a folder where one is wanted, and return the run in numbers."""
     out = Path(config.out)
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    mask_source = instantiate(config.pairs)
+    if mask_source is None:
+        raise DataError(
+            "Expected a source of masks to mine from but got pairs=given, which takes the preferences that the data "
+            "came with; choose another, such as pairs=corruptions, or give the data to train.py as it is."
+        )
     journal = Journal(journal_path(out), {key: value for key, value in resolved.items() if key != "out"})
     if journal.finished and out.exists():
         return journal.summary()
@@ -57,7 +63,7 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
     source = instantiate(config.data)
     recipe = Recipe(
-        mask_source=instantiate(config.pairs),
+        mask_source=mask_source,
         judge=instantiate(config.judge),
         rule=instantiate(config.rule),
         seed=config.seed,

@@ -19,9 +19,12 @@ from segdpo.data.item import Item, PairItem, RankingItem, SupervisedItem
 from segdpo.data.transforms import IGNORE
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Batch:
-    """What every batch has: images, the pixels that count, ids, the number of the view (seed of its geometry)."""
+    """What every batch has: images, the pixels that count, ids, the number of the view (seed of its geometry).
+
+    Not frozen, as values are elsewhere: Lightning's bf16-true and FSDP write the images they converted into it.
+    """
 
     image: Float32[Tensor, "images channels height width"]
     valid: Bool[Tensor, "images height width"]
@@ -43,7 +46,7 @@ class Batch:
         return replace(self, **moved)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PairBatch(Batch):
     """Images and all pairs between their masks; pair p belongs to image `image_index[p]`, so one forward serves all.
 
@@ -61,7 +64,7 @@ class PairBatch(Batch):
     dropped: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RankingBatch(Batch):
     """Images with one ranking each: `ranking[i]` holds K masks of image i, best first.
 
@@ -73,7 +76,7 @@ class RankingBatch(Batch):
     dropped: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SupervisedBatch(Batch):
     """Images with a target: class ids uint8 [B,H,W], or shares of the raters float32 [B,classes,H,W].
 

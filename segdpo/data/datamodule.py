@@ -92,4 +92,7 @@ class DataModule(LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,
+            # A generator of its own: a loader that draws its workers' seed from the global one would give dropout other
+            # numbers after a resume, which makes the loader anew, than without.
+            generator=torch.Generator(),
         )

@@ -37,12 +37,22 @@ class EpochSampler(DistributedSampler[Draw]):
         self.count, self.seed, self.shuffle = count, seed, shuffle
         self.rank, self.num_replicas = rank, ranks
         self.epoch, self.position = 0, 0
+        self._asked, self._ahead, self._resumed = 0, 0, False
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """Choose the epoch of the next iteration, and how many of this process's items to pass over."""
-        # Lightning sets the epoch again after a resume; the same epoch must not send us back to its beginning.
-        if epoch != self.epoch or position:
-            self.epoch, self.position = epoch, position
+        self._asked = epoch
+        # The same epoch again must not send us back to its beginning.
+        if not self._resumed and (epoch - self._ahead != self.epoch or position):
+            self.epoch, self.position = epoch - self._ahead, position
+
+    def resume(self, epoch: int, position: int) -> None:
+        """Go on in the midst of an epoch, whatever epoch is set until the next iteration.
+
+        Lightning sets the epoch again after a resume; resumed at the end of an epoch, with max_steps, it passes over
+        one number that it never shows. What it is ahead by is taken off from then on.
+        """
+        self.epoch, self.position, self._asked, self._resumed = epoch, position, epoch, True
 
     def order(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
         """Return this process's indices of the current epoch, uint32."""
@@ -52,6 +62,8 @@ class EpochSampler(DistributedSampler[Draw]):
         return indices[: self._kept][self.rank :: self.num_replicas]
 
     def __iter__(self) -> Iterator[Draw]:
+        if self._resumed:
+            self._ahead, self._resumed = self._asked - self.epoch, False
         order, epoch = self.order()[self.position :], self.epoch
         # Whoever iterates again wants the whole epoch.
         self.position = 0
@@ -100,5 +112,5 @@ class EpochLoader(DataLoader[Any]):
                     f"Expected the data that the checkpoint was trained on, {key} {state[key]}, but got {now}; "
                     "resume with the same data and seed, or start anew from the checkpoint's weights."
                 )
-        self.order.set_epoch(state["epoch"], state["position"])
+        self.order.resume(state["epoch"], state["position"])
         self._started = None

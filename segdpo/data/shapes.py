@@ -29,6 +29,7 @@ class Shapes:
         classes: 2 (background, object) or 4 (background, body, nucleus, process).
         masks: a source of masks `(record, rng) -> Candidates`, called with a record that has gold and no masks;
             None: records with gold alone.
+        keep: hold records in memory once they are made (30 KB each at 64²), each process its own.
 
     >>> record = Shapes(count=10)[3]
     >>> record.id, record.image.shape, record.mask_names
@@ -36,7 +37,13 @@ class Shapes:
     """
 
     def __init__(
-        self, count: int, size: int = 64, seed: int = 0, classes: int = 2, masks: MaskSource | None = annotate
+        self,
+        count: int,
+        size: int = 64,
+        seed: int = 0,
+        classes: int = 2,
+        masks: MaskSource | None = annotate,
+        keep: bool = False,
     ) -> None:
         if count < 1 or size < 32:
             raise ValueError(f"Expected count ≥ 1 and size ≥ 32 (thin parts vanish below) but got {count} and {size}.")
@@ -49,11 +56,20 @@ class Shapes:
             )
         self.count, self.size, self.seed, self.masks = count, size, seed, masks
         self.classes = CLASSES[classes]
+        self.keep, self._kept = keep, dict[int, Record]()
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Record:
+        if index in self._kept:
+            return self._kept[index]
+        record = self._make(index)
+        if self.keep:
+            self._kept[index] = record
+        return record
+
+    def _make(self, index: int) -> Record:
         record_id = self.describe(index).id
         rng = record_rng(self.seed, record_id, "scene")
         cells = draw_cells(self.size, rng)

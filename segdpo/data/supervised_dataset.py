@@ -15,14 +15,15 @@ from segdpo.data.transforms import IGNORE, Pipeline
 from segdpo.data.views import RecordViews
 from segdpo.pairs.record import Masks, Record
 
-WHOLE = ("gold", "any", "mean")
+WHOLE = ("gold", "any", "mean", "first")
 
 
 class SupervisedDataset(RecordViews):
     """Item = one view of an image and its target. For the arguments not named here see RecordViews.
 
-    `target` is "gold"; "any" (one of the record's masks, drawn anew for each view: learning from several raters one at
-    a time); "mean" (the share of raters for each class, float32 [classes,H,W]); or a mask's name.
+    `target` is "gold"; "first" (the first of the record's masks: one rater's, where it is always the same one's); "any"
+    (one of its masks, drawn anew for each view: learning from several raters one at a time); "mean" (the share of
+    raters for each class, float32 [classes,H,W]); or a mask's name.
     """
 
     collate = staticmethod(collate_supervised)
@@ -62,12 +63,14 @@ class SupervisedDataset(RecordViews):
         if self.target == "any" and len(record.masks):
             number = self._rng(record, view, "rater").integers(len(record.masks))
             return record.masks[[number]]
+        if self.target == "first" and len(record.masks):
+            return record.masks[:1]
         if self.target not in WHOLE and self.target in record.mask_names:
             return record.masks[[record.mask_names.index(self.target)]]
         raise DataError(
             f"Expected a target {self.target!r} in record {record.id!r} but it has gold: "
             f"{'yes' if record.gold is not None else 'no'}, masks: {', '.join(record.mask_names) or 'none'}; "
-            'set target to "any", "mean", "gold" or one of these names.',
+            'set target to "first", "any", "mean", "gold" or one of these names.',
             "preference",
         )
 

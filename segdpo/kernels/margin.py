@@ -93,10 +93,12 @@ class _SparseMargin(torch.autograd.Function):
         slope = grad_margin[position // chosen.shape[1]] * weight
         # Several pairs may meet in one pixel of an image: then add, and in fp32, or bf16 would drop small terms.
         shared = image_index is not None
+        # Without them every index is met once, and either way is deterministic; torch refuses one of them unseen.
+        adds = shared or torch.are_deterministic_algorithms_enabled()
         dtype = slope.dtype if shared else ctx.blueprint.dtype
         grad = torch.zeros_like(ctx.blueprint, device=slope.device, dtype=dtype)
         for sign, index in _entries(grad.shape, chosen, rejected, position, image_index):
-            grad.put_(index, (sign * slope).to(dtype), accumulate=shared)
+            grad.put_(index, (sign * slope).to(dtype), accumulate=adds)
         return grad.to(ctx.blueprint.dtype), None, None, None, None, None
 
 

@@ -84,18 +84,18 @@ class PreferenceLoss:
 
     def __call__(
         self,
-        policy: PairScores,
-        reference: PairScores | None = None,
+        policy: PairScores | Mapping[Score, PairScores],
+        reference: PairScores | Mapping[Score, PairScores] | None = None,
         *,
         weight: Tensor | None = None,
         drift: Tensor | None = None,
     ) -> LossTerms:
-        """Combine scores that are already there; every term reads the same ones, whatever `score` it names.
+        """Combine scores that are already there: one for each of `scores`, or one that every term reads.
 
         `weight` [pairs] weighs pairs: 2 is the pair twice, 0 the pair left out. `drift` comes from `score_drift`.
         """
-        policies = dict.fromkeys(self.scores, policy)
-        references = None if reference is None else dict.fromkeys(self.scores, reference)
+        policies = dict.fromkeys(self.scores, policy) if isinstance(policy, PairScores) else policy
+        references = dict.fromkeys(self.scores, reference) if isinstance(reference, PairScores) else reference
         return self._combine(policies, references, weight, drift)
 
     def on_logits(

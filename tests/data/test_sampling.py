@@ -134,3 +134,20 @@ def test_other_data_or_another_seed_is_refused():
 def test_a_loader_needs_its_sampler():
     with pytest.raises(TypeError, match="sampler=EpochSampler"):
         next(iter(EpochLoader(Numbers())))
+
+
+def test_an_epoch_that_a_trainer_counts_but_never_shows_is_shown():
+    """After a resume at an epoch's end Lightning sets epochs 2, 3, 4 … but iterates from its second setting on."""
+    sampler = EpochSampler(6, seed=3)
+    sampler.resume(2, 0)
+    shown = []
+    for counted in (2, 3, 4):
+        sampler.set_epoch(counted)
+        if counted > 2:
+            shown.append(list(sampler))
+    expected = []
+    for epoch in (2, 3):
+        plain = EpochSampler(6, seed=3)
+        plain.set_epoch(epoch)
+        expected.append(list(plain))
+    assert shown == expected

@@ -15,7 +15,12 @@ from segdpo.data.shapes import Shapes
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 GROUPS = ("pairs", "judge", "rule", "selection")
-YAMLS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+YAMLS = [
+    (group, path.stem)
+    for group in GROUPS
+    for path in sorted((CONF / group).glob("*.yaml"))
+    if path.stem != "given"  # for train.py alone: there is nothing to mine
+]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
     "checkpoints": ["pairs.predicts.early.model.path=null", "pairs.predicts.late.model.path=null"],

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 
+from segdpo.data.errors import DataError
 from segdpo.data.folder import read_folder
 from segdpo.data.pack import PackDataset
 
@@ -32,6 +33,12 @@ def composed(*overrides):
 def test_weights_must_be_named(tmp_path):
     with pytest.raises(MissingMandatoryValue, match=r"pairs\.predict\.model\.path"):
         mine_pairs.mine_to_disk(composed("pairs=thresholds", f"out={tmp_path / 'a'}"), Console())
+
+
+def test_preferences_that_the_data_came_with_are_not_mined(tmp_path):
+    with pytest.raises(DataError, match="pairs=given, which takes the preferences that the data came with"):
+        mine_pairs.mine_to_disk(composed("pairs=given", f"out={tmp_path / 'a'}"), Console())
+    assert not list(tmp_path.iterdir())
 
 
 SETTINGS = ["data.count=120", "data.size=32", "~pairs@data.masks", "rule=all_pairs", "rule.min_gap=0.05"]

@@ -1,0 +1,1 @@
+"""Networks: the segmenter factory, adapters, freezing, weights on disk."""

@@ -1,0 +1,91 @@
+"""Logits of images too large for one forward pass: windows that overlap, blended with Gaussian weights."""
+
+import math
+from itertools import product
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+# Of the window's side; at the window's edge, where a network sees least around a pixel, the weight is e^-8 then.
+SIGMA = 1 / 8
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Return where the windows along an axis of `size` pixels begin: evenly spread, at least `overlap` in common.
+
+    >>> window_starts(10, 4, 0.25)
+    [0, 3, 6]
+    """
+    if size <= window:
+        return [0]
+    gaps = math.ceil((size - window) / max(1, math.floor(window * (1 - overlap))))
+    return [round(gap * (size - window) / gaps) for gap in range(gaps + 1)]
+
+
+def window_weight(height: int, width: int) -> Float32[Tensor, "height width"]:
+    """Return how much each pixel of a window counts: a Gaussian round the centre, nowhere 0."""
+    rows, columns = (
+        torch.exp(-0.5 * ((torch.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in (height, width)
+    )
+    return rows[:, None] * columns
+
+
+@torch.inference_mode()
+def predict_windows(
+    network: nn.Module,
+    images: Float32[Tensor, "images channels height width"],
+    *,
+    window: int = 512,
+    overlap: float = 0.25,
+    batch: int = 4,
+    device: torch.device | str = "cpu",
+) -> Float32[Tensor, "images classes height width"]:
+    """Return the network's logits of whole images, on the CPU, `batch` windows at a time on `device`.
+
+    An image that fits into one window goes through the network as it is. Memory on the device does not depend on the
+    size of the images; on the CPU all logits are held. The network stays in the mode that it is in: call .eval().
+
+    >>> predict_windows(nn.Identity(), torch.ones(1, 1, 5, 9), window=4)[0, 0, 2, :3].round()
+    tensor([1., 1., 1.])
+    """
+    check_windows(window, overlap, batch)
+    height, width = images.shape[2:]
+    sides = min(window, height), min(window, width)
+    corners = list(product(window_starts(height, window, overlap), window_starts(width, window, overlap)))
+    weight = window_weight(*sides)
+    places = [
+        (number, slice(top, top + sides[0]), slice(left, left + sides[1]))
+        for number in range(len(images))
+        for top, left in corners
+    ]
+    sums: Tensor | None = None
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        crops = torch.stack([images[number, :, rows, columns] for number, rows, columns in some])
+        logits = network(crops.to(device)).float().cpu()
+        if len(corners) > 1:
+            logits = logits * weight
+        if sums is None:
+            sums = torch.zeros(len(images), logits.shape[1], height, width)
+        for (number, rows, columns), one in zip(some, logits, strict=True):
+            sums[number, :, rows, columns] += one
+    assert sums is not None
+    return sums / _coverage(height, width, corners, weight) if len(corners) > 1 else sums
+
+
+def check_windows(window: int, overlap: float, batch: int) -> None:
+    """Refuse windows that are empty or do not move on."""
+    for name, value in (("window", window), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"Expected {name} to be at least 1 but got {value}.")
+    if not 0 <= overlap < 1:
+        raise ValueError(f"Expected overlap, a share of the window, from 0 to below 1 but got {overlap}; try 0.25.")
+
+
+def _coverage(height: int, width: int, corners: list[tuple[int, int]], weight: Tensor) -> Tensor:
+    total = torch.zeros(height, width)
+    rows, columns = weight.shape
+    for top, left in corners:
+        total[top : top + rows, left : left + columns] += weight
+    return total

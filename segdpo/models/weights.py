@@ -1,0 +1,118 @@
+"""Weights on disk: safetensors with the config in the header, and what Lightning and PyTorch write."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from segdpo.models.atomic_file import write_atomically
+from segdpo.models.weights_mismatch import check_fits
+
+# What stands before the network's own names in the checkpoints of the tasks.
+PREFIXES = ("", "policy.", "network.")
+
+
+def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:
+    """Write all parameters and buffers as safetensors, with `header` beside them; the old file stays if that fails."""
+    save_tensors(path, module.state_dict(), header or {})
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write named tensors as safetensors, whole or not at all."""
+    wrong = [key for key, value in header.items() if not isinstance(value, str)]
+    if wrong:
+        raise TypeError(f"Expected strings in the header of {path} but {wrong[0]!r} is none; write it as JSON.")
+    alone: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        # Tied weights: safetensors refuses two names for one piece of memory.
+        alone[name] = kept.clone() if kept.untyped_storage().data_ptr() in seen else kept
+        seen.add(kept.untyped_storage().data_ptr())
+    write_atomically(path, save(alone, dict(header)))
+
+
+def load_weights(path: str | Path, module: nn.Module) -> None:
+    """Load weights into a network of the same architecture, all or (with an error that says what differs) none.
+
+    Reads .safetensors, checkpoints of Lightning ("policy.…" or "network.…" under "state_dict") and state_dicts of
+    PyTorch; never runs code that a file brings.
+    """
+    state = _within(read_tensors(path), module)
+    check_fits(path, state, module.state_dict())
+    module.load_state_dict(state)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return every tensor of a file under its name there, on the CPU."""
+    path = _existing(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
+            "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f'Expected a state_dict in {path}, bare or under "state_dict", but found no tensors in it.')
+    return tensors
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """Return what `save_weights` was given as header, without reading the weights."""
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected a .safetensors file but {path} cannot be read as one ({_first_line(error)}); "
+            "take another file, or save the weights again."
+        ) from error
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return 32 hex digits over the names, types, shapes and bytes of all parameters and buffers."""
+    return fingerprint_tensors(module.state_dict())
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return 32 hex digits over names, types, shapes and bytes, whatever the order and the device."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Cut off the prefix under which most of the network's names are found, and leave out what is not under it."""
+    own = module.state_dict().keys()
+    candidates = [
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    return max(candidates, key=lambda state: len(state.keys() & own))
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_file():
+        return path
+    there = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".ckpt", ".pt", ".pth"))
+    hint = f"; {path.parent} has {', '.join(there[:5])}" if there else ""
+    raise FileNotFoundError(f"Expected a file of weights at {path} but there is none{hint}; check the path.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,141 @@
+"""Panels: an image beside its masks, one row an image, as a picture that a person can judge at a glance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+
+from segdpo.data.overlay import class_colours, shrink
+from segdpo.data.panel_row import PanelRow as PanelRow
+from segdpo.pairs.overlap import class_overlaps
+from segdpo.pairs.record import Image, Mask
+from segdpo.regions import IGNORE
+
+SIDE = 2.0
+LONGEST = 512
+TINT = 0.45
+BINARY = ("background", "object")
+# colour, width, dashes
+Line = tuple[str | tuple[float, ...], float, tuple[float, Sequence[float]] | None]
+# Dark below light: seen on any image, and never mistaken for a class.
+GOLD_LINES: tuple[Line, ...] = (("black", 1.2, None), ("white", 0.7, (0, (3, 3))))
+
+
+def draw_panel(
+    rows: Sequence[PanelRow], path: str | Path, *, classes: Sequence[str] = BINARY, title: str | None = None
+) -> None:
+    """Draw rows of image, chosen, rejected, reference, policy, and gold; write a PNG (or what the suffix says).
+
+    Columns that no row fills are left out. Where gold is known, it is drawn over every mask as a dashed line, and
+    each mask says its IoU with it (the mean over classes; a class 0 called "background" does not count).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    panel_figure(rows, classes=classes, title=title).savefig(path, dpi=120)
+
+
+def panel_figure(rows: Sequence[PanelRow], *, classes: Sequence[str] = BINARY, title: str | None = None) -> Figure:
+    """Return the figure that `draw_panel` writes."""
+    if not rows:
+        raise ValueError("Expected at least one PanelRow to draw but got none; is the loader empty?")
+    names = ["chosen", "rejected", "reference", "policy", "gold"]
+    columns = ["image", *(name for name in names if any(getattr(row, name) is not None for row in rows))]
+    height = SIDE * sum(_aspect(row) for row in rows) + 0.22 * len(rows) + 0.5 + 0.3 * (title is not None)
+    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
+    figure = Figure(figsize=(SIDE * len(columns), height), layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(
+        len(rows), len(columns), squeeze=False, gridspec_kw={"height_ratios": [_aspect(row) for row in rows]}
+    )
+    for number, (row, places) in enumerate(zip(rows, grid, strict=True)):
+        for name, place in zip(columns, places, strict=True):
+            _draw_cell(place, row, name, classes)
+            if number == 0:
+                place.set_title(name, fontsize=10, fontweight="bold")
+    if title is not None:
+        figure.suptitle(title, fontsize=11)
+    _add_legend(figure, rows, classes)
+    return figure
+
+
+def _aspect(row: PanelRow) -> float:
+    height, width = row.image.shape[:2]
+    return float(height / width)
+
+
+def _draw_cell(place: Axes, row: PanelRow, name: str, classes: Sequence[str]) -> None:
+    place.set(xticks=[], yticks=[])
+    place.spines[:].set_visible(False)
+    if name == "image":
+        place.imshow(shrink(row.image, None, LONGEST)[0], interpolation="nearest")
+        place.set_xlabel(row.id if len(row.id) <= 26 else f"…{row.id[-25:]}", fontsize=7)
+        return
+    mask: Mask | None = getattr(row, name)
+    if mask is None:
+        place.text(0.5, 0.5, "none", ha="center", va="center", color="0.5", transform=place.transAxes)
+        return
+    image, small = shrink(row.image, mask, LONGEST)
+    assert small is not None
+    first = _first(classes)
+    place.imshow(_tinted(image, small, first), interpolation="nearest")
+    for label, colour in zip(range(first, len(classes)), _colours(classes), strict=True):
+        _outline(place, small == label, [(tuple(colour / 255), 1.4, None)])
+    if row.gold is not None and name != "gold":
+        gold = shrink(row.image, row.gold, LONGEST)[1]
+        assert gold is not None
+        for label in range(1, len(classes)):
+            _outline(place, gold == label, GOLD_LINES)
+        place.set_xlabel(_iou_in_words(row.gold, mask, background=first == 0), fontsize=8)
+
+
+def _first(classes: Sequence[str]) -> int:
+    return 1 if classes[0] == "background" else 0
+
+
+def _colours(classes: Sequence[str]) -> np.ndarray:
+    return class_colours(len(classes) - _first(classes))
+
+
+def _tinted(image: Image, mask: Mask, first: int) -> Image:
+    """Return the image, paler, with its classes in colour and stripes where it is ignored."""
+    colours = class_colours(int(mask[mask != IGNORE].max(initial=first)) + 1 - first)
+    tinted = 0.75 * image.astype(np.float32) + 0.25 * 255
+    shown = (mask >= first) & (mask != IGNORE)
+    tinted[shown] = (1 - TINT) * tinted[shown] + TINT * colours[mask[shown] - first]
+    rows, columns = np.indices(mask.shape)
+    period = max(4, max(mask.shape) // 16)
+    tinted[(mask == IGNORE) & ((rows + columns) % period < period / 2)] = 130
+    return tinted.astype(np.uint8)
+
+
+def _outline(place: Axes, inside: np.ndarray, lines: Sequence[Line]) -> None:
+    if not inside.any():
+        return
+    # A rim of one pixel closes the line round what touches the picture's edge.
+    height, width = inside.shape
+    xs, ys = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    for colour, thickness, dashes in lines:
+        drawn = place.contour(xs, ys, np.pad(inside, 1), levels=[0.5], colors=[colour], linewidths=thickness)
+        if dashes is not None:
+            drawn.set_linestyle(dashes)
+    place.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _iou_in_words(gold: Mask, mask: Mask, *, background: bool) -> str:
+    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
+    return f"IoU {np.mean(both / (of_gold + of_mask - both)):.3f}" if len(both) else "nothing to find"
+
+
+def _add_legend(figure: Figure, rows: Sequence[PanelRow], classes: Sequence[str]) -> None:
+    keys = [
+        Patch(color=tuple(colour / 255), label=name)
+        for name, colour in zip(classes[_first(classes) :], _colours(classes), strict=True)
+    ]
+    if any(row.gold is not None for row in rows):
+        keys.append(Patch(facecolor="0.8", edgecolor="black", linestyle="dashed", label="outline of gold"))
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(6, len(keys)), fontsize=8, frameon=False)

@@ -1,0 +1,69 @@
+"""From yaml to objects: the only place, beside train.py and the scripts, where Hydra builds things."""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+Plain = dict[str, Any]
+MISSING = "???"
+
+
+def plain(node: Any) -> Any:
+    """Return a node of the configuration as plain dicts and lists, every ${…} filled in."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def build(node: Any, **given: Any) -> Any:
+    """Instantiate a node; `given` are arguments of its target that no yaml can say, such as a network.
+
+    They are bound after Hydra has built the rest, since Hydra would take a dataclass among them apart.
+    """
+    content = plain(node)
+    if not given:
+        return instantiate(content, _convert_="all")
+    rest = {key: value for key, value in content.items() if key not in given}
+    return instantiate(rest, _convert_="all", _partial_=True)(**given)
+
+
+def check_at_start(config: DictConfig) -> None:
+    """Fill in every ${…} and import every target, so that a misspelt name stops here rather than after an hour."""
+    whole = plain(config)
+    for name, value in _leaves(whole):
+        # A source of masks that names no weights asks the reference, which is not there yet.
+        if value == MISSING and not name.startswith(("pairs.", "selection.")):
+            raise ValueError(f"Expected a value for {name} but the configuration has none; set {name}=…")
+    for key in ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "rule"):
+        if whole.get(key):
+            build(whole[key])
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """Return a name for this content: equal content, equal name, in any order of keys."""
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def stamp_of_files(data: Any) -> str:
+    """Return what changes when a file of the data set changes: names, sizes and times of all files it points to."""
+    stamps = []
+    for _, value in _leaves(data):
+        # A short word is a choice rather than a path, and "." would be the whole working directory.
+        if not isinstance(value, str) or "/" not in value:
+            continue
+        path = Path(value)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+        stamps += [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return sha256("\n".join(stamps).encode()).hexdigest()[:16]
+
+
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value that is no dict and no list, with its dotted name."""
+    if isinstance(content, dict | list):
+        for key, part in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, content

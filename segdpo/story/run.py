@@ -1,0 +1,74 @@
+"""Run a story from its configuration: what `train.py` and `scripts/search.py` call."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import Callback, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from segdpo.models.atomic_file import write_atomically
+from segdpo.story.configs import Plain, build, check_at_start
+from segdpo.story.outputs import show
+from segdpo.story.setting import Setting, open_setting
+
+log = logging.getLogger(__name__)
+
+
+def run_story(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Plain:
+    """Check the whole configuration, then run the task's story; return what summary.json says.
+
+    `summary["metric"]` is what searches and sweeps optimise. Only the first of several processes writes.
+    """
+    check_at_start(config)
+    quieten()
+    begin = time.perf_counter()
+    torch.set_num_threads(threads_of(config))
+    seed_everything(config.seed, workers=True, verbose=False)
+    setting = open_setting(config)
+    summary: dict[str, Any] = build(config.task)(setting, callbacks)
+    if not summary:  # a further process of several
+        return summary
+    summary = choices_of() | {"seed": config.seed} | summary
+    summary["seconds"]["total"] = time.perf_counter() - begin
+    write_summary(setting, summary)
+    show(setting.folder, summary)
+    return summary
+
+
+def quieten() -> None:
+    """Leave out what says nothing about this run: advertisements, what the machine lacks, libraries' own warnings."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Loaders without workers are right for small images; docs/training.md says when they are not.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def threads_of(config: DictConfig) -> int:
+    """Return how many CPU threads this job takes: the jobs of a sweep that run side by side share the cores."""
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    side_by_side = config.jobs if sweeps else 1
+    return int(config.threads or max(1, (os.cpu_count() or 1) // side_by_side))
+
+
+def choices_of() -> dict[str, Any]:
+    """Return what was chosen from each group, by Hydra's own account."""
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {group: choices[group] for group in choices if not group.startswith("hydra/") and "@" not in group}
+
+
+def write_summary(setting: Setting, summary: Plain) -> None:
+    """Write summary.json and the configuration with every ${…} filled in."""
+    folder = Path(setting.folder)
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1, default=float).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(setting.config, resolve=True).encode())

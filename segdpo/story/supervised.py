@@ -1,0 +1,40 @@
+"""The story of `task=supervised`: a network trained on masks, measured on gold."""
+
+from collections.abc import Sequence
+
+from lightning.pytorch import Callback
+
+from segdpo.models.freezing import freeze_parts
+from segdpo.models.weights import load_weights, save_weights
+from segdpo.story.clock import Clock
+from segdpo.story.compare import compare, measure_on_test
+from segdpo.story.configs import Plain, build
+from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
+from segdpo.story.headers import description_of, header_for
+from segdpo.story.setting import Setting
+from segdpo.training.supervised_task import SupervisedTask
+
+
+def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
+    """Train and measure; return this story's part of summary.json, or nothing in a further process of several."""
+    config, source, clock = setting.config, setting.source, Clock()
+    network = build(config.model, classes=len(source.classes))
+    if config.start.path is not None:
+        load_weights(config.start.path, network)
+    network = build(config.adapter)(network)
+    freeze_parts(network, config.freeze)
+    data = make_data(config, source, setting.splits)
+    task = SupervisedTask(network, build(config.sft_loss), build(config.optimizer), scheduler=build(config.scheduler))
+    task.save_hyperparameters({"config": description_of(config, source.classes)})
+    trainer = make_trainer(config, callbacks)
+    fit(trainer, task, data, config)
+    metric = metric_of(trainer, task, data, config.optimise)
+    seconds = {"training": clock.lap()}
+    if not trainer.is_global_zero:
+        return {}
+    save_weights(setting.folder / "policy.safetensors", task.network, header_for(config, source.classes, adapter=True))
+    summary = compare(measure_on_test(setting, task.network, trainer.strategy.root_device, "network"), None)
+    return summary | {
+        "metric": metric,
+        "seconds": seconds | {"comparison": clock.lap()},
+    }

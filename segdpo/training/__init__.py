@@ -1,0 +1,1 @@
+"""Training: tasks, references, callbacks, the main job from start to end, and trained networks back from disk."""

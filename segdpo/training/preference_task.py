@@ -1,0 +1,211 @@
+"""Preference training: a policy learns from pairs or rankings of masks, held against a reference."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segdpo.data.batch import Batch, PairBatch, RankingBatch
+from segdpo.losses.preference_loss import LossTerms, PreferenceLoss
+from segdpo.models import freezing
+from segdpo.scores import PairScores, Score
+from segdpo.training.beta import Beta, BoundBeta
+from segdpo.training.finite import naming
+from segdpo.training.references import Reference
+from segdpo.training.scoring import (
+    PreferenceBatch,
+    drift_of_batch,
+    reads_chosen,
+    score_batch,
+    weight_of,
+    without_logits,
+)
+from segdpo.training.start_check import check_start
+from segdpo.training.task import MakeOptimizer, MakeScheduler, Task
+from segdpo.training.watching import names_of, watched_values
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a batch's pairs score under both networks; `margin` is h, or the policy's margin without a reference."""
+
+    logits: Tensor
+    policy: Mapping[Score, PairScores]
+    reference: Mapping[Score, PairScores] | None
+    drift: Tensor | None
+    margin: Tensor
+    closely: bool
+
+
+class PreferenceTask(Task):
+    """Minimise a PreferenceLoss over the pairs (or rankings) of the batches.
+
+    Args:
+        policy: what is trained; maps images [B, channels, H, W] to logits [B, 1 or classes, H, W].
+        reference: what it is held against; asked only if the loss needs one.
+        loss: a PreferenceLoss.
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimiser, and `steps=` if it asks for them; None: a constant rate.
+        beta: changes the loss's β during training; None: it stays what it is.
+        hold_statistics: keep BatchNorm and dropout as in evaluation, so that the policy starts as the reference.
+        starts_at_reference: the policy has the reference's weights: check that h is 0 at the first step.
+        watch: the score under which `score/…` and `pairs/chosen_gain` are logged. Over the whole image, since over the
+            disagreement alone no displacement shows. Worked out only when the Trainer logs.
+        background: whether val/iou and val/dice count class 0.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        reference: Reference,
+        loss: PreferenceLoss,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        beta: Beta | None = None,
+        hold_statistics: bool = True,
+        starts_at_reference: bool = False,
+        watch: Score | None = None,
+        background: bool = False,
+    ) -> None:
+        super().__init__(names_of(loss), optimizer, scheduler, background)
+        reference.check(loss)
+        self._beta = None if beta is None else BoundBeta(loss, beta)
+        self.policy, self.reference = policy, reference
+        self.loss = loss if self._beta is None else self._beta.loss
+        self._hold_statistics, self._starts_at_reference = hold_statistics, starts_at_reference
+        self.watched = Score() if watch is None else watch
+        self._reads_chosen = reads_chosen(loss)
+        self._start_is_checked = False
+        self.train()
+
+    def setup(self, stage: str) -> None:
+        """Spare the user Lightning's doubts about two things that are meant."""
+        for doubt in (r"Found \d+ module\(s\) in eval mode", "You have overridden `on_before_batch_transfer`"):
+            warnings.filterwarnings("ignore", message=doubt)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the policy's logits."""
+        logits: Tensor = self.policy(image)
+        return logits
+
+    def train(self, mode: bool = True) -> "PreferenceTask":
+        """Switch to training or evaluation; statistics that are held stay held."""
+        super().train(mode)
+        if mode and self._hold_statistics:
+            freezing.hold_statistics(self.policy)
+        return self
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """Return the loss, with this process's share of all processes' pairs."""
+        weight = weight_of(batch)
+        with naming(batch.ids, self.global_step):
+            scored = self._score(batch, closely=self.logs_this_step)
+            self._check_start(scored, batch)
+            self._set_beta(scored, weight)
+            terms = self._combine(scored, weight)
+            self.guard.watch(terms.total, terms.parts, batch.ids, self.global_step)
+        self.count("train", self._values(scored, terms), weight)
+        return terms.total * self.share(weight.sum())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the loss, scores, pairs and overlap with gold."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the loss, scores, pairs and overlap with gold."""
+        self._evaluate("test", batch)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Show the batch to the reference while looking at it is cheap."""
+        if self.loss.needs_reference and isinstance(batch, PairBatch | RankingBatch):
+            self.reference.see(batch)
+        return batch
+
+    def on_fit_start(self) -> None:
+        """Let the reference get ready: a cache is filled here, before there is any other progress bar."""
+        if self.loss.needs_reference:
+            self.reference.prepare(self, self.policy, list(dict.fromkeys([*self.loss.scores, self.watched])))
+
+    def optimizer_step(self, *args: Any, **keywords: Any) -> None:
+        """Step, then let a moving reference follow; in no later hook, or a checkpoint of this step would miss it."""
+        super().optimizer_step(*args, **keywords)
+        if self.loss.needs_reference:
+            self.reference.after_step(self.policy, self.global_step + 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the reference and β need to go on."""
+        checkpoint["reference"] = self.reference.state_dict()
+        checkpoint["beta"] = {} if self._beta is None else self._beta.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on; a checkpoint that was trained against another reference is refused."""
+        self.reference.load_state_dict(checkpoint.get("reference", {}))
+        if self._beta is not None:
+            self._beta.load_state_dict(checkpoint.get("beta", {}))
+
+    @torch.no_grad()
+    def _ask_reference(
+        self, batch: PreferenceBatch, closely: bool
+    ) -> tuple[Mapping[Score, PairScores] | None, Tensor | None]:
+        """Return the reference's scores, and its logits if the loss needs them; else they are freed here."""
+        if not self.loss.needs_reference:
+            return None, None
+        answer = self.reference(batch, self.policy)
+        if not isinstance(answer, Tensor):
+            return answer, None
+        watched = [self.watched] * closely
+        scores = score_batch(dict.fromkeys([*self.loss.scores, *watched]), answer, batch)
+        return without_logits(scores, {*self._reads_chosen, *watched}), answer if self.loss.needs_drift else None
+
+    def _score(self, batch: PreferenceBatch, closely: bool) -> Scored:
+        # First the reference: its logits are gone before the policy's activations come.
+        reference, reference_logits = self._ask_reference(batch, closely)
+        logits = self.policy(batch.image)
+        policy = score_batch(self.loss.scores, logits, batch)
+        if closely and self.watched not in policy:
+            with torch.no_grad():
+                policy |= score_batch([self.watched], logits, batch)
+        drift = None if reference_logits is None else drift_of_batch(logits, reference_logits, batch)
+        margin = policy[self.loss.score].margin.detach()
+        if reference is not None:
+            margin = margin - reference[self.loss.score].margin
+        return Scored(logits, policy, reference, drift, margin, closely)
+
+    def _combine(self, scored: Scored, weight: Tensor) -> LossTerms:
+        return self.loss(scored.policy, scored.reference, weight=weight, drift=scored.drift)
+
+    @torch.no_grad()
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        if isinstance(batch, PairBatch | RankingBatch):
+            weight = weight_of(batch)
+            with naming(batch.ids, self.global_step):
+                scored = self._score(batch, closely=True)
+                terms = self._combine(scored, weight)
+            self.count(stage, self._values(scored, terms), weight)
+            self.count_overlap(stage, scored.logits, batch)
+        else:
+            self.count_overlap(stage, self.policy(batch.image), batch)
+
+    def _values(self, scored: Scored, terms: LossTerms) -> dict[str, Tensor]:
+        values = {"loss": terms.total.detach().expand(len(scored.margin))}
+        values |= {f"loss/{name}": part for name, part in terms.parts.items()}
+        values |= {"pairs/margin": scored.margin, "pairs/accuracy": (scored.margin > 0).float()}
+        if self._beta is not None:
+            values["beta"] = self._beta.value.expand(len(scored.margin))
+        return values | (watched_values(scored.policy, scored.reference, self.watched) if scored.closely else {})
+
+    def _check_start(self, scored: Scored, batch: PreferenceBatch) -> None:
+        """Check once, at the first batch of a training that starts from the reference, that h is 0."""
+        fresh = self.global_step == 0 and not self._start_is_checked and self.trainer.ckpt_path is None
+        self._start_is_checked = True
+        if fresh and self._starts_at_reference and scored.reference is not None:
+            check_start(scored.margin, self.loss.score, batch.image.shape[2:].numel())
+
+    def _set_beta(self, scored: Scored, weight: Tensor) -> None:
+        if self._beta is not None:
+            margin, whole = self.sum_over_processes(torch.stack([(weight * scored.margin).sum(), weight.sum()]))
+            self._beta.set(self.global_step, margin / whole.clamp(min=torch.finfo(whole.dtype).tiny))

@@ -1,0 +1,88 @@
+"""Scores of a batch: the policy's with their gradients, the reference's as plain numbers that hold no logits."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from segdpo.data.batch import PairBatch, RankingBatch
+from segdpo.losses.preference_loss import PreferenceLoss
+from segdpo.regions import IGNORE
+from segdpo.scores import PairScores, Score, score_drift, score_ranking
+
+PreferenceBatch = PairBatch | RankingBatch
+Scores = Mapping[Score, PairScores]
+
+
+def score_batch(scores: Iterable[Score], logits: Tensor, batch: PreferenceBatch) -> dict[Score, PairScores]:
+    """Return each of the scores of the batch's pairs, or of its rankings."""
+    if isinstance(batch, PairBatch):
+        masks = {"chosen": batch.chosen, "rejected": batch.rejected, "image_index": batch.image_index}
+        return {score: score(logits, valid=batch.valid, **masks) for score in scores}
+    return {
+        score: score_ranking(
+            logits,
+            batch.ranking,
+            valid=batch.valid,
+            quantity=score.quantity,
+            region=score.region,
+            reduction=score.reduction,
+        )
+        for score in scores
+    }
+
+
+def drift_of_batch(policy_logits: Tensor, reference_logits: Tensor, batch: PreferenceBatch) -> Tensor:
+    """Return KL(reference ‖ policy) where all masks of a pair, or of a ranking, agree; one number each."""
+    if isinstance(batch, PairBatch):
+        pairs, index = (batch.chosen, batch.rejected), batch.image_index
+        return score_drift(policy_logits, reference_logits, *pairs, valid=batch.valid, image_index=index)
+    best = batch.ranking[:, 0].masked_fill((batch.ranking == IGNORE).any(1), IGNORE)
+    agree = (batch.ranking == batch.ranking[:, :1]).all(1)
+    # Another legal class wherever any mask disagrees, so that a ranking looks like a pair.
+    other = torch.where(agree, best, (best == 0).to(best.dtype))
+    return score_drift(policy_logits, reference_logits, best, other, valid=batch.valid)
+
+
+def weight_of(batch: PreferenceBatch) -> Tensor:
+    """Return the weight of each pair; rankings all weigh 1."""
+    if isinstance(batch, PairBatch):
+        return batch.weight
+    return torch.ones(len(batch.ranking), device=batch.ranking.device)
+
+
+def reads_chosen(loss: PreferenceLoss) -> frozenset[Score]:
+    """Return the scores whose s⁺ of the reference some term reads; margins alone are cheaper."""
+    asked: set[Score] = set()
+
+    def spy(score: Score) -> PairScores:
+        def chosen() -> Tensor:
+            asked.add(score)
+            return torch.full((2,), -1.0)
+
+        return PairScores(chosen=chosen, margin=torch.zeros(2))
+
+    plain = PairScores(chosen=torch.full((2,), -1.0), rejected=torch.full((2,), -1.0))
+    with torch.no_grad():
+        loss(dict.fromkeys(loss.scores, plain), {score: spy(score) for score in loss.scores}, drift=torch.zeros(2))
+    return frozenset(asked)
+
+
+def without_logits(scores: Scores, whole: Collection[Score]) -> dict[Score, PairScores]:
+    """Compute s⁺ of the scores in `whole` now and return numbers that keep no logits alive."""
+    return {
+        score: PairScores(
+            chosen=pairs.chosen.detach() if score in whole else _gone,
+            margin=pairs.margin.detach(),
+            ranked=pairs.ranked.detach(),
+        )
+        for score, pairs in scores.items()
+    }
+
+
+def _gone() -> NoReturn:
+    raise RuntimeError(
+        "Expected no term to read reference.chosen, since none did when the loss was built, but one does now; "
+        "let the term read it on every batch."
+    )

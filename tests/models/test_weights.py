@@ -1,0 +1,232 @@
+"""Weights come back bit for bit or not at all; an old file outlives a full disk and Ctrl-C."""
+
+import builtins
+import errno
+import json
+import os
+import struct
+
+import pytest
+import torch
+from torch import nn
+
+from segdpo.models import weights
+from segdpo.models.atomic_file import write_atomically
+from segdpo.models.weights import fingerprint, load_weights, read_header, read_tensors, save_weights
+
+
+def same(a, b):
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_weights_and_header_come_back(tiny, tmp_path):
+    path = tmp_path / "new" / "policy.safetensors"
+    saved, loaded = tiny(seed=0), tiny(seed=1)
+    save_weights(path, saved, {"config": json.dumps({"classes": ["background", "ß"]})})
+    assert not same(saved, loaded)
+    load_weights(path, loaded)
+    assert same(saved, loaded)
+    assert json.loads(read_header(path)["config"]) == {"classes": ["background", "ß"]}
+
+
+def test_the_file_is_what_the_format_says(tiny, tmp_path):
+    """Read by hand: 8 bytes of length, that much JSON, then the tensors' bytes."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tiny(), {"seed": "3"})
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert header["__metadata__"]["seed"] == "3"
+    entry = header["network.head.weight"]
+    begin, end = entry["data_offsets"]
+    values = struct.unpack("<6f", content[8 + length + begin : 8 + length + end])
+    assert (entry["dtype"], entry["shape"]) == ("F32", [1, 6, 1, 1])
+    assert list(values) == tiny().network.head.weight.flatten().tolist()
+
+
+@pytest.mark.parametrize("prefix", ["policy.", "network.", ""])
+@pytest.mark.parametrize("name", ["last.ckpt", "bare.pt"])
+def test_checkpoints_of_lightning_and_state_dicts_are_read(tiny, tmp_path, prefix, name):
+    saved, loaded = tiny(seed=0), tiny(seed=1)
+    state = {prefix + key: value for key, value in saved.state_dict().items()}
+    state |= {"reference." + key: value * 0 for key, value in saved.state_dict().items()}
+    if prefix == "":
+        state = saved.state_dict()
+    torch.save(
+        {"state_dict": state, "epoch": 3, "hyper_parameters": {}} if name == "last.ckpt" else state, tmp_path / name
+    )
+    load_weights(tmp_path / name, loaded)
+    assert same(saved, loaded)
+
+
+def test_tied_weights_and_views_are_saved(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+            self.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+            self.register_buffer("short", torch.ones(2, dtype=torch.bfloat16))
+
+    save_weights(tmp_path / "w.safetensors", Tied())
+    tensors = read_tensors(tmp_path / "w.safetensors")
+    assert torch.equal(tensors["a.weight"], tensors["b.weight"])
+    assert tensors["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert tensors["short"].dtype == torch.bfloat16
+
+
+def test_the_fingerprint_sees_one_weight_a_name_and_a_type(tiny):
+    first = fingerprint(tiny())
+    assert first == fingerprint(tiny())
+    assert len(first) == 32
+    changed = tiny()
+    with torch.no_grad():
+        weight = changed.network.head.weight.view(-1)
+        weight[3] = torch.nextafter(weight[3], torch.tensor(9.0))
+    counted = tiny()
+    counted.network.encoder[1].num_batches_tracked += 1
+    others = [changed, counted, tiny().bfloat16(), tiny().network, tiny(seed=1)]
+    assert len({first, *map(fingerprint, others)}) == 6
+    # Neither mode, gradients nor the layout in memory are weights.
+    laid_out = tiny().to(memory_format=torch.channels_last).train().requires_grad_(False)
+    assert fingerprint(laid_out) == first
+
+
+def test_another_architecture_is_named_and_nothing_is_loaded(tiny, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tiny(width=8))
+    segmenter = tiny()
+    before = fingerprint(segmenter)
+    with pytest.raises(
+        ValueError, match=r"of another shape \(network.encoder.0.weight \(8, 3, 3, 3\) instead of \(6, 3"
+    ):
+        load_weights(path, segmenter)
+    save_weights(path, nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)))
+    found = r"11 missing \(network.encoder.0.weight, .*, …\), 7 unexpected \(0.bias, 0.weight, 1.bias, …\); choose"
+    with pytest.raises(ValueError, match=found):
+        load_weights(path, segmenter)
+    assert fingerprint(segmenter) == before
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        (2, 3, r"the file's network predicts 1 channel \(2 classes\) and this one 3 classes"),
+        (21, 2, r"predicts 21 classes and this one 1 channel \(2 classes\): take the data set .* model.classes"),
+    ],
+)
+def test_another_number_of_classes_is_named(tiny, tmp_path, theirs, ours, message):
+    save_weights(tmp_path / "w.safetensors", tiny(theirs))
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path / "w.safetensors", tiny(ours))
+
+
+def test_a_missing_file_says_what_is_beside_it(tiny, tmp_path):
+    save_weights(tmp_path / "policy.safetensors", tiny())
+    with pytest.raises(FileNotFoundError, match=r"at .*polcy.safetensors but there is none; .* has policy.safetensors"):
+        load_weights(tmp_path / "polcy.safetensors", tiny())
+    with pytest.raises(FileNotFoundError, match="but there is none; check the path"):
+        read_header(tmp_path / "nowhere" / "policy.safetensors")
+
+
+def test_damaged_files_are_refused(tiny, tmp_path):
+    save_weights(tmp_path / "w.safetensors", tiny())
+    torch.save(tiny().state_dict(), tmp_path / "w.ckpt")
+    for name in ("w.safetensors", "w.ckpt"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=f"Expected weights in .*{name} but it cannot be read .* damaged"):
+            load_weights(tmp_path / name, tiny())
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Expected a .safetensors file but .* cannot be read as one"):
+        read_header(tmp_path / "w.safetensors")
+    torch.save({"epoch": 3}, tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match="found no tensors in it"):
+        load_weights(tmp_path / "w.ckpt", tiny())
+
+
+def test_code_in_a_checkpoint_is_not_run(tiny, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"state_dict": tiny().state_dict(), "extra": Evil()}, tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match="holds more than tensors and plain values"):
+        load_weights(tmp_path / "w.ckpt", tiny())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_header_of_other_things_than_strings_is_refused(tiny, tmp_path):
+    with pytest.raises(TypeError, match=r"strings in the header of .* but 'epoch' is none; write it as JSON"):
+        save_weights(tmp_path / "w.safetensors", tiny(), {"epoch": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+class _FullDisk:
+    """A file on a disk with room for `room` more bytes; then the write fails as the system's does."""
+
+    def __init__(self, file, room, error):
+        self.file, self.room, self.error = file, room, error
+
+    def write(self, content):
+        self.file.write(content[: self.room])
+        raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+FULL = r"policy.safetensors but the disk is full; the file that was there before is whole; free 0.0 MB there or write"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), OSError, FULL),
+        (OSError(errno.EIO, "Input/output error"), OSError, "but Input/output error; the file that was .*; check"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_the_old_file_stays_whole_when_the_new_one_cannot_be_written(
+    tiny, tmp_path, monkeypatch, error, raised, message
+):
+    path = tmp_path / "policy.safetensors"
+    save_weights(path, tiny(seed=0))
+    before = path.read_bytes()
+    real = builtins.open
+    monkeypatch.setattr(builtins, "open", lambda *a, **k: _FullDisk(real(*a, **k), 100, error))
+    with pytest.raises(raised, match=message) as caught:
+        save_weights(path, tiny(seed=1))
+    monkeypatch.undo()
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+    assert os.listdir(tmp_path) == ["policy.safetensors"]
+    assert path.read_bytes() == before
+
+
+def test_what_fails_at_the_last_moment_leaves_the_old_file_too(tmp_path, monkeypatch):
+    (tmp_path / "w").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="the disk is full"):
+        write_atomically(tmp_path / "w", b"new")
+    assert os.listdir(tmp_path) == ["w"]
+    assert (tmp_path / "w").read_bytes() == b"old"
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "run").write_bytes(b"")
+    with pytest.raises(
+        OSError, match=r"Expected to write .*policy.* but .*; nothing was left behind; check that the folder"
+    ):
+        write_atomically(tmp_path / "run" / "policy.safetensors", b"new")
+
+
+def test_the_hash_reads_what_the_device_has(tiny, monkeypatch):
+    """A copy to the CPU comes before the bytes: the very same digest, whatever the device."""
+    seen = []
+    monkeypatch.setattr(weights.torch.Tensor, "cpu", lambda self: seen.append(self.shape) or self)
+    fingerprint(tiny())
+    assert len(seen) == len(tiny().state_dict())

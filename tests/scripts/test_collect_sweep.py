@@ -1,0 +1,154 @@
+"""scripts/collect_sweep.py on run folders written by hand."""
+
+import csv
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as Pillow
+from rich.console import Console
+from scipy import stats
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "scripts"))
+
+import collect_sweep  # noqa: E402
+
+from segdpo.reports.sweep import Interval, read_sweep, t_interval  # noqa: E402
+from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
+
+
+def write_run(folder, overrides, policy=None, reference=0.5, gain=0.1, win=0.6):
+    """A run with a summary, or (policy None) one that did not come to its end."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(overrides))
+    if policy is not None:
+        seed = dict(word.split("=", 1) for word in overrides).get("seed", 0)
+        interval = {"low": 0, "high": 1, "n": 100}
+        summary = {
+            "seed": int(seed),
+            "reference": {"iou": {"mean": reference, **interval}},
+            "policy": {"iou": {"mean": policy, **interval}},
+            "difference": {"iou": {"mean": policy - reference, **interval}, "win_rate": {"rate": win, **interval}},
+            "pairs": {"train": 10, "chosen_gain": gain},
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """dpo at .6 and .8, hinge at .9 and 1.0 (in a folder below), a reference at .5; two unfinished runs."""
+    folder = tmp_path / "sweep"
+    for number, (loss, seed, policy) in enumerate(
+        [("dpo", 0, 0.6), ("dpo", 1, 0.8), ("hinge", 0, 0.9), ("hinge", 1, 1.0)]
+    ):
+        place = folder / ("deep" if loss == "hinge" else ".") / str(number)
+        write_run(place, [f"loss={loss}", f"seed={seed}", "threads=1", "+extra=2"], policy, gain=seed - 0.5)
+    write_run(folder / "4", ["loss=dpo", "seed=2"])
+    write_run(folder / "5", ["loss=ipo", "seed=0"])
+    return folder
+
+
+def test_rows_means_and_intervals(sweep, capsys):
+    assert collect_sweep.main([str(sweep)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # t(.975, 1) = 12.706; .6 and .8: deviation .1414, half width 12.706 · .1414 / √2 = 1.271; .9 and 1: half of that.
+    assert lines == [
+        "| run | reference | policy | difference | chosen gain | win rate | runs |",
+        "|---|---|---|---|---|---|---|",
+        "| `hinge` | 0.500 ± 0.000 | 0.950 ± 0.635 | +0.450 ± 0.635 | +0.000 ± 6.353 | 0.600 ± 0.000 | 2 |",
+        "| `dpo` | 0.500 ± 0.000 | 0.700 ± 1.271 | +0.200 ± 1.271 | +0.000 ± 6.353 | 0.600 ± 0.000 | 2 |",
+        "",
+        f"2 unfinished: {sweep}/4, {sweep}/5",
+    ]
+    assert (sweep / "sweep.md").read_text().splitlines() == lines
+    assert Pillow.open(sweep / "sweep.png").size[0] == 1200
+
+
+def test_the_csv_has_groups_and_runs(sweep, tmp_path):
+    assert collect_sweep.main([str(sweep), "--out", str(tmp_path / "new/out")]) == 0
+    assert not (sweep / "sweep.csv").exists()
+    rows = list(csv.DictReader((tmp_path / "new/out/sweep.csv").open()))
+    assert [(row["run"], row["seed"]) for row in rows] == [
+        (loss, seed) for loss in ("hinge", "dpo") for seed in ("all", "0", "1")
+    ]
+    low, high = stats.t.interval(0.95, 1, loc=0.7, scale=stats.sem([0.6, 0.8]))
+    found = [float(rows[3][f"policy {bound}"]) for bound in ("mean", "low", "high", "n")]
+    np.testing.assert_allclose(found, [0.7, low, high, 2])
+    assert float(rows[4]["difference mean"]) == pytest.approx(0.1)
+    assert rows[4]["folder"] == str(sweep / "0")
+
+
+def test_groups_are_what_was_chosen_and_ignored_keys_make_none(tmp_path):
+    for number, (beta, seed) in enumerate([("1", 0), ("1", 1), ("10", 0), (None, 0)]):
+        words = ["loss=dpo", f"seed={seed}", f"threads={number}"] + ([f"beta={beta}"] if beta else [])
+        write_run(tmp_path / str(number), words, 0.6)
+    names = {group.name: len(group.runs) for group in read_sweep(tmp_path).groups}
+    assert names == {"beta=1": 2, "beta=10": 1, "beta=–": 1}
+    assert [group.name for group in read_sweep(tmp_path, ["beta"]).groups] == ["all runs"]
+
+
+def test_one_run_has_no_interval_and_what_was_not_measured_is_a_dash(tmp_path):
+    write_run(tmp_path / "0", ["loss=sft", "seed=0"], 0.6)
+    summary = json.loads((tmp_path / "0/summary.json").read_text())
+    summary["pairs"]["chosen_gain"] = float("nan")
+    del summary["reference"]
+    (tmp_path / "0/summary.json").write_text(json.dumps(summary))
+    sweep = read_sweep(tmp_path)
+    assert as_markdown(sweep).splitlines()[2] == "| `all runs` | – | 0.600 | +0.100 | – | 0.600 | 1 |"
+    assert collect_sweep.main([str(tmp_path)]) == 0
+    assert "nan" in as_csv(sweep)
+
+
+def test_the_terminal_shows_the_same_and_colours_what_is_sure(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"up{seed}", ["loss=up", f"seed={seed}"], 0.7 + seed / 1000)
+        write_run(tmp_path / f"down{seed}", ["loss=down", f"seed={seed}"], 0.3 + seed / 1000)
+        write_run(tmp_path / f"wild{seed}", ["loss=wild", f"seed={seed}"], 0.3 + seed / 5)
+    table = terminal_table(read_sweep(tmp_path))
+    styles = dict(zip(table.columns[0].cells, [row.style for row in table.rows], strict=True))
+    assert styles == {"up": "green", "down": "red", "wild": None}
+    out = io.StringIO()
+    Console(file=out, width=140).print(table)
+    assert "0.701 ± 0.002" in out.getvalue()
+
+
+def test_the_interval_is_scipys_and_counts_no_nan():
+    values = [0.3, 0.5, 0.9, 0.4]
+    interval = t_interval([*values, math.nan])
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    np.testing.assert_allclose([interval.mean, interval.low, interval.high, interval.n], [0.525, low, high, 4])
+    assert math.isnan(t_interval([]).mean)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "under {} but found none; run train.py -m first"),
+        (lambda folder: write_run(folder / "0", ["seed=0"]), "1 runs there did not come to their end"),
+    ],
+)
+def test_a_folder_without_finished_runs_is_named(tmp_path, capsys, prepare, message):
+    prepare(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        collect_sweep.main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert message.format(tmp_path) in capsys.readouterr().err
+    assert not (tmp_path / "sweep.md").exists()
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    write_run(tmp_path / "0", ["seed=0"], 0.5)
+    (tmp_path / "0/summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"0/summary.json: cannot be read"):
+        read_sweep(tmp_path)
+
+
+def test_what_diverged_stays_short():
+    assert as_text(Interval(-3.9e10, -9.1e10, 1.3e10, 5), signed=True) == "-3.9e+10 ± 5.2e+10"
+    assert as_text(Interval(-0.6414, -0.6454, -0.6374, 5), signed=True) == "-0.641 ± 0.004"

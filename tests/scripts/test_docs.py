@@ -1,0 +1,69 @@
+"""The commands of docs/deploy.md run on a small network; those of train.py and search.py in other pages compose."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image as Pillow
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
+
+import export  # noqa: E402
+import predict  # noqa: E402
+from trained import save_run  # noqa: E402
+
+from segdpo.training import open_run  # noqa: E402
+
+
+def blocks(name, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
+
+
+def commands(name):
+    lines = [line for block in blocks(name, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_all_of_deploy_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(open_run, "TRUSTED", (*open_run.TRUSTED, "trained"))
+    save_run(tmp_path / "outputs/mine")
+    (tmp_path / "photos").mkdir()
+    Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
+    scripts = {"scripts/predict.py": predict.main, "scripts/export.py": export.main}
+    ran = commands("deploy.md")
+    assert len(ran) == 5
+    for _, script, *words in ran:
+        assert scripts[script](words) == 0, words
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
+    python, onnx = blocks("deploy.md", "python")
+    exec(python, {})
+    names = {}
+    exec(onnx, names)
+    assert names["mask"].shape == (1, 256, 320)
+
+
+COMPOSED = [
+    words[1:]
+    for page in ("../README.md", "sweeps.md", "training.md")
+    for words in commands(page)
+    if words[1:2] in (["train.py"], ["scripts/search.py"])
+]
+
+
+@pytest.mark.parametrize("words", COMPOSED, ids=" ".join)
+def test_the_commands_of_other_pages_compose(words):
+    """Of each sweep its first run; where a launcher's plugin is not installed, all but the launcher."""
+    overrides = [word.split(",")[0] for word in words[1:] if not word.startswith("-")]
+    if "cluster=ray" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    if "cluster=slurm" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+    assert len(config.hydra.overrides.task) + len(config.hydra.overrides.hydra) == len(overrides)

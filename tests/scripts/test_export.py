@@ -1,0 +1,120 @@
+"""scripts/export.py on a network of two layers: the files are opened by their own libraries and compared."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
+
+import export as script  # noqa: E402
+from trained import MEAN, save_run  # noqa: E402
+
+from segdpo.models import export as exporting  # noqa: E402
+
+NAMES = ("background", "cell", "nucleus")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save_run(folder, NAMES)
+
+
+def call(*words):
+    return script.main([*map(str, words), "--trust", "trained"])
+
+
+def from_onnx(path, image):
+    return onnxruntime.InferenceSession(path).run(None, {"image": image.numpy()})[0]
+
+
+def from_program(path, image):
+    return torch.export.load(path).module()(image).detach().numpy()
+
+
+KINDS = pytest.mark.parametrize(("form", "name", "predict"), [
+    ("onnx", "n.onnx", from_onnx), ("torch_export", "n.pt2", from_program)
+])  # fmt: skip
+
+
+@KINDS
+def test_a_file_of_one_size(run, tmp_path, capsys, form, name, predict):
+    """13 × 10 is no multiple of 4: padding and cropping are in the file."""
+    folder, network = run
+    assert call(folder, tmp_path / name, "--format", form, "--height", 13, "--width", 10) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("1 × 3 × 13 × 10: largest difference ")
+    assert float(said[0].split("difference ")[1].split(",")[0]) < 1e-4
+    image = torch.randn(1, 3, 13, 10)
+    with torch.no_grad():
+        np.testing.assert_allclose(predict(tmp_path / name, image), network(image), atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@KINDS
+def test_a_file_of_any_size(run, tmp_path, capsys, form, name, predict):
+    folder, network = run
+    assert call(folder, tmp_path / name, "--format", form, "--height", 16, "--width", 16, "--dynamic") == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[:2]] == [
+        "1 × 3 × 16 × 16",
+        "3 × 3 × 20 × 28",
+    ]
+    for shape in ((1, 3, 4, 8), (5, 3, 40, 12)):
+        image = torch.randn(*shape)
+        with torch.no_grad():
+            np.testing.assert_allclose(predict(tmp_path / name, image), network(image), atol=1e-5)
+
+
+def test_the_files_say_how_to_use_them(run, tmp_path):
+    folder, _ = run
+    call(folder, tmp_path / "n.onnx", "--height", 8, "--width", 8)
+    notes = onnxruntime.InferenceSession(tmp_path / "n.onnx").get_modelmeta().custom_metadata_map
+    assert (json.loads(notes["classes"]), json.loads(notes["mean"])) == (list(NAMES), MEAN)
+    call(folder, tmp_path / "n.pt2", "--height", 8, "--width", 8, "--format", "torch_export")
+    extra = {"classes": "", "mean": ""}
+    torch.export.load(tmp_path / "n.pt2", extra_files=extra)
+    assert (json.loads(extra["classes"]), json.loads(extra["mean"])) == (list(NAMES), MEAN)
+
+
+@pytest.mark.parametrize("wrong", [1.0, float("nan")])
+def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch, capsys, wrong):
+    folder, _ = run
+    (tmp_path / "n.pt2").write_bytes(b"the old one")
+    opened = exporting.open_program
+    monkeypatch.setattr(exporting, "open_program", lambda content: lambda image: opened(content)(image) + wrong)
+    assert call(folder, tmp_path / "n.pt2", "--height", 8, "--width", 8, "--format", "torch_export") == 1
+    assert "they differ by " in capsys.readouterr().err
+    assert (tmp_path / "n.pt2").read_bytes() == b"the old one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_tolerance_is_of_the_largest_logit():
+    assert exporting.Check((1,), 9e-5, 0.1).passed
+    assert not exporting.Check((1,), 2e-4, 0.1).passed
+    assert exporting.Check((1,), 2e-4, 30.0).passed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere", "n.onnx"), "nowhere: no such run or file"),
+        (("RUN", "n.onnx", "--dynamic", "--height", 13), "Expected height and width as multiples of 4"),
+        (("RUN", "n.onnx", "--height", 0), "Expected images of at least 1 pixel"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert call(*(run[0] if word == "RUN" else word for word in words)) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_format_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="a format of onnx, torch_export but got 'tflite'"):
+        exporting.export(run[1], tmp_path / "n", (1, 3, 8, 8), format="tflite")

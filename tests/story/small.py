@@ -1,0 +1,46 @@
+"""The main job at a size for tests: one convolution, 24 images, a few steps."""
+
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+CONVOLUTION = [
+    "model=target",
+    "model.network_factory._target_=torch.nn.Conv2d",
+    "+model.network_factory.in_channels=3",
+    "+model.network_factory.kernel_size=5",
+    "+model.network_factory.padding=2",
+    "model.classes_argument=out_channels",
+]
+STARTING = ["start.steps=8", "start.optimizer.lr=0.05"]
+STARTED = [
+    *CONVOLUTION,
+    "data.count=24",
+    "data.size=32",
+    "optimizer.lr=0.01",
+    "datamodule.batch_size=4",
+    "datamodule.split.val=0.17",
+    "datamodule.split.test=0.25",
+    "trainer.max_steps=6",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+    "threads=1",
+]
+SMALL = [*STARTED, *STARTING]
+
+
+def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
+    """Compose conf/train.yaml as the command line would, with a run folder of the test's own."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own = [] if folder is None else [f"run_folder={folder / 'run'}", f"cache={folder / 'cache'}"]
+        return compose("train", overrides=[*overrides, *own])
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    """Return the command line of a small run that writes to `folder`."""
+    own = [f"hydra.run.dir={folder}", f"cache={folder.parent / 'cache'}"]
+    return [sys.executable, str(ROOT / "train.py"), *SMALL, *own, *overrides]

@@ -1,0 +1,84 @@
+"""train.py as people call it: sweeps, several processes, Ctrl-C, mistakes in words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small import ROOT, SMALL, command
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def call(words, folder, status=0):
+    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path):
+    words = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "callbacks.panels=null"]
+    words += [
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        f"cache={tmp_path / 'cache'}",
+        "loss=dpo,hinge_anchor",
+        "seed=0,1",
+    ]
+    call(words, tmp_path)
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
+    assert {(s["loss"], s["seed"]) for s in summaries} == {
+        (loss, seed) for loss in ("dpo", "hinge_anchor") for seed in (0, 1)
+    }
+    # Two jobs of one seed start together, and one reference serves both.
+    assert len(list((tmp_path / "cache" / "references").glob("*.safetensors"))) == 2
+    said = call([sys.executable, str(ROOT / "scripts" / "collect_sweep.py"), str(tmp_path / "sweep")], tmp_path)
+    rows = [line.split("|") for line in said.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert all(row[7].strip() == "2" for row in rows[2:])
+
+
+def test_two_processes_tell_one_story(tmp_path):
+    words = command(tmp_path / "run", "trainer=ddp", "trainer.devices=2", "datamodule.batch_size=2")
+    call(words, tmp_path)
+    alone = command(tmp_path / "alone", "datamodule.batch_size=4")
+    call(alone, tmp_path)
+    together, one = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "alone"))
+    assert together["policy"]["iou"]["mean"] == pytest.approx(one["policy"]["iou"]["mean"], abs=2e-3)
+    for name in ("margin", "chosen_gain"):
+        assert together["pairs"][name] == pytest.approx(one["pairs"][name], abs=1e-4)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    words = command(folder, "trainer.max_steps=5000", "callbacks.last.every_n_train_steps=1", "callbacks.panels=null")
+    running = subprocess.Popen(
+        words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    while running.poll() is None and not last.exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=180)
+    assert running.returncode != 0
+    assert f"ckpt_path={last}" in said
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loss=hinge", "hinge_anchor"),  # the choices are listed
+        ("optimizer.learning_rate=1", "optimizer has: lr, weight_decay"),
+        ("+loss.objective.betta=1", "dpo has no hyperparameter 'betta'"),
+        ("model.classes=7", "Expected model.classes=2"),
+        ("start.images=900", "start.images to be from 1 to"),
+    ],
+)
+def test_mistakes_end_in_words(override, said, tmp_path):
+    output = call(command(tmp_path / "run", override), tmp_path, status=1)
+    assert said in output
+    assert "Traceback" not in output

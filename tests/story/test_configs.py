@@ -1,0 +1,64 @@
+"""From yaml to objects."""
+
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from small import STARTED, composed
+
+from segdpo.story.configs import build, check_at_start, key_of, plain, stamp_of_files
+from segdpo.story.preferences import asking_the_reference
+
+
+def test_equal_content_has_one_key_in_any_order():
+    assert key_of({"a": 1, "b": [2, 3]}) == key_of({"b": [2, 3], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_a_changed_file_changes_the_stamp(tmp_path):
+    (tmp_path / "masks").mkdir()
+    file = tmp_path / "masks" / "a.png"
+    file.write_bytes(b"123")
+    data = {"root": str(tmp_path), "classes": ["background", "object"]}
+    before = stamp_of_files(data)
+    assert stamp_of_files(data) == before
+    os.utime(file, ns=(1, 1))
+    assert stamp_of_files(data) != before
+
+
+def test_what_no_yaml_can_say_is_bound_as_it_is():
+    node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": "${.in_features}"})
+    assert build(node).out_features == 2
+    assert build(node, out_features=5).out_features == 5
+
+
+def test_only_networks_without_weights_are_the_reference():
+    own = {"_target_": "segdpo.pairs.prediction.with_weights", "path": "mine.pt"}
+    open_ = {"_target_": "segdpo.pairs.prediction.with_weights", "path": "???"}
+    node = {"sources": [{"model": own}, {"model": open_}]}
+    found = asking_the_reference(node, {"_target_": "the.reference"})
+    assert found == {"sources": [{"model": own}, {"model": {"_target_": "the.reference"}}]}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("start=checkpoint", "start.path"),
+        ("loss.anchors.hinge.term.tau=[1]", "tau"),
+        ("optimizer._target_=torch.optim.Adamm", "Adamm"),
+        ("score.region=everywhere", "everywhere"),
+        ("+loss.anchors.hinge.term.tua=1", "tua"),
+    ],
+)
+def test_mistakes_are_found_before_data_is_touched(override, said, tmp_path):
+    config = composed(*STARTED, override, folder=tmp_path)
+    with pytest.raises(Exception, match=said):
+        check_at_start(config)
+
+
+def test_everything_of_the_default_is_there(tmp_path):
+    config = composed(folder=tmp_path)
+    check_at_start(config)
+    assert isinstance(build(config.optimizer)(torch.nn.Linear(1, 1).parameters()), torch.optim.Optimizer)
+    assert plain(config.trainer)["default_root_dir"] == str(tmp_path / "run")

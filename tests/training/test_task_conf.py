@@ -1,0 +1,50 @@
+"""Every yaml of references, optimisers, schedules and β's rules composes, builds, and trains two steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from segdpo.models.adapters import add_lora
+from segdpo.models.segmenter import Segmenter
+from segdpo.training.preference_task import PreferenceTask
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = ("reference", "optimizer", "scheduler", "beta_schedule", "sft_loss")
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+NEEDED = {("reference", "none"): ["loss=simpo"]}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_a_yaml_says_what_it_is_and_how_to_use_it(group, name):
+    lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert lines[1].startswith("#   python train.py ")
+    assert f"{group}={name}" in lines[1]
+
+
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "sft_loss"])
+def test_two_steps(group, name, network, data, fit, tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = [f"{group}={name}", f"cache={tmp_path}", *NEEDED.get((group, name), [])]
+        config = compose("train", overrides=overrides)
+    whole = Segmenter(network, classes=2)
+    reference = instantiate(config.reference)(whole)
+    policy = add_lora(whole, rank=2) if name == "adapter_off" else whole
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    task = PreferenceTask(
+        policy,
+        reference,
+        instantiate(config.loss),
+        instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+        beta=instantiate(config.beta_schedule),
+        starts_at_reference=True,
+    )
+    logged = fit(task, data(), max_steps=2).callback_metrics
+    assert torch.isfinite(torch.stack(list(logged.values()))).all()
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+    assert ("train/beta" in logged) is (group == "beta_schedule" and name != "constant")
+    assert any(tmp_path.rglob("*.npz")) is (name == "cached")

@@ -1,0 +1,71 @@
+"""Two processes with a batch of 2 are one process with a batch of 4: losses, metrics, weights."""
+
+import copy
+import csv
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from segdpo.data.supervised_dataset import SupervisedDataset
+from segdpo.training.beta import Adaptive
+from segdpo.training.preference_task import PreferenceTask
+from segdpo.training.references import FrozenCopy
+from segdpo.training.score_cache import CachedScores
+from segdpo.training.supervised_losses import cross_entropy
+from segdpo.training.supervised_task import SupervisedTask
+
+
+def lines(folder):
+    """Return metrics.csv as {(epoch, step, name): value}."""
+    with open(folder / "metrics.csv") as file:
+        return {
+            (row["epoch"], row["step"], name): float(value)
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if value and name not in ("epoch", "step")
+        }
+
+
+@pytest.mark.parametrize("kind", ["frozen", "cached", "supervised"])
+def test_two_are_one(kind, network, data, fit, hinge, tmp_path):
+    found, weights = [], []
+    for processes in (1, 2):
+        torch.manual_seed(0)
+        sgd = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
+        options = {"batch_size": 4 // processes, "val": 0.31}  # five images: three and two
+        if kind == "supervised":
+            # Masks with ignored pixels: images differ in how many count.
+            # Held in evaluation: DDP does not share BatchNorm's statistics.
+            task = SupervisedTask(copy.deepcopy(network), cross_entropy, sgd)
+            task.network.eval()
+            task.train = lambda mode=True, task=task: task
+            options["items"] = partial(SupervisedDataset, target="a")
+        else:
+            make = {"frozen": FrozenCopy, "cached": partial(CachedScores, folder=tmp_path / f"{processes}")}[kind]
+            # β follows the mean margin over both processes; images differ in the number and the weights of their pairs.
+            task = PreferenceTask(copy.deepcopy(network), make(network), hinge, sgd, beta=Adaptive(alpha=0.5))
+        # Forked: a start of two fresh interpreters would cost more than all the rest.
+        strategy = DDPStrategy(process_group_backend="gloo", start_method="fork") if processes == 2 else "auto"
+        folder = tmp_path / f"{kind}{processes}"
+        fit(
+            task,
+            data(**options),
+            devices=processes,
+            strategy=strategy,
+            max_steps=6,
+            logger=CSVLogger(folder, name="", version=""),
+            use_distributed_sampler=False,
+        )
+        found.append(lines(folder))
+        weights.append(torch.cat([p.detach().flatten() for p in task.parameters()]))
+    one, two = found
+    assert two.keys() == one.keys()
+    assert {name for *_, name in one} >= {"train/loss", "val/loss", "val/iou"}
+    assert len({value for (*_, name), value in one.items() if name == "train/loss"}) == 6
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, abs=1e-5), key
+    assert torch.allclose(*weights, atol=1e-5)
+    assert not torch.allclose(weights[0], torch.cat([p.detach().flatten() for p in network.parameters()]), atol=1e-2)
