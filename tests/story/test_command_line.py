@@ -55,7 +55,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     folder = tmp_path / "run"
     words = command(folder, "trainer.max_steps=5000", "callbacks.last.every_n_train_steps=1", "callbacks.panels=null")
     running = subprocess.Popen(
-        words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     last = folder / "checkpoints" / "last.ckpt"
     while running.poll() is None and not last.exists():

@@ -34,6 +34,8 @@ def test_a_shown_command_composes(command, tmp_path):
     overrides = [word.replace(old, new) for word in overrides for old, new in known.items()]
     if "cluster=ray" in overrides:
         pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    if "cluster=slurm" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     config = composed(*overrides, folder=tmp_path)
     check_at_start(config)
     for target in targets(plain(config)):
