@@ -1,5 +1,7 @@
 """Whether a network is as often right as it is sure: expected calibration error and Brier score, over pixels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,6 +26,10 @@ class Calibration(Metric):
     Pixels beside each other are alike, and most are easy background: the numbers compare networks on the same
     images, and say little alone.
 
+    Args:
+        bins: how many there are.
+        options: torchmetrics' own, such as `sync_on_compute=False` where one process measures alone.
+
     >>> calibration = Calibration(bins=2)
     >>> calibration.update(torch.tensor([[[[2.0, 2.0]]]]), torch.tensor([[[1, 0]]]))
     >>> calibration.compute()["ece"]  # sure by 0.88, right by half
@@ -36,8 +42,8 @@ class Calibration(Metric):
     right: Tensor
     squares: Tensor
 
-    def __init__(self, bins: int = 15) -> None:
-        super().__init__()
+    def __init__(self, bins: int = 15, **options: Any) -> None:
+        super().__init__(**options)
         if bins < 1:
             raise ValueError(f"Expected bins to be at least 1 but got {bins}.")
         for state in ("bins", "confidence", "right"):

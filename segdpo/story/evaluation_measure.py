@@ -79,7 +79,8 @@ def measure_network(
     ids: list[str] = []
     numbers: list[int] = []
     found: dict[str, list[Tensor]] = {name: [] for name in examination.metrics}
-    calibration = Calibration()
+    # The first of several processes measures everything, alone.
+    calibration = Calibration(sync_on_compute=False)
     data = batches_of(network, examination)
     with Progress(transient=True) as progress:
         bar = progress.add_task(say, total=len(examination.numbers))
