@@ -2,6 +2,7 @@
 
     python train.py -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses
     python scripts/collect_sweep.py multirun/losses
+    python scripts/collect_sweep.py multirun/worth_few_masks --dense dense_gold --against sft
 
 Runs with the same options, seed and threads aside, are one row. Runs without a summary.json are counted and named.
 """
@@ -14,7 +15,8 @@ from rich.console import Console
 
 from segdpo.models.atomic_file import write_atomically
 from segdpo.reports.sweep import read_sweep
-from segdpo.reports.sweep_tables import as_csv, as_markdown, picture, terminal_table, unfinished_text
+from segdpo.reports.sweep_contrasts import contrasts
+from segdpo.reports.sweep_tables import as_csv, as_markdown, explanations, picture, terminal_table, unfinished_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,21 +25,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the sweep wrote its runs, e.g. multirun/losses")
     parser.add_argument("--out", type=Path, help="gets sweep.md, sweep.csv and sweep.png (here: the sweep's folder)")
     parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="an option that makes no new row")
+    parser.add_argument("--dense", metavar="ROW", help="the row trained on dense gold masks: adds what others recover")
+    parser.add_argument("--against", metavar="ROW", help="adds each row's difference to this one, seed by seed")
     options = parser.parse_args(arguments)
     try:
         sweep = read_sweep(options.folder, options.ignore)
+        held = contrasts(sweep, options.dense, options.against)
     except ValueError as error:
         parser.error(str(error))
     out: Path = options.out or options.folder
-    write_atomically(out / "sweep.md", as_markdown(sweep).encode())
-    write_atomically(out / "sweep.csv", as_csv(sweep).encode())
+    write_atomically(out / "sweep.md", as_markdown(sweep, held).encode())
+    write_atomically(out / "sweep.csv", as_csv(sweep, held).encode())
     write_atomically(out / "sweep.png", picture(sweep))
     console = Console()
     if console.is_terminal:
-        console.print(terminal_table(sweep))
+        console.print(terminal_table(sweep, held))
+        console.print("\n".join(explanations(held)), soft_wrap=True)
         console.print(unfinished_text(sweep), style="yellow", soft_wrap=True)
     else:  # into a file or another program
-        print(as_markdown(sweep), end="")
+        print(as_markdown(sweep, held), end="")
     print(f"table, numbers and picture: {out}/sweep.md, .csv, .png", file=sys.stderr)
     return 0
 

@@ -28,7 +28,7 @@ from segdpo.models.freezing import hold_statistics
 from segdpo.models.segmenter import Segmenter
 from segdpo.story.configs import build
 from segdpo.story.fitting import make_data, make_trainer
-from segdpo.story.preference import make_task
+from segdpo.story.learning import Lesson, make_policy, make_task
 from segdpo.story.preferences import with_preferences
 from segdpo.story.run import quieten
 from segdpo.story.setting import Setting, open_setting
@@ -120,10 +120,10 @@ def make_start(root: Path, size: int, steps: int) -> Start:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: DictConfig = compose("train", [*given, *OFF, f"run_folder={root / f'step{size}'}"])
     setting = open_setting(config)
-    source, splits = with_preferences(config, setting.source, setting.splits, Path())
-    data = make_data(config, source, splits)
+    judged = with_preferences(config, setting.source, setting.splits, {})
+    data = make_data(config, judged.source, judged.splits)
     torch.manual_seed(config.seed)
-    network: Segmenter = build(config.model, classes=len(source.classes))
+    network: Segmenter = build(config.model, classes=len(setting.source.classes))
     batches: list[PairBatch] = list(data.train_dataloader())
     return Start(setting, data, network, list(islice(cycle(batches), steps)))
 
@@ -131,7 +131,8 @@ def make_start(root: Path, size: int, steps: int) -> Start:
 def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
     """Train as `python train.py` does; return the seconds of all steps and the weights after them."""
     stopwatch = Stopwatch()
-    task = make_task(start.setting, start.network, start.data)
+    policy = make_policy(start.setting.config, start.network)
+    task = make_task(Lesson(start.setting, policy, start.network, start.data))
     trainer = make_trainer(start.setting.config, [stopwatch])
     trainer.fit(task, train_dataloaders=start)
     return stopwatch.seconds, dict(task.policy.state_dict())

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from segdpo.data.mining import Recipe, mine_record
+from segdpo.data.mining import SCORES, Recipe, mine_record
 from segdpo.data.record_source import RecordInfo, RecordSource, info_of
 from segdpo.pairs.candidates_value import MaskSource
 from segdpo.pairs.judges import Judge
@@ -62,6 +62,7 @@ class Mined:
         outcome = mine_record(record, recipe)
         if outcome.record is not None:
             return outcome.record
-        # Preferences that the source came with were not made by this judge: they would pass for its own.
+        # Preferences, and scores, that the source came with were not made by this judge: they would pass for its own.
         why = outcome.reason + (f": {outcome.detail}" if outcome.detail else "")
-        return replace(record, pairs=(), ranking=(), meta=record.meta | {"unjudged": why})
+        meta = {name: value for name, value in record.meta.items() if name != SCORES}
+        return replace(record, pairs=(), ranking=(), meta=meta | outcome.notes | {"unjudged": why})

@@ -20,12 +20,15 @@ from segdpo.pairs.preferences import Rule
 from segdpo.pairs.record import Record
 from segdpo.pairs.seeding import record_rng
 
+SCORES = "scores"
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of one record: mined (`record`), or skipped for a `reason`, a short phrase to count by.
 
     `detail` says more of a skip. `diversity` describes the candidates of each source before duplicates were dropped.
+    `notes` is what a record that was judged, but gives no pair, would have had in its meta: judging it had its price.
     """
 
     id: str
@@ -33,6 +36,7 @@ class Outcome:
     reason: str = ""
     detail: str = ""
     diversity: dict[str, Diversity] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def mine_record(record: Record, recipe: Recipe) -> Outcome:
         return Outcome(record.id, reason="cannot be judged", detail=str(error), diversity=diversity)
     pairs = recipe.rule(scores, kept.masks, record_rng(recipe.seed, record.id, "rule"))
     if not pairs:
-        return Outcome(record.id, reason="no pair passes the rule", diversity=diversity)
+        notes = _notes(offered, kept, scores)
+        return Outcome(record.id, reason="no pair passes the rule", diversity=diversity, notes=notes)
     order = tuple(int(number) for number in np.argsort(-scores, kind="stable")) if recipe.ranking else ()
     mined = replace(
         record,
@@ -112,8 +117,13 @@ def mine_record(record: Record, recipe: Recipe) -> Outcome:
     return Outcome(record.id, record=mined, diversity=diversity)
 
 
+def judged_masks(record: Record) -> int:
+    """Return how many different masks of a mined record were judged; 0: none was."""
+    return len(record.meta.get(SCORES, "").split())
+
+
 def _notes(offered: Candidates, kept: Candidates, scores: np.ndarray) -> dict[str, str]:
     return {
         "duplicates_dropped": str(len(offered.masks) - len(kept.masks)),
-        "scores": " ".join(f"{score:.6g}" for score in scores),
+        SCORES: " ".join(f"{score:.6g}" for score in scores),
     }

@@ -15,7 +15,9 @@ from segdpo.data.transforms import IGNORE, Pipeline
 from segdpo.data.views import RecordViews
 from segdpo.pairs.record import Masks, Record
 
-WHOLE = ("gold", "any", "mean", "first")
+Weights = NDArray[np.float64]
+WHOLE = ("gold", "any", "mean", "first", "chosen", "consensus")
+SHARED = ("mean", "chosen", "consensus")
 
 
 class SupervisedDataset(RecordViews):
@@ -23,7 +25,9 @@ class SupervisedDataset(RecordViews):
 
     `target` is "gold"; "first" (the first of the record's masks: one rater's, where it is always the same one's); "any"
     (one of its masks, drawn anew for each view: learning from several raters one at a time); "mean" (the share of
-    raters for each class, float32 [classes,H,W]); or a mask's name.
+    raters for each class, float32 [classes,H,W]); or a mask's name. Of records with preferences also "chosen" (the mask
+    that was preferred; of several pairs, the shares of their chosen masks by the pairs' weights) and "consensus" (the
+    share of all ranked masks, the better the heavier: see `rank_weights`).
     """
 
     collate = staticmethod(collate_supervised)
@@ -43,9 +47,11 @@ class SupervisedDataset(RecordViews):
 
     def __getitem__(self, draw: int | Draw) -> SupervisedItem:
         record, view = self._open(draw)
-        seen, gold = self._look(record, view, self._targets(record, view))
-        if self.target == "mean":
-            target: NDArray[np.uint8] | NDArray[np.float32] = rater_shares(seen.masks, len(self.source.classes))
+        masks, weights = self._targets(record, view)
+        seen, gold = self._look(record, view, masks)
+        if self.target in SHARED:
+            classes = len(self.source.classes)
+            target: NDArray[np.uint8] | NDArray[np.float32] = rater_shares(seen.masks, classes, weights)
             known = target.any(0)
         else:
             # Gold comes with every view; looking at it twice would only cost.
@@ -55,32 +61,53 @@ class SupervisedDataset(RecordViews):
             id=record.id, view=view, image=seen.image, valid=seen.valid & known, gold=gold, target=target
         )
 
-    def _targets(self, record: Record, view: int) -> Masks:
+    def _targets(self, record: Record, view: int) -> tuple[Masks, Weights | None]:
+        """Return the masks that make the target, and what each weighs; None: all the same."""
         if self.target == "gold" and record.gold is not None:
-            return record.masks[:0]
+            return record.masks[:0], None
         if self.target == "mean" and len(record.masks):
-            return record.masks
+            return record.masks, None
         if self.target == "any" and len(record.masks):
             number = self._rng(record, view, "rater").integers(len(record.masks))
-            return record.masks[[number]]
+            return record.masks[[number]], None
         if self.target == "first" and len(record.masks):
-            return record.masks[:1]
+            return record.masks[:1], None
+        if self.target == "chosen" and record.pairs:
+            return record.masks[[pair.chosen for pair in record.pairs]], np.array([p.weight for p in record.pairs])
+        if self.target == "consensus" and record.ranking:
+            return record.masks[list(record.ranking)], rank_weights(len(record.ranking))
         if self.target not in WHOLE and self.target in record.mask_names:
-            return record.masks[[record.mask_names.index(self.target)]]
+            return record.masks[[record.mask_names.index(self.target)]], None
         raise DataError(
             f"Expected a target {self.target!r} in record {record.id!r} but it has gold: "
-            f"{'yes' if record.gold is not None else 'no'}, masks: {', '.join(record.mask_names) or 'none'}; "
+            f"{'yes' if record.gold is not None else 'no'}, masks: {', '.join(record.mask_names) or 'none'}, "
+            f"{len(record.pairs)} pairs, a ranking of {len(record.ranking)}; "
             'set target to "first", "any", "mean", "gold" or one of these names.',
             "preference",
         )
 
 
-def rater_shares(masks: Masks, classes: int) -> Float32[np.ndarray, "classes height width"]:
+def rater_shares(
+    masks: Masks, classes: int, weights: Weights | None = None
+) -> Float32[np.ndarray, "classes height width"]:
     """Return the share of the masks that say each class, of those that say anything there; 0 where none does.
 
     >>> masks = np.array([[[0, 1, 255]], [[1, 1, 255]]], np.uint8)
     >>> rater_shares(masks, 2)[1].tolist()
     [[0.5, 1.0, 0.0]]
+    >>> rater_shares(masks, 2, np.array([3.0, 1.0]))[1].tolist()
+    [[0.25, 1.0, 0.0]]
     """
-    votes = np.stack([(masks == number).sum(0) for number in range(classes)]).astype(np.float32)
-    return np.asarray(votes / np.maximum(votes.sum(0), 1), np.float32)
+    each = np.ones(len(masks)) if weights is None else weights
+    votes = np.stack([np.tensordot(each, masks == number, 1) for number in range(classes)])
+    said = votes.sum(0)
+    return np.asarray(votes / np.where(said > 0, said, 1), np.float32)
+
+
+def rank_weights(masks: int) -> Weights:
+    """Return 2(K − r)/(K(K + 1)) for the ranks r = 0 (best) … K − 1: falling in a line, 1 in sum.
+
+    >>> rank_weights(3).tolist()
+    [0.5, 0.3333333333333333, 0.16666666666666666]
+    """
+    return np.arange(masks, 0, -1) * 2 / (masks * (masks + 1))

@@ -1,5 +1,7 @@
 """Overlap of predicted masks with gold, image by image: IoU and Dice."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -19,7 +21,7 @@ def per_image_overlap(prediction: Tensor, gold: Tensor, classes: int, background
     it does not count; averaging it as 1 would flatter, as 0 would punish.
 
     Args:
-        prediction: class ids, uint8 or int64 [B, H, W].
+        prediction: class ids, uint8 or int64 [B, *spatial].
         gold: class ids like `prediction`.
         classes: how many there are, class 0 included: 2 for binary masks.
         background: whether class 0 counts like any other; False: it is what is left over.
@@ -28,43 +30,97 @@ def per_image_overlap(prediction: Tensor, gold: Tensor, classes: int, background
     >>> overlap["iou"], overlap["dice"]
     (tensor([0.5000]), tensor([0.6667]))
     """
+    counts = count_classes(prediction, gold, classes, background)
+    return {"iou": mean_over_classes(counts.iou), "dice": mean_over_classes(counts.dice)}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """Pixels of each class in each image, int64 [B, classes]; ratios are NaN where the class is in neither mask."""
+
+    both: Tensor
+    prediction: Tensor
+    gold: Tensor
+    present: Tensor
+
+    @property
+    def iou(self) -> Tensor:
+        """Intersection over union."""
+        return self._share(self.both, self.prediction + self.gold - self.both)
+
+    @property
+    def dice(self) -> Tensor:
+        """Twice the intersection over the sum of both areas."""
+        return self._share(2 * self.both, self.prediction + self.gold)
+
+    @property
+    def precision(self) -> Tensor:
+        """Share of the prediction that is right; 0 for an empty prediction of a class that is there."""
+        return self._share(self.both, self.prediction)
+
+    @property
+    def recall(self) -> Tensor:
+        """Share of gold that was found; 0 for a class that was invented."""
+        return self._share(self.both, self.gold)
+
+    def _share(self, part: Tensor, whole: Tensor) -> Tensor:
+        return (part / whole.clamp(min=1)).masked_fill(~self.present, torch.nan)
+
+
+def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bool = False) -> ClassCounts:
+    """Count the pixels of each class that both masks have, and each of them; 255 in either is left out."""
     check_same_shape("prediction", prediction, "gold", gold)
     valid = (prediction != IGNORE) & (gold != IGNORE)
     _check_classes(prediction, gold, valid, classes)
-    of_gold = _count(gold, valid, classes)
-    of_prediction = _count(prediction, valid, classes)
-    both = _count(gold, valid & (prediction == gold), classes)
-    area = of_gold + of_prediction
-    present = area > 0
+    # [image, class of gold, class of the prediction]: one pass over the pixels for all counts.
+    first = torch.arange(len(gold), device=gold.device)[:, None] * classes**2
+    numbers = (gold.flatten(1).long() * classes).add_(prediction.flatten(1)).add_(first)
+    numbers = numbers.masked_fill_(~valid.flatten(1), len(gold) * classes**2).flatten()
+    table = torch.bincount(numbers, minlength=len(gold) * classes**2 + 1)[:-1].view(-1, classes, classes)
+    of_gold, of_prediction = table.sum(2), table.sum(1)
+    present = of_gold + of_prediction > 0
     present[:, 0] &= background
-    shown = present.sum(1)
-    # 0 / 0 is NaN, as promised, where no class is shown.
-    iou = (both / (area - both).clamp(min=1) * present).sum(1) / shown
-    dice = (2 * both / area.clamp(min=1) * present).sum(1) / shown
-    return {"iou": iou, "dice": dice}
+    return ClassCounts(table.diagonal(dim1=1, dim2=2), of_prediction, of_gold, present)
 
 
-def _count(labels: Tensor, inside: Tensor, classes: int) -> Tensor:
-    """Return how many pixels each image has of each class, int64 [B, classes]."""
-    images = len(labels)
-    first = torch.arange(images, device=labels.device)[:, None] * classes
-    numbers = torch.where(inside.flatten(1), labels.flatten(1).long() + first, images * classes)
-    return torch.bincount(numbers.flatten(), minlength=images * classes + 1)[:-1].view(images, classes)
+def mean_over_classes(values: Tensor) -> Tensor:
+    """Return the mean of each row [B, classes] over what is not NaN; NaN if nothing is.
+
+    >>> mean_over_classes(torch.tensor([[torch.nan, 0.5, 1.0]]))
+    tensor([0.7500])
+    """
+    counts = ~values.isnan()
+    # 0 / 0 is NaN, as promised.
+    return torch.where(counts, values, 0).sum(1) / counts.sum(1)
 
 
 def _check_classes(prediction: Tensor, gold: Tensor, valid: Tensor, classes: int) -> None:
     for name, labels in (("prediction", prediction), ("gold", gold)):
-        if labels.is_floating_point() or labels.ndim != 3:
+        _check_labels(name, labels)
+        low, high = (int(found) for found in labels.masked_fill(~valid, 0).aminmax()) if labels.numel() else (0, 0)
+        if low < 0:
+            raise ValueError(f"{name} has class {low}; classes count from 0, and ignored pixels are {IGNORE}.")
+        if high >= classes:
             raise ValueError(
-                f"Expected {name} as class ids [B, H, W] but got {str(labels.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(labels.shape)}; take the argmax of logits, or threshold one channel at 0."
+                f"{name} has class {high} but there are {classes} classes, 0 to {classes - 1}; "
+                f"set classes to {high + 1}, or mark class {high} as ignore ({IGNORE})."
             )
-        highest = int(labels.masked_fill(~valid, 0).max()) if labels.numel() else 0
-        if highest >= classes:
-            raise ValueError(
-                f"{name} has class {highest} but there are {classes} classes, 0 to {classes - 1}; "
-                f"set classes to {highest + 1}, or mark class {highest} as ignore ({IGNORE})."
-            )
+
+
+def _check_labels(name: str, labels: Tensor) -> None:
+    shape = tuple(labels.shape)
+    if labels.is_floating_point() or labels.ndim not in (3, 4):
+        raise ValueError(
+            f"Expected {name} as class ids [B, H, W] or [B, D, H, W] but got "
+            f"{str(labels.dtype).removeprefix('torch.')} of shape {shape}; take the argmax of logits, or threshold "
+            "one channel at 0."
+        )
+    if labels.ndim == 4 and shape[1] == 1:
+        # As a volume of one slice every pixel would be contour.
+        raise ValueError(
+            f"Expected {name} as class ids [B, H, W] but got shape {shape}, with a channel or a single slice; "
+            f"drop that dimension: {name}.squeeze(1)."
+        )
 
 
 class Overlap(Metric):
@@ -91,7 +147,7 @@ class Overlap(Metric):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, gold: Tensor) -> None:
-        """Add the images of a batch: class ids [B, H, W]."""
+        """Add the images of a batch: class ids [B, *spatial]."""
         overlap = per_image_overlap(prediction, gold, self.classes, self.background)
         self.iou += _sum(overlap["iou"])
         self.dice += _sum(overlap["dice"])

@@ -4,10 +4,8 @@
 over, as in binary masks. True: class 0 is a class of its own, as "Sky" is in street scenes.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 
 from segdpo.pairs.record import Mask, Masks
 from segdpo.regions import IGNORE
@@ -70,12 +68,3 @@ def mean_pairwise_iou(masks: Masks, *, background: bool = False) -> float:
 def differ(first: Mask, second: Mask) -> bool:
     """Say whether two masks disagree on any pixel that neither ignores; only there can a preference teach."""
     return bool(((first != second) & (first != IGNORE) & (second != IGNORE)).any())
-
-
-def class_regions(
-    gold: Mask, mask: Mask, *, background: bool
-) -> Iterator[tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]]:
-    """Yield (gold's region, mask's region, valid pixels) for each class present in either on valid pixels."""
-    valid = (gold != IGNORE) & (mask != IGNORE)
-    for label in classes_in(gold[valid], mask[valid], background=background):
-        yield (gold == label) & valid, (mask == label) & valid, valid

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, cast
@@ -19,6 +19,10 @@ MEASURES = {
     "chosen gain": ("pairs", "chosen_gain"),
     "win rate": ("difference", "win_rate", "rate"),
 }
+# What has no interval worth a place in the table.
+COUNTED = {"judgements": ("pairs", "judgements")}
+# Choices that say what was done, not only with which value: they speak for themselves in a row's name.
+METHODS = ("loss", "cell")
 # What does not make an experiment another one.
 NOT_GROUPED = ("seed", "threads", "jobs", "ckpt_path", "cache")
 
@@ -50,10 +54,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds alone, named by what sets them apart from the other groups."""
+    """Runs that differ in their seeds alone, named by `choices`: what sets them apart from the other groups."""
 
     name: str
     runs: Sequence[Run]
+    choices: Mapping[str, str | None] = field(default_factory=dict)
 
     def interval(self, measure: str) -> Interval:
         """Return the interval of a measure over the runs."""
@@ -88,11 +93,11 @@ def read_run(folder: Path) -> Run:
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        words = cast(list[str], OmegaConf.to_container(OmegaConf.load(folder / ".hydra/overrides.yaml")))
+        words = summary.get("overrides") or _words(folder / ".hydra/overrides.yaml")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); run that run again, or remove its folder.") from error
     overrides = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    values = {name: _value(summary, place) for name, place in MEASURES.items()}
+    values = {name: _value(summary, place) for name, place in (MEASURES | COUNTED).items()}
     return Run(folder, overrides, str(summary.get("seed", overrides.get("seed", "?"))), values)
 
 
@@ -102,12 +107,14 @@ def group_runs(runs: Sequence[Run], ignore: Iterable[str] = NOT_GROUPED) -> list
     A key that some runs do not set is at its default there, and shows as a dash.
     """
     ignored = set(ignore)
-    keys = sorted({key for run in runs for key in run.overrides} - ignored, key=lambda key: (key != "loss", key))
+    keys = sorted({key for run in runs for key in run.overrides} - ignored, key=lambda key: (key not in METHODS, key))
     keys = [key for key in keys if len({run.overrides.get(key) for run in runs}) > 1]
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.overrides.get(key) for key in keys), []).append(run)
-    return [Group(_name(keys, values), members) for values, members in groups.items()]
+    return [
+        Group(_name(keys, values), members, dict(zip(keys, values, strict=True))) for values, members in groups.items()
+    ]
 
 
 def t_interval(values: Iterable[float]) -> Interval:
@@ -125,11 +132,14 @@ def t_interval(values: Iterable[float]) -> Interval:
 
 
 def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
-    # The loss speaks for itself; everything else needs its key.
     words = [
-        (value or "–") if key == "loss" else f"{key}={value or '–'}" for key, value in zip(keys, values, strict=True)
+        (value or "–") if key in METHODS else f"{key}={value or '–'}" for key, value in zip(keys, values, strict=True)
     ]
     return " ".join(words) or "all runs"
+
+
+def _words(path: Path) -> list[str]:
+    return cast(list[str], OmegaConf.to_container(OmegaConf.load(path)))
 
 
 def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:

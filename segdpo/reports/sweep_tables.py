@@ -3,13 +3,17 @@
 import csv
 import io
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from segdpo.reports.sweep import MEASURES, Group, Interval, Sweep
+from segdpo.reports.sweep import COUNTED, MEASURES, Group, Interval, Sweep
+
+Columns = Mapping[str, Sequence[Interval]]
 
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6b6b6b"
 SIGNED = ("difference", "chosen gain")
@@ -35,29 +39,62 @@ def cells(group: Group) -> list[str]:
     ]
 
 
-def terminal_table(sweep: Sweep) -> Table:
+def headings(sweep: Sweep, contrasts: Columns) -> list[str]:
+    """Return the names of all columns but the first."""
+    return [*MEASURES, "runs", *_counted(sweep), *contrasts]
+
+
+def rows(sweep: Sweep, contrasts: Columns) -> list[list[str]]:
+    """Return the table's cells, row by row."""
+    found = []
+    for number, group in enumerate(sweep.groups):
+        counts = [f"{group.interval(name).mean:.0f}".replace("nan", "–") for name in _counted(sweep)]
+        held = [
+            as_share(column[number]) if title == "recovery" else as_text(column[number], signed=True)
+            for title, column in contrasts.items()
+        ]
+        found.append([*cells(group), *counts, *held])
+    return found
+
+
+def as_share(interval: Interval) -> str:
+    """Return "71 % [50, 93]"; "undefined" where dense masks were not surely better than the reference."""
+    if not interval.n:
+        return "–"
+    if math.isnan(interval.mean):
+        return "undefined"
+    return f"{100 * interval.mean:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
+def terminal_table(sweep: Sweep, contrasts: Columns = MappingProxyType({})) -> Table:
     """Return the table for rich."""
     table = Table(title="IoU with gold, mean over seeds ± half of Student's 95 % interval")
     table.add_column("run", overflow="fold")
-    for measure in (*MEASURES, "runs"):
+    for measure in headings(sweep, contrasts):
         table.add_column(measure, justify="right", no_wrap=True)
-    for group in sweep.groups:
+    for group, row in zip(sweep.groups, rows(sweep, contrasts), strict=True):
         # A difference that is surely above 0 is green, one surely below red.
         interval = group.interval("difference")
         style = "green" if interval.low > 0 else "red" if interval.high < 0 else None
-        table.add_row(*cells(group), style=style)
+        table.add_row(*row, style=style)
     return table
 
 
-def as_markdown(sweep: Sweep) -> str:
-    """Return the table in Markdown, with a line on the runs that are missing."""
-    rows = [f"| run | {' | '.join(MEASURES)} | runs |", "|---" * (len(MEASURES) + 2) + "|"]
-    for group in sweep.groups:
-        name, *rest = cells(group)
-        rows.append(f"| `{name}` | {' | '.join(rest)} |")
-    if sweep.unfinished:
-        rows += ["", f"{unfinished_text(sweep)}"]
-    return "\n".join(rows) + "\n"
+def as_markdown(sweep: Sweep, contrasts: Columns = MappingProxyType({})) -> str:
+    """Return the table in Markdown, with lines on what the further columns are and on the runs that are missing."""
+    names = headings(sweep, contrasts)
+    lines = [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in rows(sweep, contrasts)]
+    for text in (*explanations(contrasts), unfinished_text(sweep)):
+        lines += ["", text] if text else []
+    return "\n".join(lines) + "\n"
+
+
+def explanations(contrasts: Columns) -> list[str]:
+    """Return a line on each column that holds rows against one another."""
+    said = {"recovery": "recovery: (policy − reference)/(dense − reference), 95 % interval by Fieller over the seeds."}
+    other = "{}: policy IoU minus that row's, seed by seed, ± half of Student's 95 % interval."
+    return [said.get(title, other.format(title)) for title in contrasts]
 
 
 def unfinished_text(sweep: Sweep) -> str:
@@ -66,18 +103,21 @@ def unfinished_text(sweep: Sweep) -> str:
     return f"{len(sweep.unfinished)} unfinished: {names}" if names else ""
 
 
-def as_csv(sweep: Sweep) -> str:
+def as_csv(sweep: Sweep, contrasts: Columns = MappingProxyType({})) -> str:
     """Return one line a run (its own numbers) after one line a group (mean, low, high, n of each measure)."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     bounds = ("mean", "low", "high", "n")
-    writer.writerow(["run", "seed", "folder", *(f"{measure} {bound}" for measure in MEASURES for bound in bounds)])
-    for group in sweep.groups:
-        intervals = [group.interval(measure) for measure in MEASURES]
+    measures = [*MEASURES, *_counted(sweep)]
+    titles = [*measures, *contrasts]
+    writer.writerow(["run", "seed", "folder", *(f"{title} {bound}" for title in titles for bound in bounds)])
+    for number, group in enumerate(sweep.groups):
+        held = [column[number] for column in contrasts.values()]
+        intervals = [*(group.interval(measure) for measure in measures), *held]
         writer.writerow([group.name, "all", "", *(x for i in intervals for x in (i.mean, i.low, i.high, i.n))])
         for run in group.runs:
-            numbers = [x for measure in MEASURES for x in (run.values[measure], "", "", "")]
-            writer.writerow([group.name, run.seed, run.folder, *numbers])
+            numbers = [x for measure in measures for x in (run.values[measure], "", "", "")]
+            writer.writerow([group.name, run.seed, run.folder, *numbers, *[""] * (len(bounds) * len(contrasts))])
     return out.getvalue()
 
 
@@ -92,6 +132,12 @@ def picture(sweep: Sweep) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=120, format="png")
     return buffer.getvalue()
+
+
+def _counted(sweep: Sweep) -> list[str]:
+    """Return the counts that any run has."""
+    runs = [run for group in sweep.groups for run in group.runs]
+    return [name for name in COUNTED if any(not math.isnan(run.values.get(name, math.nan)) for run in runs)]
 
 
 def _draw(axes: Axes, sweep: Sweep, measure: str) -> None:

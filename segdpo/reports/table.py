@@ -9,7 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 ROWS = {"iou": "IoU", "dice": "Dice"}
-PAIRS = {"accuracy": "pair accuracy", "margin": "margin h", "chosen_gain": "chosen gain"}
+PAIRS = {
+    "accuracy": "pair accuracy",
+    "margin": "margin h",
+    "chosen_gain": "chosen gain",
+    "rejected_gain": "rejected gain",
+    "kl": "KL a pixel",
+}
+UNSIGNED = ("accuracy", "kl")
 
 
 def comparison_table(summary: Mapping[str, Any]) -> Table:
@@ -43,7 +50,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     for key, name in PAIRS.items():
         if _known(value := summary.get("pairs", {}).get(key)):
             displaced = key == "chosen_gain" and value < 0
-            shown = f"{value:+.3f}" if key != "accuracy" else f"{value:.3f}"
+            shown = f"{value:.3f}" if key in UNSIGNED else f"{value:+.3f}"
             table.add_row(name, "", Text(shown, style="red" if displaced else ""), "displaced" if displaced else "")
     return table
 

@@ -1,32 +1,39 @@
 """The last stage: policy and reference on images that neither has seen, judged by gold."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from rich.progress import track
 from torch import nn
 
-from segdpo.data.batch import SupervisedBatch
-from segdpo.data.sampling import EpochLoader, EpochSampler
 from segdpo.data.splits import Numbers
-from segdpo.data.supervised_dataset import SupervisedDataset
-from segdpo.metrics.overlap import per_image_overlap
 from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
 from segdpo.story.configs import Plain, build
+from segdpo.story.evaluation import Evaluated, write_evaluation
+from segdpo.story.evaluation_measure import CHEAP, Examination, Measured, Network, Values, measure_network
+from segdpo.story.evaluation_measure import as_taken as as_taken
+from segdpo.story.headers import description_of
 from segdpo.story.setting import Setting
-from segdpo.training.task import predicted_classes
 
-Values = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+# What summary.json of a run says; evaluation/ beside it has all the metrics.
+OVERLAPS = ("iou", "dice")
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """IoU and Dice of one network, one value an image, and the masks that it predicted."""
+def compare_on_test(setting: Setting, policy: nn.Module, reference: nn.Module, device: torch.device) -> Plain:
+    """Measure both on the test images, write all of it to evaluation/, and return what summary.json says of it.
 
-    ids: list[str]
-    values: Values
+    Distances between contours are left to scripts/evaluate.py: they take longer than all the rest.
+    """
+    networks = {"policy": network_of(setting, policy), "reference": network_of(setting, reference)}
+    examination = examination_of(setting, setting.splits.test, CHEAP)
+    after, before = (
+        measure_network(network, examination, device, f"{name} on test") if len(examination.numbers) else None
+        for name, network in networks.items()
+    )
+    if after is not None and before is not None:
+        evaluated = Evaluated(after, before)
+        write_evaluation(setting.folder / "evaluation", evaluated, networks, examination, device, {"split": "test"})
+    return compare(after, before)
 
 
 def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, say: str) -> Measured | None:
@@ -34,33 +41,37 @@ def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, 
     return measure(setting, network, setting.splits.test, device, f"{say} on test")
 
 
-@torch.no_grad()
-def measure(setting: Setting, network: nn.Module, images: Numbers, device: torch.device, say: str) -> Measured | None:
+def measure(
+    setting: Setting,
+    network: nn.Module,
+    images: Numbers,
+    device: torch.device,
+    say: str,
+) -> Measured | None:
     """Measure a network on the gold of some images; None if there are none."""
-    config = setting.config
     if not len(images):
         return None
-    pipeline = build(config.transforms)["eval"]
-    data = SupervisedDataset(setting.source, pipeline, images, target="gold", views=1, seed=config.seed)
-    network.to(device).eval()
-    ids: list[str] = []
-    found: dict[str, list[torch.Tensor]] = {"iou": [], "dice": []}
-    sampler = EpochSampler(len(data), shuffle=False)
-    loader = EpochLoader(data, batch_size=config.datamodule.batch_size, sampler=sampler, collate_fn=data.collate)
-    batch: SupervisedBatch
-    for batch in track(loader, say, transient=True):
-        predicted = predicted_classes(network(as_taken(network, batch.image, device))).cpu()
-        gold = batch.target.masked_fill(~batch.valid, 255)
-        overlap = per_image_overlap(predicted, gold, len(data.source.classes), background=config.background)
-        for name, values in found.items():
-            values.append(overlap[name])
-        ids += batch.ids
-    return Measured(ids, {name: torch.cat(values).double().numpy() for name, values in found.items()})
+    return measure_network(network_of(setting, network), examination_of(setting, images, OVERLAPS), device, say)
 
 
-def as_taken(network: nn.Module, image: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return images on the device in the type of the network's weights, which bf16-true has changed."""
-    return image.to(device, next(network.parameters()).dtype)
+def network_of(setting: Setting, network: nn.Module) -> Network:
+    """Return a network of this run with the pipeline by which the run evaluates."""
+    description = description_of(setting.config, setting.source.classes)
+    pipeline = build(setting.config.transforms)["eval"]
+    return Network(network, pipeline, tuple(description["mean"]), tuple(description["std"]))
+
+
+def examination_of(setting: Setting, images: Numbers, metrics: tuple[str, ...]) -> Examination:
+    """Return what the run measures on these images."""
+    config = setting.config
+    return Examination(
+        setting.source,
+        images,
+        metrics,
+        background=config.background,
+        batch_size=config.datamodule.batch_size,
+        seed=config.seed,
+    )
 
 
 def compare(policy: Measured | None, reference: Measured | None) -> Plain:
@@ -72,12 +83,12 @@ def compare(policy: Measured | None, reference: Measured | None) -> Plain:
         return summary
     summary["reference"] = means_of(reference.values)
     summary["difference"] = {
-        name: asdict(paired_difference(policy.values[name], reference.values[name])) for name in ("iou", "dice")
+        name: asdict(paired_difference(policy.values[name], reference.values[name])) for name in OVERLAPS
     }
     summary["difference"]["win_rate"] = asdict(win_rate(policy.values["iou"], reference.values["iou"]))
     return summary
 
 
 def means_of(values: Values) -> dict[str, Any]:
-    """Return the mean of each metric with its interval."""
-    return {name: asdict(mean_interval(value)) for name, value in values.items()}
+    """Return the mean of IoU and Dice with its interval."""
+    return {name: asdict(mean_interval(values[name])) for name in OVERLAPS}

@@ -33,7 +33,7 @@ def build(node: Any, **given: Any) -> Any:
 def check_at_start(config: DictConfig) -> None:
     """Fill in every ${…} and import every target, so that a misspelt name stops here rather than after an hour."""
     whole = plain(config)
-    for name, value in _leaves(whole):
+    for name, value in leaves(whole):
         # A source of masks that names no weights asks the reference, which is not there yet.
         if value == MISSING and not name.startswith(("pairs.", "selection.")):
             raise ValueError(f"Expected a value for {name} but the configuration has none; set {name}=…")
@@ -50,7 +50,7 @@ def key_of(content: Mapping[str, Any]) -> str:
 def stamp_of_files(data: Any) -> str:
     """Return what changes when a file of the data set changes: names, sizes and times of all files it points to."""
     stamps = []
-    for _, value in _leaves(data):
+    for _, value in leaves(data):
         # A short word is a choice rather than a path, and "." would be the whole working directory.
         if not isinstance(value, str) or "/" not in value:
             continue
@@ -60,10 +60,10 @@ def stamp_of_files(data: Any) -> str:
     return sha256("\n".join(stamps).encode()).hexdigest()[:16]
 
 
-def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every value that is no dict and no list, with its dotted name."""
     if isinstance(content, dict | list):
         for key, part in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+            yield from leaves(part, f"{name}.{key}" if name else str(key))
     else:
         yield name, content

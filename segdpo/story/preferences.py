@@ -1,8 +1,8 @@
 """The second stage: preferences between masks, those that the data came with or mined here."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from rich.progress import track
 from torch import nn
 
+from segdpo.data.joined import Joined
 from segdpo.data.mined import Mined
+from segdpo.data.mining import judged_masks
 from segdpo.data.record_source import RecordSource, info_of
 from segdpo.data.splits import Numbers, Splits
 from segdpo.data.subset import Subset
@@ -23,17 +25,34 @@ log = logging.getLogger(__name__)
 WITH_WEIGHTS = "segdpo.pairs.prediction.with_weights"
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Records with preferences, the splits in their numbers, and what was judged.
+
+    `images`: the numbers that the training images had before; `masks`: how many masks of each were judged. Where the
+    data came with its preferences, `masks` is empty and `pairs` says how many there are.
+    """
+
+    source: RecordSource
+    splits: Splits
+    images: Numbers
+    masks: Sequence[int] = ()
+    pairs: int = 0
+
+
 def with_preferences(
-    config: DictConfig, source: RecordSource, splits: Splits, reference: Path
-) -> tuple[RecordSource, Splits]:
-    """Return the records with preferences, and the splits with the training images that were selected to be judged."""
-    network = {"_target_": f"{__name__}.loaded", "network": model_of(config, source), "path": str(reference)}
-    selection = build(asking_the_reference(plain(config.selection), network))
-    chosen: Sequence[int] = selection(Subset(source, splits.train.tolist()), seed=config.seed)
-    judged = np.sort(splits.train[np.asarray(chosen, np.int64)])
+    config: DictConfig, source: RecordSource, splits: Splits, network: Plain, *, first: Judged | None = None
+) -> Judged:
+    """Collect preferences, between candidates of `network` where they ask one, for the training images selected.
+
+    `first`: what an earlier round has judged. The same training images are judged anew, and validation and test images
+    keep the preferences of then, so that all rounds are measured on the same.
+    """
+    judged = selected(config, source, splits, network) if first is None else first.images
     mask_source = build(asking_the_reference(plain(config.pairs), network))
     if mask_source is None:
-        return source, replace(splits, train=judged)
+        infos = [info_of(source, int(number), preferences=True) for number in judged]
+        return Judged(source, replace(splits, train=judged), judged, pairs=sum(info.pairs or 0 for info in infos))
     mined = Mined(
         source,
         mask_source,
@@ -44,10 +63,23 @@ def with_preferences(
         background=config.background,
     )
     # Mined at first sight and kept; done here, where there is a bar to watch.
-    everything = np.concatenate([judged, splits.val, splits.test]).tolist()
+    others = np.concatenate([splits.val, splits.test]) if first is None else np.empty(0, np.uint32)
+    everything = np.concatenate([judged, others]).tolist()
     found = [info_of(mined, index, preferences=True) for index in track(everything, "preferences", transient=True)]
     log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
-    return Subset(mined, everything), _renumbered(splits, judged)
+    masks = [judged_masks(mined[int(number)]) for number in judged]
+    ours: RecordSource = Subset(mined, everything)
+    if first is not None:
+        evaluated = np.concatenate([first.splits.val, first.splits.test]).tolist()
+        ours = Joined([ours, Subset(first.source, evaluated)])
+    return Judged(ours, _renumbered(splits, len(judged)), judged, masks)
+
+
+def selected(config: DictConfig, source: RecordSource, splits: Splits, network: Plain) -> Numbers:
+    """Return the training images that are worth judging, by the selection of the configuration."""
+    selection = build(asking_the_reference(plain(config.selection), network))
+    chosen: Sequence[int] = selection(Subset(source, splits.train.tolist()), seed=config.seed)
+    return np.sort(splits.train[np.asarray(chosen, np.int64)])
 
 
 def given() -> None:
@@ -74,19 +106,27 @@ def asking_the_reference(node: Plain, network: Plain) -> Plain:
     return {key: visit(value) for key, value in node.items()}
 
 
-def model_of(config: DictConfig, source: RecordSource) -> Plain:
-    """Return the model's node with the data's classes filled in."""
-    return {**plain(config.model), "classes": len(source.classes)}
+def asks_a_network(node: Plain) -> bool:
+    """Say whether a source of masks asks a network that it names no weights of."""
+    return asking_the_reference(node, {}) != node
 
 
-def loaded(network: nn.Module, path: str) -> nn.Module:
-    """Load the file's weights into the network and return it."""
-    load_weights(path, network)
-    return network
+def network_node(config: DictConfig, source: RecordSource, path: Path, *, adapter: bool = False) -> Plain:
+    """Return what builds the network whose weights are at `path`; `adapter`: they are those of one with its adapter."""
+    model = {**plain(config.model), "classes": len(source.classes)}
+    node: Plain = {"_target_": f"{__name__}.loaded", "network": model, "path": str(path)}
+    return {**node, "adapter": plain(config.adapter)} if adapter else node
 
 
-def _renumbered(splits: Splits, judged: Numbers) -> Splits:
+def loaded(network: nn.Module, path: str, adapter: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """Load the file's weights into the network, with its adapter if it has one, and return it."""
+    whole = network if adapter is None else adapter(network)
+    load_weights(path, whole)
+    return whole
+
+
+def _renumbered(splits: Splits, judged: int) -> Splits:
     """Return the splits in the numbers of the mined data set: train, then val, then test."""
-    ends = np.cumsum([len(judged), len(splits.val), len(splits.test)])
+    ends = np.cumsum([judged, len(splits.val), len(splits.test)])
     train, val, test = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
     return replace(splits, train=train, val=val, test=test)

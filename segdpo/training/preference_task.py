@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segdpo.data.batch import Batch, PairBatch, RankingBatch
 from segdpo.losses.preference_loss import LossTerms, PreferenceLoss
+from segdpo.metrics.pair_quality import kl_per_pixel
 from segdpo.models import freezing
 from segdpo.scores import PairScores, Score
 from segdpo.training.beta import Beta, BoundBeta
@@ -30,12 +31,17 @@ from segdpo.training.watching import names_of, watched_values
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a batch's pairs score under both networks; `margin` is h, or the policy's margin without a reference."""
+    """What a batch's pairs score under both networks.
+
+    `margin` is h, or the policy's margin without a reference; `kl` is the images' divergence from the reference, asked
+    in evaluation alone.
+    """
 
     logits: Tensor
     policy: Mapping[Score, PairScores]
     reference: Mapping[Score, PairScores] | None
     drift: Tensor | None
+    kl: Tensor | None
     margin: Tensor
     closely: bool
 
@@ -151,7 +157,7 @@ class PreferenceTask(Task):
     def _ask_reference(
         self, batch: PreferenceBatch, closely: bool
     ) -> tuple[Mapping[Score, PairScores] | None, Tensor | None]:
-        """Return the reference's scores, and its logits if the loss needs them; else they are freed here."""
+        """Return the reference's scores, and its logits if the loss or an evaluation reads them."""
         if not self.loss.needs_reference:
             return None, None
         answer = self.reference(batch, self.policy)
@@ -159,7 +165,8 @@ class PreferenceTask(Task):
             return answer, None
         watched = [self.watched] * closely
         scores = score_batch(dict.fromkeys([*self.loss.scores, *watched]), answer, batch)
-        return without_logits(scores, {*self._reads_chosen, *watched}), answer if self.loss.needs_drift else None
+        kept = without_logits(scores, {*self._reads_chosen, *watched})
+        return kept, answer if self.loss.needs_drift or not self.training else None
 
     def _score(self, batch: PreferenceBatch, closely: bool) -> Scored:
         # First the reference: its logits are gone before the policy's activations come.
@@ -169,11 +176,14 @@ class PreferenceTask(Task):
         if closely and self.watched not in policy:
             with torch.no_grad():
                 policy |= score_batch([self.watched], logits, batch)
-        drift = None if reference_logits is None else drift_of_batch(logits, reference_logits, batch)
+        drift = kl = None
+        if reference_logits is not None:
+            drift = drift_of_batch(logits, reference_logits, batch) if self.loss.needs_drift else None
+            kl = None if self.training else kl_per_pixel(logits, reference_logits, batch.valid)
         margin = policy[self.loss.score].margin.detach()
         if reference is not None:
             margin = margin - reference[self.loss.score].margin
-        return Scored(logits, policy, reference, drift, margin, closely)
+        return Scored(logits, policy, reference, drift, kl, margin, closely)
 
     def _combine(self, scored: Scored, weight: Tensor) -> LossTerms:
         return self.loss(scored.policy, scored.reference, weight=weight, drift=scored.drift)
@@ -186,6 +196,8 @@ class PreferenceTask(Task):
                 scored = self._score(batch, closely=True)
                 terms = self._combine(scored, weight)
             self.count(stage, self._values(scored, terms), weight)
+            if scored.kl is not None:  # NaN: an image without a valid pixel
+                self.count(stage, {"pairs/kl": scored.kl.nan_to_num()}, scored.kl.isfinite())
             self.count_overlap(stage, scored.logits, batch)
         else:
             self.count_overlap(stage, self.policy(batch.image), batch)

@@ -1,11 +1,13 @@
 """Supervised training: where the reference comes from."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from segdpo.data.batch import Batch, SupervisedBatch
+from segdpo.models.freezing import hold_statistics as hold
 from segdpo.training.finite import naming
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task
 
@@ -25,6 +27,7 @@ class SupervisedTask(Task):
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and `steps=` if it asks for them; None: a constant rate.
         background: whether val/iou and val/dice count class 0.
+        hold_statistics: keep BatchNorm and dropout as in evaluation, as preference training does.
     """
 
     def __init__(
@@ -35,10 +38,24 @@ class SupervisedTask(Task):
         *,
         scheduler: MakeScheduler | None = None,
         background: bool = False,
+        hold_statistics: bool = False,
     ) -> None:
         super().__init__(["loss"], optimizer, scheduler, background)
         self.network, self.loss = network, loss
+        self._hold_statistics = hold_statistics
         self.train()
+
+    def setup(self, stage: str) -> None:
+        """Spare the user Lightning's doubt about modes that are meant."""
+        if self._hold_statistics:
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+    def train(self, mode: bool = True) -> "SupervisedTask":
+        """Switch to training or evaluation; statistics that are held stay held."""
+        super().train(mode)
+        if mode and self._hold_statistics:
+            hold(self.network)
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the network's logits."""

@@ -19,7 +19,8 @@ sys.path.append(str(ROOT / "scripts"))
 
 import collect_sweep  # noqa: E402
 
-from segdpo.reports.sweep import Interval, read_sweep, t_interval  # noqa: E402
+from segdpo.reports.sweep import Interval, read_run, read_sweep, t_interval  # noqa: E402
+from segdpo.reports.sweep_contrasts import contrasts, fieller  # noqa: E402
 from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
 
 
@@ -147,6 +148,91 @@ def test_a_damaged_summary_is_named(tmp_path):
     (tmp_path / "0/summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"0/summary.json: cannot be read"):
         read_sweep(tmp_path)
+
+
+def write_worth(folder, policies):
+    """Rows of cells, `policies` a list a row with one value a seed; the reference of seed s is at .5 + s/100."""
+    for cell, values in policies.items():
+        for seed, policy in enumerate(values):
+            place = folder / f"{cell}-{seed}"
+            write_run(place, [f"cell={cell}", f"seed={seed}", "+experiment=worth"], policy, 0.5 + seed / 100)
+            summary = json.loads((place / "summary.json").read_text())
+            summary["pairs"]["judgements"] = 0 if cell == "dense" else 700
+            (place / "summary.json").write_text(json.dumps(summary))
+
+
+def test_recovery_and_paired_differences(tmp_path, capsys):
+    write_worth(tmp_path, {"dense": [0.7, 0.72, 0.71], "sft": [0.6, 0.63, 0.62], "best": [0.65, 0.67, 0.67]})
+    assert collect_sweep.main([str(tmp_path), "--dense", "dense", "--against", "sft"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| runs | judgements | recovery | − sft |")
+    found = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")[8:-1]] for row in lines[2:5]}
+    assert found["dense"][:2] == ["0", "100 % [100, 100]"]
+    # .15 + .16 + .15 of .2 + .21 + .19; .05, .04, .05 above sft.
+    assert found["best"][0] == "700"
+    assert found["best"][1].startswith("77 % [")
+    half = stats.t.ppf(0.975, 2) * np.std([0.05, 0.04, 0.05], ddof=1) / np.sqrt(3)
+    assert found["best"][2] == f"+0.047 ± {half:.3f}"
+    assert found["sft"][2] == "+0.000 ± 0.000"
+    row = next(row for row in csv.DictReader((tmp_path / "sweep.csv").open()) if row["run"] == "best")
+    assert float(row["recovery mean"]) == pytest.approx(0.46 / 0.6)
+    assert float(row["judgements mean"]) == 700
+
+
+def test_fieller_is_the_set_of_ratios_that_a_t_test_does_not_refuse():
+    rng = np.random.default_rng(3)
+    below = rng.normal(0.1, 0.02, 5)
+    above = 0.8 * below + rng.normal(0, 0.01, 5)
+    found = fieller(above.tolist(), below.tolist())
+    for bound, sign in ((found.low, -1), (found.high, 1)):
+        assert stats.ttest_1samp(above - bound * below, 0).pvalue == pytest.approx(0.05, abs=1e-6)
+        assert stats.ttest_1samp(above - (bound + sign * 0.01) * below, 0).pvalue < 0.05
+    assert found.low < found.mean < found.high
+
+
+def test_fieller_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        below = rng.normal(0.10, 0.03, 5)
+        found = fieller((0.7 * below + rng.normal(0, 0.02, 5)).tolist(), below.tolist())
+        hits += math.isnan(found.mean) or found.low <= 0.7 <= found.high
+    assert 0.935 < hits / 2000 < 0.965
+
+
+def test_recovery_is_undefined_where_dense_masks_are_not_surely_better(tmp_path, capsys):
+    write_worth(tmp_path, {"dense": [0.4, 0.8, 0.5], "sft": [0.6, 0.63, 0.62]})
+    assert collect_sweep.main([str(tmp_path), "--dense", "dense"]) == 0
+    assert capsys.readouterr().out.count("| undefined |") == 2
+
+
+def test_rows_are_held_against_the_one_that_is_alike_in_all_else(tmp_path):
+    for budget in (4, 8):
+        for cell, seed in (("dense", 0), ("dense", 1), ("sft", 0), ("sft", 1)):
+            policy = 0.6 + budget / 100 + (0.1 if cell == "dense" else 0) + seed / 100
+            write_run(tmp_path / f"{cell}{budget}{seed}", [f"cell={cell}", f"seed={seed}", f"budget={budget}"], policy)
+    sweep = read_sweep(tmp_path)
+    held = contrasts(sweep, None, "dense")["− dense"]
+    found = {group.name: round(interval.mean, 6) for group, interval in zip(sweep.groups, held, strict=True)}
+    assert found == {
+        "dense budget=4": 0,
+        "dense budget=8": 0,
+        "sft budget=4": pytest.approx(-0.1),
+        "sft budget=8": pytest.approx(-0.1),
+    }
+
+
+def test_a_row_that_is_not_there_is_named(sweep, capsys):
+    with pytest.raises(SystemExit):
+        collect_sweep.main([str(sweep), "--against", "sft"])
+    assert "a row of the sweep called 'sft' but there are hinge, dpo" in capsys.readouterr().err
+
+
+def test_a_summary_that_says_its_overrides_is_believed(tmp_path):
+    write_run(tmp_path / "0", ["loss=dpo", "seed=0"], 0.6)
+    summary = json.loads((tmp_path / "0/summary.json").read_text())
+    (tmp_path / "0/summary.json").write_text(json.dumps({**summary, "overrides": ["loss=sft", "+seed=4"]}))
+    assert dict(read_run(tmp_path / "0").overrides) == {"loss": "sft", "seed": "4"}
 
 
 def test_what_diverged_stays_short():

@@ -120,7 +120,8 @@ def test_supervised_story(tmp_path):
     summary = run_story(composed(*SMALL, "task=supervised", folder=tmp_path))
     assert summary["policy"]["iou"]["n"] == 6
     assert "reference" not in summary
-    config = composed(*STARTED, "start=checkpoint", f"start.path={tmp_path}/run/policy.safetensors", folder=tmp_path)
+    path = f"start.path={tmp_path}/run/policy.safetensors"
+    config = composed(*STARTED, "start=checkpoint", path, folder=tmp_path / "following")
     following = run_story(config)
     assert following["reference"]["iou"]["mean"] == pytest.approx(summary["policy"]["iou"]["mean"])
 

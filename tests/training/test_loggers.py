@@ -1,6 +1,7 @@
 """Every yaml of conf/logger/ writes where it says, without a network."""
 
 import sqlite3
+import time
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -59,7 +60,11 @@ def test_wandb_offline(build, tmp_path, monkeypatch):
     loggers["wandb"].experiment.finish()
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     (stored,) = run.glob("run-*.wandb")
-    assert b"train/loss" in stored.read_bytes()
+    # Written by a process of W&B's own, which may take its time.
+    deadline = time.monotonic() + 30
+    while b"train/loss" not in stored.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_mlflow_in_a_file(build, tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_validation_counts_pairs_by_weight_and_images_once(network, data, fit, h
     task = PreferenceTask(copy.deepcopy(network), reference, hinge, partial(torch.optim.SGD, lr=0.0))
     module = data(batch_size=3)
     logged = fit(task, module, max_steps=4, check_val_every_n_epoch=1).callback_metrics
-    weights, h, gain, overlaps = [], [], [], []
+    weights, h, gain, lost, overlaps, kl = [], [], [], [], [], []
     for batch in module.val_dataloader():
         with torch.no_grad():
             ours, theirs = (m.eval()(batch.image)[:, 0].double().numpy() for m in (network, reference.network))
@@ -162,11 +162,17 @@ def test_validation_counts_pairs_by_weight_and_images_once(network, data, fit, h
             log_q = [-np.logaddexp(0, np.where(rejected == 1, -z[i], z[i])) for z in (ours, theirs)]
             h.append(np.subtract(*((a - b)[differ].mean() for a, b in zip(log_p, log_q, strict=True))))
             gain.append(log_p[0][counts].mean() - log_p[1][counts].mean())
+            lost.append(log_q[0][counts].mean() - log_q[1][counts].mean())
             weights.append(float(batch.weight[p]))
+        q, p = (1 / (1 + np.exp(-z)) for z in (theirs, ours))
+        divergence = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+        kl += [image[valid].mean() for image, valid in zip(divergence, batch.valid.numpy(), strict=True)]
         for logits, gold in zip(ours, batch.gold.numpy(), strict=True):
             overlaps.append(((logits > 0) & (gold == 1)).sum() / ((logits > 0) | (gold == 1)).sum())
     assert float(logged["val/pairs/margin"]) == pytest.approx(np.average(h, weights=weights), abs=1e-5)
     assert float(logged["val/pairs/chosen_gain"]) == pytest.approx(np.average(gain, weights=weights), abs=1e-5)
+    assert float(logged["val/pairs/rejected_gain"]) == pytest.approx(np.average(lost, weights=weights), abs=1e-5)
+    assert float(logged["val/pairs/kl"]) == pytest.approx(np.mean(kl), abs=1e-5)
     assert float(logged["val/pairs/accuracy"]) == pytest.approx(np.average(np.array(h) > 0, weights=weights), abs=1e-6)
     assert float(logged["val/iou"]) == pytest.approx(np.mean(overlaps), abs=1e-6)
     dpo = np.average(np.logaddexp(0, -3 * np.array(h)), weights=weights)

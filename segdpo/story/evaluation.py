@@ -1,0 +1,151 @@
+"""From what was measured to a folder that people and reports read: images.csv, classes.csv, summary.json, overlays/."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segdpo.metrics.masks import HIGHER_IS_BETTER
+from segdpo.metrics.statistics import mean_interval, paired_difference, wilcoxon, win_rate
+from segdpo.metrics.statistics import worst as worst_of
+from segdpo.models.atomic_file import write_atomically
+from segdpo.story.configs import Plain
+from segdpo.story.evaluation_measure import Doubles, Examination, Measured, Network
+from segdpo.story.evaluation_overlays import Shown, draw_overlays
+from segdpo.story.evaluation_tables import classes_csv, images_csv
+
+# How many of the images that lost most are named, and how many are drawn on either side.
+NAMED, DRAWN = 20, 6
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What was measured of the policy, and of the reference on the same images where there is one."""
+
+    policy: Measured
+    reference: Measured | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference is not None and self.reference.ids != self.policy.ids:
+            raise ValueError("Expected policy and reference to be measured on the same images in the same order.")
+
+    @property
+    def networks(self) -> dict[str, Measured]:
+        """Those that were measured, by name."""
+        return {"policy": self.policy} | ({} if self.reference is None else {"reference": self.reference})
+
+    @property
+    def main(self) -> str:
+        """The metric by which images are better, worse and worst."""
+        return next(iter(self.policy.values))
+
+    def changes(self) -> Doubles:
+        """Return by how much each image got better in the main metric; without a reference, how good it is."""
+        after = goodness(self.main, self.policy.values[self.main])
+        return after if self.reference is None else after - goodness(self.main, self.reference.values[self.main])
+
+
+def goodness(name: str, values: Doubles) -> Doubles:
+    """Return values of a metric so that more is better; what should be 0 (a count too many, or too few): its distance.
+
+    >>> goodness("components", np.array([-2.0, 1.0]))
+    array([-2., -1.])
+    """
+    higher = HIGHER_IS_BETTER[name]
+    return values if higher else -values if higher is False else -np.abs(values)
+
+
+def write_evaluation(
+    folder: Path,
+    evaluated: Evaluated,
+    networks: Mapping[str, Network],
+    examination: Examination,
+    device: torch.device | str,
+    said: Plain,
+) -> Plain:
+    """Write the folder and return what its summary.json says; `said` (the split, the files …) is put before it.
+
+    The same networks and images give the same bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = said | summarise(evaluated, examination)
+    write_atomically(folder / "images.csv", images_csv(evaluated.networks).encode())
+    write_atomically(folder / "classes.csv", classes_csv(evaluated.networks, examination.source.classes).encode())
+    draw_overlays(folder / "overlays", shown_of(evaluated), networks, examination, device)
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def summarise(evaluated: Evaluated, examination: Examination) -> Plain:
+    """Return means with intervals of each network, and of the difference, with all that says how sure it is."""
+    policy, reference = evaluated.policy, evaluated.reference
+    missing = {name: _not_counted(measured) for name, measured in evaluated.networks.items()}
+    summary: dict[str, Any] = {
+        "classes": list(examination.source.classes),
+        "background": examination.background,
+        "native": examination.native,
+        "tolerance": examination.tolerance,
+        "metrics": list(policy.values),
+        "higher_is_better": {name: HIGHER_IS_BETTER[name] for name in policy.values},
+        "images": len(policy.ids),
+        "without_gold": policy.without_gold,
+        "not_counted": missing,
+        "calibration": {name: measured.calibration for name, measured in evaluated.networks.items()},
+    }
+    for network, measured in evaluated.networks.items():
+        summary[network] = {name: asdict(mean_interval(values)) for name, values in measured.values.items()}
+    if reference is None:
+        return summary
+    pairs = {name: (values, reference.values[name]) for name, values in policy.values.items()}
+    good = {name: (goodness(name, ours), goodness(name, theirs)) for name, (ours, theirs) in pairs.items()}
+    differences = {name: _difference(*pairs[name], *good[name]) for name in pairs}
+    main = evaluated.main
+    return summary | {
+        "difference": {**differences, "win_rate": asdict(win_rate(*good[main]))},
+        "win_rate": {name: asdict(win_rate(*both)) for name, both in good.items()},
+        "wilcoxon": {name: asdict(wilcoxon(*both)) for name, both in good.items()},
+        "main": main,
+        "better": differences[main]["better"],
+        "worse": differences[main]["worse"],
+        "worst": [list(one) for one in worst_of(policy.ids, *good[main], NAMED)],
+    }
+
+
+def shown_of(evaluated: Evaluated) -> list[Shown]:
+    """Return the images to draw: those that gained most and lost most; of one network alone, the lowest."""
+    changes = evaluated.changes()
+    order = sorted(np.flatnonzero(~np.isnan(changes)).tolist(), key=lambda at: (changes[at], evaluated.policy.ids[at]))
+    if evaluated.reference is None:
+        return _ranked("lowest", order[:DRAWN], evaluated)
+    better = [at for at in order[::-1] if changes[at] > 0][:DRAWN]
+    return _ranked("better", better, evaluated) + _ranked(
+        "worse", [at for at in order if changes[at] < 0][:DRAWN], evaluated
+    )
+
+
+def _ranked(side: str, places: Sequence[int], evaluated: Evaluated) -> list[Shown]:
+    return [
+        Shown(
+            f"{side}_{rank}",
+            evaluated.policy.numbers[at],
+            {name: f"{measured.values[evaluated.main][at]:.3f}" for name, measured in evaluated.networks.items()},
+            evaluated.main,
+        )
+        for rank, at in enumerate(places, 1)
+    ]
+
+
+def _difference(ours: Doubles, theirs: Doubles, good: Doubles, good_before: Doubles) -> Plain:
+    """Return policy − reference as it is, with the images counted by which way is better."""
+    change = good - good_before
+    difference = paired_difference(ours, theirs)
+    return asdict(replace(difference, better=int((change > 0).sum()), worse=int((change < 0).sum())))
+
+
+def _not_counted(measured: Measured) -> dict[str, int]:
+    counts = {name: int(np.isnan(values).sum()) for name, values in measured.values.items()}
+    return {name: count for name, count in counts.items() if count}

@@ -1,0 +1,77 @@
+"""The story of `task=finetune`: the same as task=preference, but the policy learns masks rather than preferences.
+
+What any preference loss has to beat: the same reference, images, steps and optimiser, and as a target of each image
+that was judged its chosen mask, a consensus of all its candidates weighted by rank, or gold: the ceiling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from lightning.pytorch import Callback
+from omegaconf import DictConfig
+
+from segdpo.data.datamodule import DataModule
+from segdpo.data.supervised_dataset import SupervisedDataset
+from segdpo.pairs.judgements import for_best, for_ranking
+from segdpo.story.configs import Plain, build
+from segdpo.story.fitting import fit, make_trainer
+from segdpo.story.headers import description_of
+from segdpo.story.judging import Price
+from segdpo.story.learning import Learned, Lesson
+from segdpo.story.preference import tell
+from segdpo.story.setting import Setting
+from segdpo.training.supervised_task import SupervisedTask
+
+# What a target costs in judgements of K masks; a drawn mask takes none.
+PRICES: dict[str, Price] = {"gold": lambda masks: 0, "chosen": for_best, "consensus": for_ranking}
+
+
+def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
+    """Run the story; return its part of summary.json, or nothing in a further process of several."""
+    target = setting.config.finetune.target
+    if target not in PRICES:
+        raise ValueError(f"Expected finetune.target to be one of {', '.join(PRICES)} but got {target}.")
+    summary = tell(setting, callbacks, learn_from_masks, PRICES[target])
+    if summary:
+        summary["loss"] = f"finetune {target}"  # the loss of the configuration is not asked
+    if summary and target == "gold":
+        # Those that come with their own preferences are not paid for here either.
+        summary["pairs"] |= {"judgements": 0, "gold_masks": summary["pairs"]["train"]}
+    return summary
+
+
+def learn_from_masks(lesson: Lesson, callbacks: Sequence[Callback]) -> Learned:
+    """Train on one target an image."""
+    config = lesson.setting.config
+    task = SupervisedTask(
+        lesson.policy,
+        build(config.sft_loss),
+        build(config.optimizer),
+        scheduler=build(config.scheduler),
+        background=config.background,
+        hold_statistics=config.hold_statistics,
+    )
+    task.save_hyperparameters({"config": description_of(config, lesson.setting.source.classes)})
+    data = targets_of(config, lesson.data)
+    trainer = make_trainer(config, callbacks)
+    fit(trainer, task, data, config)
+    return Learned(trainer, task, data)
+
+
+def targets_of(config: DictConfig, pairs: DataModule) -> DataModule:
+    """Return the images that have pairs, in the same views and order, with a target in the place of their pairs."""
+    splits = replace(pairs.splits, train=np.asarray(pairs.train_data().indices, np.uint32))
+    return DataModule(
+        pairs.source,
+        pairs.train_pipeline,
+        pairs.eval_pipeline,
+        items=partial(SupervisedDataset, target=config.finetune.target),
+        eval_items=partial(SupervisedDataset, target="gold"),
+        split=lambda infos: splits,
+        batch_size=pairs.batch_size,
+        workers=pairs.workers,
+        views=pairs.views,
+        seed=pairs.seed,
+    )

@@ -1,0 +1,98 @@
+"""Preference metrics by hand, from logits in float64, and cut in pieces."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from segdpo.metrics.pair_quality import PairQuality, kl_per_pixel
+from segdpo.scores import PairScores, score_drift, score_pairs
+
+
+def scores(chosen, rejected):
+    return PairScores(chosen=torch.tensor(chosen), rejected=torch.tensor(rejected))
+
+
+def test_by_hand_with_weights():
+    quality = PairQuality()
+    policy, reference = scores([-1.0, -2.0, -4.0], [-3.0, -2.0, -3.0]), scores([-1.5, -1.0, -4.0], [-2.0, -2.0, -3.0])
+    quality.update(policy, reference, weight=torch.tensor([2.0, 1.0, 1.0]))
+    found = quality.compute()
+    # h: 2 − .5, 0 − 1, −1 − −1; a tie is not won.
+    assert found["accuracy"] == 2 / 4
+    assert found["margin"] == (2 * 1.5 - 1) / 4
+    assert found["chosen_gain"] == (2 * 0.5 - 1) / 4
+    assert found["rejected_gain"] == -2 / 4
+    assert found["pairs"] == 3
+    assert found["kl"].isnan()
+
+
+def test_without_a_reference_the_margin_is_the_policys():
+    quality = PairQuality()
+    quality.update(scores([-1.0, -2.0], [-3.0, -1.5]))
+    found = quality.compute()
+    assert (found["accuracy"], found["margin"]) == (0.5, 0.75)
+    assert found["chosen_gain"].isnan()
+
+
+def test_gains_and_margin_of_logits():
+    logits = torch.randn(2, 3, 3, 8, 9)  # policy and reference, three images
+    chosen, rejected = torch.randint(0, 3, (2, 3, 8, 9))
+    quality = PairQuality()
+    quality.update(*(score_pairs(one, chosen, rejected) for one in logits), kl_per_pixel=kl_per_pixel(*logits))
+    found = quality.compute()
+    log_p = log_softmax(logits.double().numpy(), axis=2)
+    of = {name: np.take_along_axis(log_p, masks.numpy()[None, :, None], 2).mean((2, 3, 4))
+          for name, masks in (("chosen", chosen), ("rejected", rejected))}  # fmt: skip
+    gains = {name: value[0] - value[1] for name, value in of.items()}
+    assert found["chosen_gain"].item() == pytest.approx(gains["chosen"].mean(), abs=1e-6)
+    assert found["rejected_gain"].item() == pytest.approx(gains["rejected"].mean(), abs=1e-6)
+    assert found["margin"].item() == pytest.approx((gains["chosen"] - gains["rejected"]).mean(), abs=1e-6)
+    assert found["accuracy"].item() == pytest.approx((gains["chosen"] > gains["rejected"]).mean())
+    assert found["kl"].item() == pytest.approx((np.exp(log_p[1]) * (log_p[1] - log_p[0])).sum(1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_kl_is_the_drift_where_all_agrees(channels):
+    policy, reference = torch.randn(2, 3, channels, 7, 6)
+    same, valid = torch.zeros(3, 7, 6, dtype=torch.uint8), torch.rand(3, 7, 6) > 0.4
+    expected = score_drift(policy, reference, same, same, valid=valid)
+    torch.testing.assert_close(kl_per_pixel(policy, reference, valid), expected)
+    torch.testing.assert_close(kl_per_pixel(policy, reference), kl_per_pixel(policy, reference, torch.ones_like(valid)))
+    assert kl_per_pixel(policy, policy).abs().max() < 1e-7
+
+
+def test_an_image_without_valid_pixels_does_not_count():
+    policy, reference = torch.randn(2, 2, 1, 3, 3)
+    valid = torch.ones(2, 3, 3, dtype=torch.bool)
+    valid[0] = False
+    found = kl_per_pixel(policy, reference, valid)
+    assert found[0].isnan()
+    quality = PairQuality()
+    quality.update(scores([0.0, 0.0], [0.0, 0.0]), kl_per_pixel=found)
+    assert quality.compute()["kl"] == found[1]
+
+
+def test_two_processes_and_any_batch_size_say_the_same():
+    chosen, rejected, weight, drift = torch.randn(4, 9)
+    reference = PairScores(chosen=torch.zeros(9), rejected=torch.zeros(9))
+    whole, ranks = PairQuality(), [PairQuality(), PairQuality()]
+    whole.update(PairScores(chosen, rejected), reference, weight=weight.exp(), kl_per_pixel=drift)
+    for part in (slice(0, 4), slice(4, 5), slice(5, 9)):
+        ranks[part.start % 2].update(
+            PairScores(chosen[part], rejected[part]),
+            PairScores(chosen=reference.chosen[part], rejected=reference.rejected[part]),
+            weight=weight[part].exp(),
+            kl_per_pixel=drift[part],
+        )
+    ranks[0].merge_state(ranks[1])
+    torch.testing.assert_close(ranks[0].compute(), whole.compute())
+
+
+def test_errors_name_the_mend():
+    with pytest.raises(ValueError, match="Expected weight of the shape of margin"):
+        PairQuality().update(scores([0.0], [0.0]), weight=torch.ones(2))
+    with pytest.raises(ValueError, match="Expected policy_logits of the shape of reference_logits"):
+        kl_per_pixel(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"Expected valid \[B, \*spatial\]"):
+        kl_per_pixel(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.ones(2, 2, dtype=torch.bool))
