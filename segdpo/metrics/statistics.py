@@ -26,12 +26,17 @@ DRAWN_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` images and the 95 % interval around it; NaN bounds for fewer than two images."""
+    """A mean over `n` images (or runs) and the 95 % interval around it; NaN bounds for fewer than two."""
 
     mean: float
     low: float
     high: float
     n: int
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -186,11 +191,12 @@ def hierarchical_difference(
     between = shares @ shares.T * images / (images - 1)
     # A noisy covariance may come out below 0; the truth does not.
     shared = max(0.0, float(between.sum() - between.trace()) / (seeds * (seeds - 1)))
-    half = math.hypot(_student(seeds - 1) * math.sqrt(spread), _student(images - 1) * math.sqrt(shared))
+    half = math.hypot(student(seeds - 1) * math.sqrt(spread), student(images - 1) * math.sqrt(shared))
     return HierarchicalDifference(mean, mean - half, mean + half, seeds, images)
 
 
-def _student(freedom: int) -> float:
+def student(freedom: int) -> float:
+    """Return how many standard errors Student's interval reaches to each side."""
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
@@ -252,6 +258,6 @@ def _bootstrap(values: Doubles, seed: int, resamples: int) -> tuple[float, float
     )
     # Percentiles of resampled means are too near for few images, by what sets Student's interval apart from the normal
     # one with variance over n; those farther out hold the truth as often as promised (Hesterberg 2015).
-    outside = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * _student(n - 1)))
+    outside = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * student(n - 1)))
     low, high = np.quantile(means, [outside, 1 - outside])
     return mean, float(low), float(high)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdpo.metrics.statistics import hierarchical_difference
+from segdpo.metrics.statistics import Interval, hierarchical_difference
 from segdpo.reports.html_files import ImageValues, RunFiles
 from segdpo.reports.html_text import DASH, bounds, plain, signed, tone_of
-from segdpo.reports.sweep import COUNTED, MEASURES, Group, Interval, Sweep
+from segdpo.reports.sweep import COUNTED, MEASURES, Group, Sweep
 from segdpo.reports.sweep_tables import SIGNED, Columns, as_share
 
 TOGETHER = "over seeds and images"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from segdpo.reports.html_curves import Figure
 from segdpo.reports.html_files import ImageValues
@@ -101,15 +102,15 @@ def reliability(calibration: object) -> list[Figure]:
         bins = [number(value) for value in at(found, "bins") or []]
         if not finite(accuracy) or not len(confidence) == len(accuracy) == len(bins):
             continue
-        figures.append(_reliability(name, colour, confidence, accuracy, bins))
         note = f"ECE {plain(at(found, 'ece'), 4)}, Brier {plain(at(found, 'brier'), 4)}; bars: share of the pixels"
-        figures[-1] = Figure(figures[-1].title, figures[-1].svg, note)
+        picture = _reliability(name, colour, confidence, accuracy, bins)
+        figures.append(Figure(f"Reliability of the {name}", picture, note))
     return figures
 
 
 def _reliability(
     name: str, colour: str, confidence: Sequence[float], accuracy: Sequence[float], bins: Sequence[float]
-) -> Figure:
+) -> Markup:
     plot = Plot((0, 1), (0, 1), f"reliability of the {name}: accuracy over confidence", "confidence")
     pixels = sum(finite(bins)) or 1.0
     for k, count in enumerate(bins):
@@ -120,7 +121,7 @@ def _reliability(
     plot.line(confidence, accuracy, colour)
     said = [f"confidence {plain(x)}, right {plain(y)}" for x, y in zip(confidence, accuracy, strict=True)]
     plot.dots(confidence, accuracy, colour, titles=said)
-    return Figure(f"Reliability of the {name}", plot.svg())
+    return plot.svg()
 
 
 def seed_figure(sweep: Sweep, measure: str, title: str, *, zero: bool) -> Figure | None:

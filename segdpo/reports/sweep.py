@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from scipy.stats import t
+
+from segdpo.metrics.statistics import Interval, student
 
 # Where a summary.json has what; "gain" falls below 0 when the policy loses the chosen masks.
 MEASURES = {
@@ -35,21 +36,6 @@ class Run:
     overrides: Mapping[str, str]
     seed: str
     values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over runs and its 95 % interval; one value has none (NaN)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def half(self) -> float:
-        """Half the interval's width."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -127,7 +113,7 @@ def t_interval(values: Iterable[float]) -> Interval:
     if not kept:
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = fmean(kept)
-    half = float(t.ppf(0.975, len(kept) - 1)) * stdev(kept) / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
+    half = student(len(kept) - 1) * stdev(kept) / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
     return Interval(mean, mean - half, mean + half, len(kept))
 
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, variance
 
-from scipy.stats import t
-
-from segdpo.reports.sweep import Group, Interval, Sweep, t_interval
+from segdpo.metrics.statistics import Interval, student
+from segdpo.reports.sweep import Group, Sweep, t_interval
 
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 Contrast = Callable[[Group, Group], Interval]
@@ -52,7 +51,7 @@ def fieller(above: Sequence[float], below: Sequence[float]) -> Interval:
         return Interval(math.nan, math.nan, math.nan, n)
     mean_above, mean_below = fmean(above), fmean(below)
     both = sum((a - mean_above) * (b - mean_below) for a, b in zip(above, below, strict=True)) / (n - 1)
-    scale = float(t.ppf(0.975, n - 1)) ** 2 / n
+    scale = student(n - 1) ** 2 / n
     # (ā − θb̄)² ≤ t²/n · (s_aa − 2θ s_ab + θ² s_bb), a quadratic in θ: pθ² − 2qθ + r ≤ 0.
     p = mean_below**2 - scale * variance(below)
     q = mean_above * mean_below - scale * both

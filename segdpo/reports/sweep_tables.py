@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from segdpo.reports.sweep import COUNTED, MEASURES, Group, Interval, Sweep
+from segdpo.metrics.statistics import Interval
+from segdpo.reports.sweep import COUNTED, MEASURES, Group, Sweep
 
 Columns = Mapping[str, Sequence[Interval]]
 

@@ -11,7 +11,6 @@ from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
 from segdpo.story.configs import Plain, build
 from segdpo.story.evaluation import Evaluated, write_evaluation
 from segdpo.story.evaluation_measure import CHEAP, Examination, Measured, Network, Values, measure_network
-from segdpo.story.evaluation_measure import as_taken as as_taken
 from segdpo.story.headers import description_of
 from segdpo.story.setting import Setting
 

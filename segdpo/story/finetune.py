@@ -16,10 +16,8 @@ from segdpo.data.datamodule import DataModule
 from segdpo.data.supervised_dataset import SupervisedDataset
 from segdpo.pairs.judgements import for_best, for_ranking
 from segdpo.story.configs import Plain, build
-from segdpo.story.fitting import fit, make_trainer
-from segdpo.story.headers import description_of
 from segdpo.story.judging import Price
-from segdpo.story.learning import Learned, Lesson
+from segdpo.story.learning import Learned, Lesson, train
 from segdpo.story.preference import tell
 from segdpo.story.setting import Setting
 from segdpo.training.supervised_task import SupervisedTask
@@ -53,11 +51,7 @@ def learn_from_masks(lesson: Lesson, callbacks: Sequence[Callback]) -> Learned:
         background=config.background,
         hold_statistics=config.hold_statistics,
     )
-    task.save_hyperparameters({"config": description_of(config, lesson.setting.source.classes)})
-    data = targets_of(config, lesson.data)
-    trainer = make_trainer(config, callbacks)
-    fit(trainer, task, data, config)
-    return Learned(trainer, task, data)
+    return train(lesson, task, targets_of(config, lesson.data), callbacks)
 
 
 def targets_of(config: DictConfig, pairs: DataModule) -> DataModule:

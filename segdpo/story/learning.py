@@ -51,11 +51,17 @@ Learn = Callable[[Lesson, Sequence[Callback]], Learned]
 
 def learn_from_pairs(lesson: Lesson, callbacks: Sequence[Callback]) -> Learned:
     """Train with the loss of the configuration."""
+    return train(lesson, make_task(lesson), lesson.data, callbacks)
+
+
+def train(lesson: Lesson, task: Task, data: DataModule, callbacks: Sequence[Callback]) -> Learned:
+    """Train as the configuration says, whatever the task learns from."""
     config = lesson.setting.config
-    task = make_task(lesson)
+    # Into every checkpoint, so that the network can be built again from the file alone.
+    task.save_hyperparameters({"config": description_of(config, lesson.setting.source.classes)})
     trainer = make_trainer(config, callbacks)
-    fit(trainer, task, lesson.data, config)
-    return Learned(trainer, task, lesson.data)
+    fit(trainer, task, data, config)
+    return Learned(trainer, task, data)
 
 
 def make_policy(config: DictConfig, network: nn.Module) -> nn.Module:
@@ -68,7 +74,7 @@ def make_policy(config: DictConfig, network: nn.Module) -> nn.Module:
 def make_task(lesson: Lesson) -> PreferenceTask:
     """Return the policy with all that trains it."""
     config = lesson.setting.config
-    task = PreferenceTask(
+    return PreferenceTask(
         lesson.policy,
         build(config.reference)(lesson.held),
         build(config.loss),
@@ -79,9 +85,6 @@ def make_task(lesson: Lesson) -> PreferenceTask:
         starts_at_reference=lesson.fresh,
         background=config.background,
     )
-    # Into every checkpoint, so that the network can be built again from the file alone.
-    task.save_hyperparameters({"config": description_of(config, lesson.setting.source.classes)})
-    return task
 
 
 def pairs_on_test(lesson: Lesson, learned: Learned) -> dict[str, Any]:

@@ -19,7 +19,8 @@ sys.path.append(str(ROOT / "scripts"))
 
 import collect_sweep  # noqa: E402
 
-from segdpo.reports.sweep import Interval, read_run, read_sweep, t_interval  # noqa: E402
+from segdpo.metrics.statistics import Interval  # noqa: E402
+from segdpo.reports.sweep import read_run, read_sweep, t_interval  # noqa: E402
 from segdpo.reports.sweep_contrasts import contrasts, fieller  # noqa: E402
 from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
 
