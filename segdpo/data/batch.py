@@ -17,6 +17,7 @@ from torch import Tensor
 from segdpo.data.errors import DataError
 from segdpo.data.item import Item, PairItem, RankingItem, SupervisedItem
 from segdpo.data.transforms import IGNORE
+from segdpo.kernels.pair_index import PairIndex, pair_index
 
 
 @dataclass(eq=False)
@@ -43,6 +44,7 @@ class Batch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        moved |= {name: value.map(function) for name, value in values.items() if isinstance(value, PairIndex)}
         return replace(self, **moved)
 
 
@@ -51,7 +53,8 @@ class PairBatch(Batch):
     """Images and all pairs between their masks; pair p belongs to image `image_index[p]`, so one forward serves all.
 
     `pair_masks` are the numbers of the chosen and the rejected mask in the record: with id and view they name a
-    cached score. `identical` counts pairs whose masks do not differ in this view (the loss defines them: margin 0);
+    cached score. `index` says where the masks of each pair differ, so that the loss need not look for it; None: it
+    does. `identical` counts pairs whose masks do not differ in this view (the loss defines them: margin 0);
     `dropped` counts pairs left out since no pixel of theirs was valid in this view.
     """
 
@@ -60,6 +63,7 @@ class PairBatch(Batch):
     image_index: Int64[Tensor, "pairs"]
     weight: Float32[Tensor, "pairs"]
     pair_masks: Int64[Tensor, "pairs two"]
+    index: PairIndex | None = None
     identical: int = 0
     dropped: int = 0
 
@@ -96,11 +100,16 @@ def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
     pairs = np.concatenate([item.pairs + first for item, first in zip(kept, firsts, strict=True)])
     chosen, rejected = masks[pairs[:, 0]], masks[pairs[:, 1]]
     counts = [len(item.pairs) for item in kept]
+    common = _common(kept)
+    image_index = torch.from_numpy(np.repeat(np.arange(len(kept)), counts))
+    # Of the masks as they are filled up, since positions count all pixels.
+    index = pair_index(torch.from_numpy(chosen), torch.from_numpy(rejected), common["valid"], image_index)
     return PairBatch(
-        **_common(kept),
+        **common,
         chosen=torch.from_numpy(chosen),
         rejected=torch.from_numpy(rejected),
-        image_index=torch.from_numpy(np.repeat(np.arange(len(kept)), counts)),
+        image_index=image_index,
+        index=index,
         weight=torch.from_numpy(np.concatenate([item.weight for item in kept])),
         pair_masks=torch.from_numpy(np.concatenate([item.numbers for item in kept])[pairs]),
         identical=sum(bool(np.array_equal(a, b)) for a, b in zip(chosen, rejected, strict=True)),
