@@ -32,8 +32,14 @@ def epochs(data, count=3):
     loader, found = data.train_dataloader(), []
     for epoch in range(count):
         loader.order.set_epoch(epoch)
-        found.append([{name: value for name, value in vars(batch).items() if value is not None} for batch in loader])
+        found.append([values_of(batch) for batch in loader])
     return found
+
+
+def values_of(batch):
+    values = {name: value for name, value in vars(batch).items() if value is not None}
+    index = values.pop("index", None)
+    return values | ({} if index is None else {f"index.{name}": value for name, value in vars(index).items()})
 
 
 def same(one, other):
