@@ -1,0 +1,137 @@
+"""Launch the Triton kernels: which one, over how many tiles, with tiles of which size. The one file that needs triton.
+
+Sizes are reasoned, not tuned, and fixed: another size would add in another order and change the last bits.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from segdpo.kernels.pixels import Labels, Logits, score_dtype
+from segdpo.kernels.triton_chosen import chosen_forward
+from segdpo.kernels.triton_gradient import sigmoid_gradient, softmax_gradient
+from segdpo.kernels.triton_margin import margin_forward
+from segdpo.kernels.triton_plan import Plan
+
+Values = Float[Tensor, "kinds scores pairs"]
+LogTotal = Float[Tensor, "images pixels"]
+
+# 1024 pixels are 8 a thread (128 threads): eight bytes of a uint8 mask in one load.
+FLAT_BLOCK = 1024
+# From so many classes on, a log-sum-exp kept in fp32 is a sixteenth of fp32 logits or less. With fewer classes a tile
+# is still in the cache when the gradient reads it a second time, and making it anew costs no memory.
+KEPT_FROM = 16
+
+
+def scores_of(
+    logits: Logits, chosen: Labels, rejected: Labels, plan: Plan, *, keep: bool
+) -> tuple[Values, LogTotal | None]:
+    """Return the margins, and the chosen scores as a second kind if any is wanted; and the log-sum-exp if kept."""
+    images, channels, pixels = logits.shape
+    block, group = _tile(logits, most=4) if plan.wanted else (FLAT_BLOCK, 1)
+    kinds, tiles = (2 if plan.wanted else 1), triton.cdiv(pixels, block)
+    # A pair whose image does not exist is never met: NaN says so, and nobody has to look first.
+    partial = logits.new_full((kinds, len(plan.insides), len(chosen), tiles), float("nan"), dtype=score_dtype(logits))
+    stored = keep and bool(plan.wanted) and channels >= KEPT_FROM
+    log_total = partial.new_empty((images, pixels)) if stored else None
+    masks = (chosen, rejected, plan.insides, plan.weigh_by)
+    shapes = (len(chosen), channels, pixels, *logits.stride())
+    fixed = _fixed(logits, plan, block)
+    with torch.cuda.device_of(logits):
+        if plan.wanted:
+            tables = (plan.margin_table, plan.chosen_table, plan.order, plan.starts)
+            chosen_forward[(images * tiles,)](
+                partial,
+                partial if log_total is None else log_total,
+                logits,
+                *masks,
+                *tables,
+                *shapes,
+                **fixed,
+                wanted=plan.wanted,
+                odds=plan.odds,
+                binary=channels == 1,
+                stored=stored,
+                group=group,
+            )
+        else:
+            index = plan.starts if plan.image_index is None else plan.image_index
+            margin_forward[(len(chosen) * tiles,)](
+                partial, logits, *masks, plan.margin_table, index, images, *shapes, **fixed, binary=channels == 1
+            )
+    return partial.sum(-1, dtype=torch.float64).to(partial.dtype), log_total
+
+
+def gradient_of(
+    logits: Logits,
+    log_total: LogTotal | None,
+    chosen: Labels,
+    rejected: Labels,
+    plan: Plan,
+    grad: Values,
+    out: Logits,
+) -> None:
+    """Write into `out`, which may be the logits themselves, what `grad` of the scores comes to in the logits."""
+    images, channels, pixels = logits.shape
+    block, group = _tile(logits, most=16 if plan.image_index is not None else 4)
+    margin_slopes = grad[0][..., None] * plan.margin_table
+    chosen_slopes = grad[1][..., None] * plan.chosen_table if plan.wanted else margin_slopes
+    masks = (chosen, rejected, plan.insides, plan.weigh_by)
+    tables = (margin_slopes, chosen_slopes, plan.order, plan.starts)
+    with torch.cuda.device_of(logits):
+        if channels == 1:
+            grid = (images * triton.cdiv(pixels, FLAT_BLOCK),)
+            strides = (logits.stride(0), logits.stride(2), out.stride(0), out.stride(2))
+            sigmoid_gradient[grid](
+                out,
+                logits,
+                *masks,
+                *tables,
+                len(chosen),
+                pixels,
+                *strides,
+                **_fixed(logits, plan, FLAT_BLOCK),
+                wanted=plan.wanted,
+                odds=plan.odds,
+            )
+            return
+        softmax_gradient[(images * triton.cdiv(pixels, block),)](
+            out,
+            out if log_total is None else log_total,
+            logits,
+            *masks,
+            *tables,
+            len(chosen),
+            channels,
+            pixels,
+            *logits.stride(),
+            *out.stride(),
+            **_fixed(logits, plan, block),
+            wanted=plan.wanted,
+            stored=log_total is not None,
+            group=group,
+        )
+
+
+def _tile(logits: Logits, most: int) -> tuple[int, int]:
+    """Return how many pixels a tile has, and how many channels are read at a time.
+
+    Planes (NCHW): 512 pixels are four a thread, and the channels of a group lie in one thread's registers, so a
+    group is added up without exchange; 4 loads in flight hide the memory's latency, and at most 3 channels are idle.
+    With many pairs an image, the masks are read anew for each group of the gradient, so groups are wider (`most`).
+    Channels last: a pixel's channels are one stretch of memory; a wide group reads it whole.
+    """
+    channels_last = logits.stride(1) < logits.stride(2)
+    group = min(triton.next_power_of_2(logits.shape[1]), 32 if channels_last else most)
+    return min(512, 4096 // group), group
+
+
+def _fixed(logits: Logits, plan: Plan, block: int) -> dict[str, object]:
+    return {
+        "indexed": plan.image_index is not None,
+        "columns": plan.margin_table.shape[2],
+        "acc": tl.float64 if logits.dtype == torch.float64 else tl.float32,
+        "block": block,
+    }

@@ -1,0 +1,90 @@
+"""All scores of a loss on a GPU: margins and chosen scores in one pass, their gradient in another.
+
+The same numbers as `fused_scores`. Nothing here waits for the device: how many programs run follows from the shapes.
+Sums are made tile by tile and then in fp64 in a fixed order, and every logit's gradient is written by one program, so
+that two runs give the same bits. Importing this file does not import triton.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
+from segdpo.kernels.triton_plan import Plan, make_plan
+
+
+def is_usable(logits: Tensor) -> bool:
+    """Whether `triton_scores` can take these logits: not empty, and on a GPU that Triton compiles for."""
+    if find_spec("triton") is None or logits.numel() == 0:
+        return False
+    if logits.device.type != "cuda":
+        # Triton's own interpreter runs kernels on a CPU, slowly: for tests.
+        return logits.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    # Triton's compiler supports NVIDIA from capability 8 on; AMD counts otherwise.
+    return torch.version.hip is not None or torch.cuda.get_device_capability(logits.device) >= (8, 0)
+
+
+def triton_scores(
+    logits: Logits,
+    chosen: Labels,
+    rejected: Labels,
+    measures: Sequence[Measure],
+    wants_chosen: Sequence[bool],
+    *,
+    index: object = None,
+    in_place: bool = False,
+) -> tuple[list[PerPair], list[PerPair | None]]:
+    """Return the margin of every measure, and the chosen score of those that want it.
+
+    `index` is taken for the sake of one signature: the masks are read whole. With `in_place` the backward writes the
+    gradient over the logits, whose values are lost.
+    """
+    if in_place and any(step == 0 and size > 1 for step, size in zip(logits.stride(), logits.shape, strict=True)):
+        raise ValueError(
+            "Expected logits with memory of their own for in_place=True but got an expanded tensor of strides "
+            f"{logits.stride()}; leave in_place out, or pass logits.contiguous()."
+        )
+    plan = make_plan(logits, measures, wants_chosen)
+    values = _TritonScores.apply(logits, chosen.contiguous(), rejected.contiguous(), plan, in_place)
+    margins, *whole = (kind.unbind(0) for kind in values.unbind(0))
+    return list(margins), [whole[0][score] if wants else None for score, wants in enumerate(wants_chosen)]
+
+
+class _TritonScores(torch.autograd.Function):
+    """Saves the masks, and where a chosen score is wanted the logits, with the log-sum-exp of many classes."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Logits, chosen: Labels, rejected: Labels, plan: Plan, in_place: bool) -> Tensor:
+        from segdpo.kernels.triton_launch import scores_of
+
+        values, log_total = scores_of(logits, chosen, rejected, plan, keep=ctx.needs_input_grad[0])
+        kept = logits if plan.wanted or in_place else None
+        # The plan's masks as well: whoever writes to one before the backward is told so by autograd.
+        ctx.save_for_backward(kept, log_total, chosen, rejected, *plan.insides, *plan.weigh_by)
+        ctx.blueprint = torch.empty_like(logits, device="meta")
+        ctx.plan, ctx.in_place, ctx.spent = plan, in_place, False
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from segdpo.kernels.triton_launch import gradient_of
+
+        if ctx.spent:
+            raise RuntimeError(
+                "Expected one backward through scores with in_place=True, but this is the second: the first has "
+                "written the gradient over the logits; leave in_place out to go backward twice."
+            )
+        logits, log_total, chosen, rejected, *_ = ctx.saved_tensors
+        out = logits if ctx.in_place else torch.empty_like(ctx.blueprint, device=grad.device)
+        gradient_of(out if logits is None else logits, log_total, chosen, rejected, ctx.plan, grad, out)
+        if ctx.in_place:
+            ctx.spent = True
+            # Whoever else saved these logits for a backward of their own is told so, too.
+            torch.autograd.graph.increment_version(out)
+        return out, None, None, None, None
