@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format lock clean
+.PHONY: help setup train test bench check format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ train: $(STAMP)  ## the main job on the embedded data; options: make train ARGS=
 
 test: check  ## every check and every test, with coverage
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+bench: $(STAMP)  ## the table of speed and memory, and benchmark.json; options: make bench ARGS="--only loss"
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

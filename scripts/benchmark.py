@@ -1,78 +1,138 @@
-"""Measure the data path and the training step; each figure stands beside its baseline.
+"""Measure everything that is promised of speed and memory; print one table and write every sample as JSON.
 
     python scripts/benchmark.py
-    python scripts/benchmark.py --only data --size 512 --masks 4 --classes 19 --rounds 9
-    python scripts/benchmark.py --only step --steps 20
+    python scripts/benchmark.py --only loss,S --json outputs/loss.json
+    python scripts/benchmark.py --device cuda
 
-One process, one thread, baselines interleaved round by round; files come from the page cache. What is compared is
-asserted to be equal in the same run. Figures are medians with their lowest and highest round. See docs/performance.md.
+One process; all sides of a comparison take turns, round by round, on the same tensors, and what is compared is asserted
+to be equal in the same run. How to read the table: docs/performance.md.
 """
 
 import argparse
+import json
+import os
+import sys
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
-from bench.figures import Figure
+# The profiler that counts memory says on its own what it starts and stops.
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+
+import torch
+from bench.machine import machine
+from bench.plots import plot_growth
+from bench.row import Row
+from bench.scale import Scale, choose_scale
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+# Each is a module of scripts/bench/ and has rows(scale, folder).
+PARTS = {
+    "steps": ("S1", "S2", "S3", "S4", "S5"),
+    "steps_memory": ("S6",),
+    "loss_speed": ("L1", "L2", "L3"),
+    "loss_memory": ("L4",),
+    "loss_masks": ("L5",),
+    "loss_error": ("L6",),
+    "data_store": ("D1", "D"),
+    "data_loader": ("D2",),
+    "lightning_step": ("F1",),
+    "reference_cache": ("R1",),
+    "compiling": ("C1",),
+    "peers": ("P1",),
+    "growth": ("G1",),
+}
+COLUMNS = ("id", "what", "floor", "fair baseline", "naive", "ours", "ratio", "target", "")
 
-def main() -> None:
-    """Measure what was asked for and print a table of each group."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("data", "step"), help="default: both")
-    options = {"size": 512, "masks": 4, "classes": 19, "records": 16, "pairs": 10**6, "images": 10**5}
-    for name, value in (options | {"rounds": 9, "steps": 20}).items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
-    given = parser.parse_args()
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for; a row that fails says why, and the rest goes on."""
+    given = parse(arguments)
+    torch.set_num_threads(given.threads)
+    scale = choose_scale(given.device, given.quick, given.rounds)
+    start, found = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        if given.only != "step":
-            scene = f"{given.size}², K = {given.masks}, {given.classes} classes"
-            show(f"data: {scene}, {given.rounds} rounds", data_figures(Path(folder), given))
-        if given.only != "data":
-            steps = f"{given.rounds} rounds of {given.steps} steps"
-            show(f"step: data=shapes, batches of 8, {steps}", step_figures(Path(folder), given))
+        for part in chosen_parts(given.only):
+            torch.use_deterministic_algorithms(False)
+            found += [row for row in measure(part, scale, Path(folder) / part) if is_chosen(part, row.id, given.only)]
+    taken = time.monotonic() - start
+    show(found, taken, scale)
+    write(given.json, found, taken, scale)
+    if curves := [row for row in found if row.curve]:
+        plot_growth(curves, given.json.with_suffix(".png"))
+    return int(any(row.failed for row in found))
 
 
-def data_figures(root: Path, given: argparse.Namespace) -> list[Figure]:
-    """Measure the store, the geometry of masks and the pair table."""
-    import cv2
-    from bench.data import geometry, store
-    from bench.pair_table import pair_table
-    from bench.scenes import Scenes, make_record
-
-    cv2.setNumThreads(0)
-    numbers = track(range(given.records), "making records")
-    records = [make_record(number, given.size, given.masks, given.classes) for number in numbers]
-    names = tuple(f"class{number}" for number in range(given.classes))
-    return [
-        *store(root / "jpg", Scenes(records, ".jpg", names), given.rounds),
-        *store(root / "png", Scenes(records, ".png", names), given.rounds),
-        *(geometry(records[0], count, given.rounds) for count in (given.masks, given.masks + 1, 2 * given.masks)),
-        *pair_table(root, given.pairs, given.images, given.rounds),
-    ]
-
-
-def step_figures(root: Path, given: argparse.Namespace) -> list[Figure]:
-    """Measure the step of preference training."""
-    # Lightning takes seconds to import, and the data path does without.
-    import torch
-    from bench.step import step
-
-    torch.set_num_threads(1)
-    return step(root, given.steps, given.rounds)
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = ", ".join(PARTS)
+    parser.add_argument("--only", type=lambda text: text.split(","), help=f"ids or their beginnings, or: {groups}")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, which measures larger sizes")
+    parser.add_argument("--rounds", type=int, default=9, help="default 9")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default 1")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it runs")
+    parser.add_argument(
+        "--json", type=Path, default=Path("benchmark.json"), help="default benchmark.json; its plot lies beside it"
+    )
+    given = parser.parse_args(arguments)
+    if not chosen_parts(given.only):
+        parser.error(f"--only {','.join(given.only)}: Expected ids such as S1 or L, or parts: {groups}.")
+    return given
 
 
-def show(title: str, figures: Iterable[Figure]) -> None:
-    """Print the figures."""
-    title += ": median (lowest–highest)"
-    table = Table("figure", "value", "baseline", "its value", "value / baseline", title=title)
-    for figure in figures:
-        table.add_row(*figure.row())
-    Console(width=170).print(table)
+def chosen_parts(only: Sequence[str] | None) -> list[str]:
+    """Return the parts that have anything of what is asked for."""
+    return [part for part, ids in PARTS.items() if any(is_chosen(part, name, only) for name in ids)]
+
+
+def is_chosen(part: str, name: str, only: Sequence[str] | None) -> bool:
+    """Return whether a row is asked for, by its id or by its part."""
+    return only is None or any(name.startswith(asked) or part.startswith(asked) for asked in only if asked)
+
+
+def measure(part: str, scale: Scale, folder: Path) -> Iterator[Row]:
+    """Yield the rows of a part; what goes wrong becomes a row too."""
+    folder.mkdir()
+    found = set()
+    try:
+        for row in import_module(f"bench.{part}").rows(scale, folder):
+            found.add(row.id)
+            yield row
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        for name in [name for name in PARTS[part] if name not in found] or PARTS[part][-1:]:
+            yield Row(name, f"{part}: {reason}", failed=reason)
+
+
+def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
+    """Print the table, and what is to be said about its rows."""
+    size = "" if scale.rounds > 2 else ", sizes of a test: no figure means anything"
+    title = f"{scale.rounds} rounds in turns; sides: medians; ratio: median (lowest–highest){size}"
+    table = Table(*COLUMNS, title=title, caption=f"{taken:.0f} s")
+    for row in found:
+        table.add_row(*row.cells())
+    console = Console(width=200)
+    console.print(table)
+    for row in found:
+        if row.note:
+            console.print(f"{row.id}: {row.note}", highlight=False)
+
+
+def write(path: Path, found: Sequence[Row], taken: float, scale: Scale) -> None:
+    """Write the machine, the versions and every sample."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "machine": machine(scale.device),
+        "scale": {key: str(value) if key == "device" else value for key, value in vars(scale).items()},
+        "seconds": taken,
+        "rows": [row.as_json() for row in found],
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.progress import track
+from numpy.typing import NDArray
 
-from bench.figures import Figure
+from bench.rounds import ticking
+from bench.row import Row
 from segdpo.data.pair_table import PairTable
 
 TABLE_PROBE = """
@@ -35,33 +38,44 @@ print(json.dumps({"open": opened, "order": time.perf_counter() - start, "mib": r
 """
 
 
-def pair_table(root: Path, pairs: int, records: int, rounds: int) -> list[Figure]:
+# figure of the probe: what it is, unit
+FIGURES = {
+    "open": ("opening a table", "s"),
+    "order": ("drawing an epoch's order and walking it", "s"),
+    "mib": ("memory that the open, walked table adds", "MiB"),
+}
+
+
+def pair_table(folder: Path, pairs: int, records: int, rounds: int) -> Iterator[Row]:
     """Measure opening a table, drawing and walking an epoch in its order, and the memory that this adds."""
+    path = folder / "pairs.arrow"
+    columns = write_table(path, pairs, records)
+    rows = [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    Path(f"{path}.json").write_text(json.dumps(rows))
+    found: dict[str, list[dict[str, float]]] = {"table": [], "rows": []}
+    for _ in ticking(range(rounds), "pair table"):
+        for kind, probes in found.items():
+            probes.append(probe(kind, path, records))
+            assert probes[-1]["total"] == columns[1].sum()
+            assert probes[-1]["distinct"] == 1
+    for key, (what, unit) in FIGURES.items():
+        ours, theirs = ([one[key] for one in found[kind]] for kind in ("table", "rows"))
+        what = f"{what}: ours ÷ rows of JSON; {pairs:,} pairs of {records:,} images"
+        yield Row("D", what, unit, {"ours": ours, "fair baseline": theirs})
+
+
+def write_table(path: Path, pairs: int, records: int) -> list[NDArray[Any]]:
+    """Write a table of random pairs of eight masks; return its columns."""
     rng = np.random.default_rng(0)
     chosen = rng.integers(0, 8, pairs)
     rejected = (chosen + rng.integers(1, 8, pairs)) % 8
     columns = [np.sort(rng.integers(0, records, pairs)), chosen, rejected, np.ones(pairs)]
-    path = root / "pairs.arrow"
     PairTable.from_columns(columns, records).write(path)
-    rows = [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    Path(f"{path}.json").write_text(json.dumps(rows))
-    named = f"{pairs:,} pairs of {records:,} images"
-    figures = {
-        "open": Figure(f"opening a table of {named}", "s", "JSON rows"),
-        "order": Figure("drawing an epoch's order and walking it", "s", "list of rows"),
-        "mib": Figure("memory that the open, walked table adds", "MiB", "list of rows"),
-    }
-    for _ in track(range(rounds), "pair table"):
-        found = {kind: _probe(kind, path, records) for kind in ("table", "rows")}
-        assert found["table"]["total"] == found["rows"]["total"] == chosen.sum()
-        assert found["table"]["distinct"] == found["rows"]["distinct"] == 1
-        for key, figure in figures.items():
-            figure.values.append(found["table"][key])
-            figure.baseline.append(found["rows"][key])
-    return list(figures.values())
+    return columns
 
 
-def _probe(kind: str, path: Path, records: int) -> dict[str, float]:
+def probe(kind: str, path: Path, records: int) -> dict[str, float]:
+    """Open and walk the table, or the rows, in a process of its own; return its seconds and memory."""
     command = [sys.executable, "-c", TABLE_PROBE, kind, str(path), str(records)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)

@@ -1,14 +1,17 @@
-"""The data path: the store against a folder of files, the geometry of masks."""
+"""D1 and the rest of the data path: the store against a folder of files, the geometry of masks, the table of pairs."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import track
 
-from bench.figures import Figure, seconds
-from bench.scenes import Scenes
+from bench.pair_table import pair_table
+from bench.rounds import rounds_of
+from bench.row import Row, at_least
+from bench.scale import Scale
+from bench.scenes import Scenes, make_record
 from segdpo.data.coco_masks import decode_region, encode_mask
 from segdpo.data.folder import FolderDataset, write_folder
 from segdpo.data.pack import PackDataset, PackWriter
@@ -16,8 +19,22 @@ from segdpo.data.record_source import RecordSource
 from segdpo.data.transforms import albumentations
 from segdpo.pairs.record import Mask, Record
 
+MASKS, CLASSES = 4, 19
 
-def store(root: Path, scenes: Scenes, rounds: int) -> list[Figure]:
+
+def rows(scale: Scale, folder: Path) -> Iterator[Row]:
+    """Measure reading, sizes, views and the table of pairs; D1 is what a worker reads, D all the rest."""
+    cv2.setNumThreads(0)
+    records = [make_record(number, scale.record_side, MASKS, CLASSES) for number in range(scale.records)]
+    names = tuple(f"class{number}" for number in range(CLASSES))
+    for suffix in (".jpg", ".png"):
+        yield from store(folder / suffix[1:], Scenes(records, suffix, names), scale.rounds)
+    for count in (MASKS, MASKS + 1, 2 * MASKS):
+        yield geometry(records[0], count, scale.rounds)
+    yield from pair_table(folder, scale.table_pairs, scale.table_pairs // 10, scale.rounds)
+
+
+def store(root: Path, scenes: Scenes, rounds: int) -> Iterator[Row]:
     """Write the scenes as a pack and as a folder, and compare the two."""
     write_folder(root / "folder", scenes, scenes.classes)
     with PackWriter(root / "pack", scenes.classes) as writer:
@@ -28,13 +45,14 @@ def store(root: Path, scenes: Scenes, rounds: int) -> list[Figure]:
         for index in range(len(scenes)):
             writer.write(scenes[index])
     folder = FolderDataset(root / "folder")
-    packs = {scenes.suffix: PackDataset(root / "pack"), "as pixels": PackDataset(root / "pixels")}
-    speeds = [store_speed(pack, folder, rounds, images, scenes.suffix) for images, pack in packs.items()]
-    return [*speeds, *store_size(root, scenes)]
+    for kept, pack in ((scenes.suffix, "pack"), ("as pixels", "pixels")):
+        what = f"pack, images {kept} ÷ folder, images {scenes.suffix}, masks PNG; K = {MASKS}, {CLASSES} classes"
+        yield store_speed(PackDataset(root / pack), folder, rounds, what)
+    yield from store_size(root, scenes)
 
 
-def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, images: str, suffix: str) -> Figure:
-    """Measure records read and decoded a second: image, all masks and gold."""
+def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, what: str) -> Row:
+    """Measure records read and decoded a second, by one worker: image, all masks and gold."""
     for index in range(len(pack)):
         one, other = pack[index], folder[index]
         assert np.array_equal(one.image, other.image)
@@ -43,14 +61,16 @@ def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, images: s
         assert one.gold is not None
         assert other.gold is not None
         assert np.array_equal(one.gold, other.gold)
-    figure = Figure(f"reading the pack, images {images}", "records/s", f"folder: {suffix}, PNG masks")
-    for _ in track(range(rounds), f"reading, images {images}"):
-        figure.values.append(len(pack) / seconds(lambda: [pack[index] for index in range(len(pack))]))
-        figure.baseline.append(len(folder) / seconds(lambda: [folder[index] for index in range(len(folder))]))
-    return figure
+    sides = {
+        "ours": lambda: [pack[index] for index in range(len(pack))],
+        "fair baseline": lambda: [folder[index] for index in range(len(folder))],
+    }
+    found = rounds_of(sides, rounds, "reading")
+    speeds = {name: [1e3 * len(pack) / sample for sample in samples] for name, samples in found.items()}
+    return Row("D1", f"samples/s a worker: {what}", "/s", speeds, target=at_least(2))
 
 
-def store_size(root: Path, scenes: Scenes) -> list[Figure]:
+def store_size(root: Path, scenes: Scenes) -> Iterator[Row]:
     """Measure what a mask takes in the pack, against PNG and COCO's run-length codes; and a whole record."""
     planes = [
         mask for record in scenes.records for mask in (*record.masks, *([] if record.gold is None else [record.gold]))
@@ -58,20 +78,17 @@ def store_size(root: Path, scenes: Scenes) -> list[Figure]:
     images = sum(len(scenes.image_file(index).data) for index in range(len(scenes)))
     png = sum(path.stat().st_size for part in ("masks", "gold") for path in (root / "folder" / part).rglob("*.png"))
     pack = sum(path.stat().st_size for path in (root / "pack").iterdir())
-    mask = (pack - images) / len(planes) / 1024
     pixels = sum(path.stat().st_size for path in (root / "pixels").iterdir())
-    baseline, record = (f"{scenes.suffix}, PNG masks", [(images + png) / len(scenes) / 1024]), len(scenes) * 1024
-    figures = [
-        Figure(f"a whole record in the pack, images {kept}", "KiB", baseline[0], [size / record], baseline[1])
-        for kept, size in ((scenes.suffix, pack), ("as pixels", pixels))
-    ]
+    whole = (images + png) / len(scenes) / 1024
+    for kept, size in ((scenes.suffix, pack), ("as pixels", pixels)):
+        what = f"a whole record: pack, images {kept} ÷ folder, images {scenes.suffix}"
+        yield Row("D", what, "KiB", {"ours": [size / len(scenes) / 1024], "fair baseline": [whole]})
     if scenes.suffix == ".png":
-        rle = sum(map(rle_bytes, planes))
-        figures.append(Figure("a mask in the pack, tables included", "KiB", "PNG", [mask], [png / len(planes) / 1024]))
-        figures.append(
-            Figure("a mask in the pack, tables included", "KiB", "COCO RLE", [mask], [rle / len(planes) / 1024])
-        )
-    return figures
+        mask = (pack - images) / len(planes) / 1024
+        others = {"PNG": png, "COCO RLE": sum(map(rle_bytes, planes))}
+        for name, size in others.items():
+            sides = {"ours": [mask], "fair baseline": [size / len(planes) / 1024]}
+            yield Row("D", f"a mask: pack, tables included ÷ {name}", "KiB", sides)
 
 
 def rle_bytes(mask: Mask) -> int:
@@ -83,7 +100,7 @@ def rle_bytes(mask: Mask) -> int:
     return sum(len(json.dumps(code["segmentation"])) for code in codes)
 
 
-def geometry(record: Record, count: int, rounds: int, repeat: int = 10) -> Figure:
+def geometry(record: Record, count: int, rounds: int, repeat: int = 10) -> Row:
     """Measure one view of the image and `count` masks: as channels of `mask` against planes of `masks`."""
     compose = albumentations.Compose(
         [
@@ -105,9 +122,11 @@ def geometry(record: Record, count: int, rounds: int, repeat: int = 10) -> Figur
 
     for seed in range(repeat):
         assert np.array_equal(as_channels(seed), as_planes(seed))
-    figure = Figure(f"one view of {count} masks as planes", "ms", "stacked as channels")
     # The same views every round: they differ in cost, and the spread is to be that of the machine.
-    for _ in track(range(rounds), f"geometry, {count} masks"):
-        figure.values.append(1e3 * seconds(lambda: [as_planes(seed) for seed in range(repeat)]) / repeat)
-        figure.baseline.append(1e3 * seconds(lambda: [as_channels(seed) for seed in range(repeat)]) / repeat)
-    return figure
+    sides = {
+        "ours": lambda: [as_planes(seed) for seed in range(repeat)],
+        "fair baseline": lambda: [as_channels(seed) for seed in range(repeat)],
+    }
+    found = rounds_of(sides, rounds, f"geometry, {count} masks")
+    each = {name: [sample / repeat for sample in samples] for name, samples in found.items()}
+    return Row("D", f"one view of {count} masks: as planes ÷ stacked as channels", "ms", each)

@@ -1,0 +1,101 @@
+"""Tensors to measure with: logits, two masks an image that differ in a tenth of the pixels, and many masks an image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segdpo import PairScores, PreferenceLoss, objectives
+from segdpo.kernels.pair_index import PairIndex, pair_index
+
+DIFFERENT = 0.1
+BETA = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Masks of some images, one pair each; `reference` [images] is a cached margin."""
+
+    chosen: Tensor
+    rejected: Tensor
+    reference: Tensor
+
+    @cached_property
+    def wide(self) -> tuple[Tensor, Tensor]:
+        """Both masks as int64, as `gather` wants them: made beforehand, so that no side pays for it."""
+        return self.chosen.long(), self.rejected.long()
+
+    @cached_property
+    def index(self) -> PairIndex:
+        """Where they differ, as the collate finds it."""
+        return pair_index(self.chosen.cpu(), self.rejected.cpu()).to(self.chosen.device)
+
+    @property
+    def cached(self) -> PairScores:
+        """The reference's scores as a cache returns them."""
+        return PairScores(chosen=torch.zeros_like(self.reference), margin=self.reference)
+
+
+def make_case(images: int, classes: int, side: int, device: torch.device, seed: int = 0) -> Case:
+    """Draw blobs of classes, and a copy in which a tenth of the pixels, in blobs too, have another class."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = _blobs(generator, images, side).mul(classes).long().clamp(max=classes - 1)
+    rejected = another_mask(chosen, classes, generator)
+    reference = 0.1 * torch.randn(images, generator=generator)
+    return Case(chosen.to(torch.uint8).to(device), rejected.to(torch.uint8).to(device), reference.to(device))
+
+
+def another_mask(mask: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+    """Return the mask with a tenth of the pixels moved to another class."""
+    changed = _blobs(generator, len(mask), mask.shape[-1]) < DIFFERENT
+    step = torch.randint(1, classes, (len(mask), 1, 1), generator=generator)
+    return torch.where(changed, (mask + step) % classes, mask)
+
+
+def make_logits(
+    images: int, classes: int, side: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draw logits, a leaf that gathers gradients."""
+    drawn = torch.randn(images, classes, side, side, generator=torch.Generator().manual_seed(1))
+    return drawn.to(device=device, dtype=dtype).requires_grad_()
+
+
+def margin_loss() -> PreferenceLoss:
+    """Return dpo on the mean over the image: it reads the margin alone."""
+    return PreferenceLoss(partial(objectives.dpo, beta=BETA))
+
+
+def dpo_of(margin: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean of −log σ(βh), written out."""
+    return -F.logsigmoid(BETA * (margin - reference)).mean()
+
+
+def back(logits: Tensor, total: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Run forward and backward; return the value and the gradient at the logits, which is then let go of."""
+    value = total()
+    value.backward()
+    gradient = logits.grad
+    assert gradient is not None
+    logits.grad = None
+    return value.detach(), gradient
+
+
+def assert_same(logits: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> None:
+    """Stop unless both give the same value and the same gradient, up to what the logits' precision holds."""
+    (value, gradient), (expected, wanted) = back(logits, one), back(logits, other)
+    close = 2e-2 if logits.dtype == torch.bfloat16 else 2e-4
+    torch.testing.assert_close(value.float(), expected.float(), rtol=close, atol=close)
+    scale = float(wanted.abs().max())
+    torch.testing.assert_close(gradient.float() / scale, wanted.float() / scale, rtol=close, atol=close)
+
+
+def _blobs(generator: torch.Generator, images: int, side: int) -> Tensor:
+    """Draw smooth fields whose values are spread evenly from 0 to 1."""
+    knots = max(4, side // 16)
+    noise = torch.randn(images, 1, knots, knots, generator=generator)
+    smooth = F.interpolate(noise, (side, side), mode="bicubic")[:, 0].flatten(1)
+    ranks = smooth.argsort(1).argsort(1)
+    return (ranks / ranks.shape[1]).reshape(images, side, side)

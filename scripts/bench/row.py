@@ -1,0 +1,106 @@
+"""Rows of the table: samples of every side, the ratio that counts, its target, and whether it is met."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+SIDES = ("floor", "fair baseline", "naive", "ours")
+Samples = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the median of the ratios has to be."""
+
+    limit: float
+    at_least: bool = False
+
+    def is_met(self, value: float) -> bool:
+        """Return whether the value is on the right side of the limit."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+
+def at_most(limit: float) -> Target:
+    """Return the target that the ratio is no more than that."""
+    return Target(limit)
+
+
+def at_least(limit: float) -> Target:
+    """Return the target that the ratio is no less than that."""
+    return Target(limit, at_least=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: `sides` holds the samples of each side, round by round; `over` the two whose ratio counts.
+
+    With one name in `over`, what counts is that side itself (an error, a count, a slope). `failed` is why there is
+    nothing to show. `curve` holds samples by size, where cost is measured against a size; `against` names both axes.
+    """
+
+    id: str
+    what: str
+    unit: str = ""
+    sides: Samples = field(default_factory=dict)
+    over: tuple[str, ...] = ("ours", "fair baseline")
+    target: Target | None = None
+    note: str = ""
+    failed: str = ""
+    against: str = ""
+    curve: Mapping[int, Sequence[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a side that the table has no column for, and a ratio of what was not measured."""
+        unknown = set(self.sides) - set(SIDES)
+        missing = set(self.over) - set(self.sides)
+        if not self.failed and (unknown or missing):
+            raise ValueError(f"Expected sides among {SIDES} with {self.over} but got {tuple(self.sides)}.")
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio of every round."""
+        if self.failed:
+            return []
+        first, *second = (self.sides[name] for name in self.over)
+        if not second:
+            return [float(value) for value in first]
+        return [value / other for value, other in zip(first, second[0], strict=True)]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without a target."""
+        return None if self.target is None else not self.failed and self.target.is_met(median(self.ratios))
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the line as the table shows it."""
+        if self.failed:
+            return (self.id, self.what, "", "", "", "", "failed", str(self.target or ""), "not met")
+        sides = [f"{median(self.sides[side]):.3g} {self.unit}".strip() if side in self.sides else "" for side in SIDES]
+        met = {True: "met", False: "not met", None: ""}[self.met]
+        return (self.id, self.what, *sides, saying(self.ratios), str(self.target or ""), met)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, every sample included."""
+        ratios = self.ratios
+        return {
+            "id": self.id,
+            "what": self.what,
+            "unit": self.unit,
+            "sides": {name: list(map(float, samples)) for name, samples in self.sides.items()},
+            "ratio": {"of": list(self.over), "samples": ratios, "median": median(ratios) if ratios else None},
+            "target": None if self.target is None else str(self.target),
+            "met": self.met,
+            "note": self.note,
+            "failed": self.failed or None,
+        } | ({"against": self.against, "curve": self.curve} if self.curve else {})
+
+
+def saying(values: Sequence[float]) -> str:
+    """Return the median with the lowest and the highest value."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})"

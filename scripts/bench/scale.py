@@ -1,0 +1,46 @@
+"""How large everything is that the benchmark measures: on a CPU, on a GPU, and in a test."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes. `step_*` are those of whole steps, `loss_*` those of the loss alone."""
+
+    device: torch.device
+    rounds: int = 9
+    step_images: int = 4
+    step_side: int = 128
+    loss_images: int = 2
+    loss_side: int = 512
+    error_side: int = 1024
+    record_side: int = 512
+    records: int = 16
+    table_pairs: int = 10**6
+    loop_steps: int = 8
+    growth_sides: tuple[int, ...] = (128, 256, 512, 1024)
+    growth_pairs: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)
+
+    @property
+    def step_size(self) -> str:
+        """The size of a step's batch, for the table."""
+        return f"{self.step_images} × {self.step_side}²"
+
+    @property
+    def loss_size(self) -> str:
+        """The size of the loss's batch without its channels, for the table."""
+        return f"{self.loss_images} × {self.loss_side}²"
+
+
+def choose_scale(device: str, quick: bool, rounds: int) -> Scale:
+    """Return the sizes for a device; `quick` ones only show that everything runs."""
+    where = torch.device(device)
+    if quick:
+        small = {"step_images": 1, "step_side": 32, "loss_images": 1, "loss_side": 32, "error_side": 32}
+        tiny = {"record_side": 64, "records": 2, "table_pairs": 1000, "loop_steps": 2}
+        return Scale(where, 2, **small, **tiny, growth_sides=(16, 32), growth_pairs=(100, 1000))
+    if where.type == "cuda":
+        return Scale(where, rounds, step_images=16, step_side=512, loss_images=8, loss_side=1024)
+    return Scale(where, rounds)

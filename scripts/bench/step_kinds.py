@@ -1,0 +1,144 @@
+"""Whole steps of a network: supervised, ours with a cached and a live reference, and the language-model layout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.cases import BETA, Case, another_mask, make_case, margin_loss
+from bench.scale import Scale
+from segdpo import Anchor, PairScores, PreferenceLoss, Score, anchors, objectives
+from segdpo.kernels.pair_index import PairIndex, pair_index
+from segdpo.models.segmenter import smp_model
+from segdpo.training.references import frozen_copy
+from segdpo.training.scoring import reads_chosen, without_logits
+
+MASKS = 8
+
+
+def hinge_loss() -> PreferenceLoss:
+    """Return the loss that is the default: dpo on the disagreement, a hinge on the whole image."""
+    anchor = Anchor(1.0, partial(anchors.hinge, tau=0.2), score=Score())
+    return PreferenceLoss(partial(objectives.dpo, beta=BETA), {"hinge": anchor}, Score(region="disagreement"))
+
+
+@dataclass(frozen=True, eq=False)
+class ManyMasks:
+    """All pairs of K masks an image, as a batch of the data module has them."""
+
+    chosen: Tensor
+    rejected: Tensor
+    image_index: Tensor
+    index: PairIndex
+
+    @property
+    def cached(self) -> PairScores:
+        """Reference scores from a cache."""
+        zeros = torch.zeros(len(self.chosen), device=self.chosen.device)
+        return PairScores(chosen=zeros, margin=zeros)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A network, its frozen copy, an optimiser and a batch: the same for every kind of step."""
+
+    policy: nn.Module
+    reference: nn.Module
+    optimizer: torch.optim.Optimizer
+    image: Tensor
+    gold: Tensor
+    case: Case
+    many: ManyMasks
+
+    @cached_property
+    def loss(self) -> PreferenceLoss:
+        """Dpo on the mean over the image: what the language-model layout computes too."""
+        return margin_loss()
+
+    def step(self, total: Callable[[], Tensor]) -> Tensor:
+        """Forward and loss, backward, the optimiser's step."""
+        self.optimizer.zero_grad()
+        value = total()
+        value.backward()
+        self.optimizer.step()
+        return value.detach()
+
+    def supervised(self) -> Tensor:
+        """Cross-entropy with gold."""
+        logits = self.policy(self.image)
+        if logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits[:, 0], self.gold.float())
+        return F.cross_entropy(logits, self.gold)
+
+    def cached(self, loss: PreferenceLoss | None = None) -> Tensor:
+        """Ours, one forward: the reference's scores come from a cache, the index from the collate."""
+        loss, pairs = loss or self.loss, (self.case.chosen, self.case.rejected)
+        reference = dict.fromkeys(loss.scores, self.case.cached)
+        return loss.on_logits(self.policy(self.image), reference, *pairs, index=self.case.index).total
+
+    def live(self) -> Tensor:
+        """Ours, two forwards: the reference's logits are gone before the policy's activations come."""
+        pairs = (self.case.chosen, self.case.rejected)
+        with torch.no_grad():
+            scores = self.loss.score_logits(self.reference(self.image), *pairs, index=self.case.index)
+            reference = without_logits(scores, reads_chosen(self.loss))
+        return self.loss.on_logits(self.policy(self.image), reference, *pairs, index=self.case.index).total
+
+    def all_pairs(self) -> Tensor:
+        """Ours on every pair of K masks, one forward."""
+        many = self.many
+        logits, pairs = self.policy(self.image), (many.chosen, many.rejected)
+        found = self.loss.on_logits(logits, many.cached, *pairs, image_index=many.image_index, index=many.index)
+        return found.total
+
+    def language_model(self) -> Tensor:
+        """Train as language models are: the batch holds each image twice, one copy a mask; so for both networks."""
+        images = torch.cat([self.image, self.image])
+        labels = torch.cat(self.case.wide)
+        plus, minus = mask_scores(self.policy(images), labels).chunk(2)
+        with torch.no_grad():
+            reference_plus, reference_minus = mask_scores(self.reference(images), labels).chunk(2)
+        h = (plus - reference_plus) - (minus - reference_minus)
+        return -F.logsigmoid(BETA * h).mean()
+
+
+def mask_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean log-likelihood of one mask an image, by log-softmax and gather."""
+    if logits.shape[1] == 1:
+        return torch.where(labels == 1, F.logsigmoid(logits[:, 0]), F.logsigmoid(-logits[:, 0])).mean((1, 2))
+    return logits.log_softmax(1).gather(1, labels[:, None])[:, 0].mean((1, 2))
+
+
+def make_bench(scale: Scale, classes: int) -> Bench:
+    """Make a U-Net on a ResNet-18 with held statistics, as the preference task holds them, and a batch."""
+    torch.manual_seed(0)
+    network = smp_model(architecture="unet", encoder_name="resnet18", encoder_weights=None, classes=classes)
+    policy = network.to(scale.device).eval()
+    case = make_case(scale.step_images, classes, scale.step_side, scale.device)
+    return Bench(
+        policy=policy,
+        reference=frozen_copy(policy),
+        # So small a rate that the sixty steps of the measurement leave the network where it is.
+        optimizer=torch.optim.AdamW(policy.parameters(), lr=1e-7),
+        image=torch.randn(scale.step_images, 3, scale.step_side, scale.step_side, device=scale.device),
+        gold=case.wide[0],
+        case=case,
+        many=make_many(case, classes),
+    )
+
+
+def make_many(case: Case, classes: int) -> ManyMasks:
+    """Make all 28 pairs of eight masks an image, each a tenth off the first."""
+    generator = torch.Generator().manual_seed(2)
+    first = case.chosen.cpu().long()
+    masks = torch.stack([first, *(another_mask(first, classes, generator) for _ in range(MASKS - 1))], 1)
+    pairs = torch.tensor(list(combinations(range(MASKS), 2)))
+    chosen, rejected = (masks[:, pairs[:, k]].flatten(0, 1).to(torch.uint8) for k in (0, 1))
+    image_index = torch.arange(len(first)).repeat_interleave(len(pairs))
+    device = case.chosen.device
+    index = pair_index(chosen, rejected, image_index=image_index).to(device)
+    return ManyMasks(chosen.to(device), rejected.to(device), image_index.to(device), index)
