@@ -5,7 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from segdpo.kernels.triton_pixels import class_logit, own_pixels, pairs_of, pixel_weight
+from segdpo.kernels.triton_pixels import class_logit, counted, own_pixels, pairs_of, pixel_weight
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def log_sum_exp(logits, channels, channel_stride, real, acc: tl.constexpr, block
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(values - higher[:, None]), 1)
         top = higher
     # Pixels past the end have no logit: any finite number does.
-    return top, tl.log(tl.where(real, total, 1.0))
+    return tl.where(real, top, 0.0), tl.log(tl.where(real, total, 1.0))
 
 
 @triton.jit
@@ -59,6 +59,7 @@ def chosen_forward(
     pixel_stride,
     wanted: tl.constexpr,
     odds: tl.constexpr,
+    even: tl.constexpr,
     indexed: tl.constexpr,
     binary: tl.constexpr,
     stored: tl.constexpr,
@@ -99,7 +100,7 @@ def chosen_forward(
             # In this order no digit of a large m is lost.
             log_p = (z_plus - top) - rest
         for score in tl.static_range(len(insides)):
-            inside = real & (tl.load(insides[score] + at, mask=real, other=0) != 0)
+            inside = counted(insides[score], at, real, (even >> score) & 1)
             row = partial + (score * pairs + pair) * tiles + tile
             weight = pixel_weight(margin_table, weigh_by[score], score, pair, at, inside, pairs, columns)
             tl.store(row, tl.sum(tl.where(inside, weight * step, 0.0), 0))

@@ -29,18 +29,18 @@ def slopes_of_pair(
     pixel,
     real,
     wanted: tl.constexpr,
+    even: tl.constexpr,
     columns: tl.constexpr,
-    acc: tl.constexpr,
-    block: tl.constexpr,
 ):
     """Return a pair's two labels of each pixel, and the slopes of its chosen scores and of its margins there."""
     every: tl.constexpr = (1 << len(insides)) - 1
     at = pair * pixels + pixel
-    plus = tl.load(chosen + at, mask=real, other=0)
-    minus = tl.load(rejected + at, mask=real, other=0)
+    # Narrow, since every channel is compared with them; the forward has looked for labels that are no class.
+    plus = tl.load(chosen + at, mask=real, other=0).to(tl.int32)
+    minus = tl.load(rejected + at, mask=real, other=0).to(tl.int32)
     differ = real & (plus != minus)
-    b = slopes(margin_slopes, insides, weigh_by, pair, at, differ, pairs, every, columns, acc, block)
-    a = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted, columns, acc, block)
+    b = slopes(margin_slopes, insides, weigh_by, pair, at, differ, pairs, every, even, columns)
+    a = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted, even, columns)
     return plus, minus, a, b
 
 
@@ -76,6 +76,7 @@ def softmax_gradient(
     gradient_channel_stride,
     gradient_pixel_stride,
     wanted: tl.constexpr,
+    even: tl.constexpr,
     indexed: tl.constexpr,
     stored: tl.constexpr,
     columns: tl.constexpr,
@@ -91,7 +92,7 @@ def softmax_gradient(
     if not indexed:
         plus, minus, a, b = slopes_of_pair(
             chosen, rejected, insides, weigh_by, margin_slopes, chosen_slopes,
-            image, pairs, pixels, pixel, real, wanted, columns, acc, block,
+            image, pairs, pixels, pixel, real, wanted, even, columns,
         )  # fmt: skip
     if wanted:
         if indexed:
@@ -99,7 +100,7 @@ def softmax_gradient(
             for place in range(first, last):
                 pair = tl.load(order + place)
                 at = pair * pixels + pixel
-                pull += slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted, columns, acc, block)
+                pull += slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted, even, columns)
         else:
             pull = a
         if stored:
@@ -121,7 +122,7 @@ def softmax_gradient(
                 pair = tl.load(order + place)
                 plus, minus, a, b = slopes_of_pair(
                     chosen, rejected, insides, weigh_by, margin_slopes, chosen_slopes,
-                    pair, pairs, pixels, pixel, real, wanted, columns, acc, block,
+                    pair, pairs, pixels, pixel, real, wanted, even, columns,
                 )  # fmt: skip
                 change += onehots(channel, plus, minus, a, b)
         else:
@@ -150,6 +151,7 @@ def sigmoid_gradient(
     gradient_image_stride,
     gradient_pixel_stride,
     wanted: tl.constexpr,
+    even: tl.constexpr,
     odds: tl.constexpr,
     indexed: tl.constexpr,
     columns: tl.constexpr,
@@ -172,13 +174,13 @@ def sigmoid_gradient(
         plus = (tl.load(chosen + at, mask=real, other=0) > 0).to(acc)
         minus = (tl.load(rejected + at, mask=real, other=0) > 0).to(acc)
         differ = real & (plus != minus)
-        down = slopes(margin_slopes, insides, weigh_by, pair, at, differ, pairs, every, columns, acc, block)
+        down = slopes(margin_slopes, insides, weigh_by, pair, at, differ, pairs, every, even, columns)
         change += down * (plus - minus)
         if wanted & ~odds:
-            up = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted & ~odds, columns, acc, block)
+            up = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted & ~odds, even, columns)
             change += up * (plus - p)
         if wanted & odds:
-            up = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted & odds, columns, acc, block)
+            up = slopes(chosen_slopes, insides, weigh_by, pair, at, real, pairs, wanted & odds, even, columns)
             change += up * (2.0 * plus - 1.0)
     write = gradient + image * gradient_image_stride + pixel * gradient_pixel_stride
     tl.store(write, change.to(gradient.dtype.element_ty), mask=real)

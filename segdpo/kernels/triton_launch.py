@@ -118,18 +118,20 @@ def gradient_of(
 def _tile(logits: Logits, most: int) -> tuple[int, int]:
     """Return how many pixels a tile has, and how many channels are read at a time.
 
-    Planes (NCHW): 512 pixels are four a thread, and the channels of a group lie in one thread's registers, so a
-    group is added up without exchange; 4 loads in flight hide the memory's latency, and at most 3 channels are idle.
-    With many pairs an image, the masks are read anew for each group of the gradient, so groups are wider (`most`).
-    Channels last: a pixel's channels are one stretch of memory; a wide group reads it whole.
+    Planes (NCHW): each of 128 threads takes 16 bytes of each channel. A group's channels then lie in one thread's
+    registers and are added up without exchange; 4 loads in flight hide the memory's latency, at most 3 are idle.
+    With many pairs an image the masks are read anew for each group of the gradient, so groups are wider (`most`).
+    Channels last: a pixel's channels are one stretch of memory, and a wide group reads it whole.
+    Wide groups keep to 2048 values a tile: with 4096, their addresses alone fill the registers.
     """
     channels_last = logits.stride(1) < logits.stride(2)
     group = min(triton.next_power_of_2(logits.shape[1]), 32 if channels_last else most)
-    return min(512, 4096 // group), group
+    return (2048 // logits.element_size() if group <= 4 else 2048 // group), group
 
 
 def _fixed(logits: Logits, plan: Plan, block: int) -> dict[str, object]:
     return {
+        "even": plan.even,
         "indexed": plan.image_index is not None,
         "columns": plan.margin_table.shape[2],
         "acc": tl.float64 if logits.dtype == torch.float64 else tl.float32,

@@ -5,7 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from segdpo.kernels.triton_pixels import class_logit, own_pixels, pixel_weight
+from segdpo.kernels.triton_pixels import class_logit, counted, own_pixels, pixel_weight
 
 
 @triton.jit(do_not_specialize=["images", "pairs"])
@@ -26,6 +26,7 @@ def margin_forward(
     image_stride,
     channel_stride,
     pixel_stride,
+    even: tl.constexpr,
     indexed: tl.constexpr,
     binary: tl.constexpr,
     columns: tl.constexpr,
@@ -49,7 +50,7 @@ def margin_forward(
     step -= class_logit(here, minus, channels, channel_stride, known, binary, acc)
     step = tl.where(known, step, float("nan"))
     for score in tl.static_range(len(insides)):
-        inside = differ & (tl.load(insides[score] + at, mask=differ, other=0) != 0)
+        inside = counted(insides[score], at, differ, (even >> score) & 1)
         weight = pixel_weight(table, weigh_by[score], score, pair, at, inside, pairs, columns)
         total = tl.sum(tl.where(inside, weight * step, 0.0), 0)
         tl.store(partial + (score * pairs + pair) * tl.cdiv(pixels, block) + tile, total)

@@ -51,6 +51,13 @@ def class_logit(logits, label, channels, channel_stride, wanted, binary: tl.cons
 
 @triton.jit
 @no_type_check
+def counted(inside, at, wanted, even: tl.constexpr):
+    """Return which of the wanted pixels a score counts: all of them where it is even."""
+    return wanted if even else wanted & (tl.load(inside + at, mask=wanted, other=0) != 0)
+
+
+@triton.jit
+@no_type_check
 def pixel_weight(table, weigh_by, score, pair, at, inside, pairs, columns: tl.constexpr):
     """Return `table[score, pair, class]`, the class read from `weigh_by`; a table of one column weighs all alike."""
     row = table + (score * pairs + pair) * columns
@@ -73,15 +80,14 @@ def slopes(
     wanted,
     pairs,
     scores: tl.constexpr,
+    even: tl.constexpr,
     columns: tl.constexpr,
-    acc: tl.constexpr,
-    block: tl.constexpr,
 ):
     """Return Σ table over those of the scores (bits) that count the pixel; what a step of its quantity changes."""
-    total = tl.zeros([block], acc)
+    total = tl.zeros(wanted.shape, table.dtype.element_ty)
     for score in tl.static_range(len(insides)):
         if (scores >> score) & 1:
-            inside = wanted & (tl.load(insides[score] + at, mask=wanted, other=0) != 0)
+            inside = counted(insides[score], at, wanted, (even >> score) & 1)
             weight = pixel_weight(table, weigh_by[score], score, pair, at, inside, pairs, columns)
             total += tl.where(inside, weight, 0.0)
     return total

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer
 from torch import Tensor
 
-from segdpo.kernels.pixels import ImageIndex, Labels, Logits, Measure, score_dtype
+from segdpo.kernels.pixels import EvenMeasure, ImageIndex, Labels, Logits, Measure, score_dtype
 
 Table = Float[Tensor, "scores pairs classes_or_1"]
 
@@ -26,9 +26,10 @@ class Plan:
         starts: where each image's pairs begin in `order`.
         wanted: of which scores the chosen one is wanted.
         odds: which scores count log-odds.
+        even: which scores count every pixel where the masks differ, and no other: their `insides` are not read.
     """
 
-    insides: tuple[UInt8[Tensor, "pairs pixels"], ...]
+    insides: tuple[Labels, ...]
     weigh_by: tuple[Labels, ...]
     margin_table: Table
     chosen_table: Table
@@ -37,20 +38,27 @@ class Plan:
     starts: Integer[Tensor, "bounds"]
     wanted: int
     odds: int
+    even: int
 
 
-def make_plan(logits: Logits, measures: Sequence[Measure], wants_chosen: Sequence[bool]) -> Plan:
+def make_plan(logits: Logits, chosen: Labels, measures: Sequence[Measure], wants_chosen: Sequence[bool]) -> Plan:
     """Bring the measures, all of one set of pairs, to what the kernels read."""
     columns = max(measure.weights.shape[1] for measure in measures)
     weights = [measure.weights.expand(-1, columns).to(score_dtype(logits)) for measure in measures]
     odds = [measure.quantity == "log_odds" for measure in measures]
     # Log-odds are ±z, and swapping the class moves them by 2z.
     steps = [table * 2 if odd else table for table, odd in zip(weights, odds, strict=True)]
+    # The margin of such a score needs no mask of pixels, and to ask for it would make one.
+    even = [isinstance(m, EvenMeasure) and not wants for m, wants in zip(measures, wants_chosen, strict=True)]
+    masks = [
+        (chosen, chosen) if skip else (measure.inside.contiguous().view(torch.uint8), measure.weigh_by.contiguous())
+        for measure, skip in zip(measures, even, strict=True)
+    ]
     image_index = measures[0].image_index
     order, starts = _by_image(image_index, len(logits), logits.device)
     return Plan(
-        insides=tuple(measure.inside.contiguous().view(torch.uint8) for measure in measures),
-        weigh_by=tuple(measure.weigh_by.contiguous() for measure in measures),
+        insides=tuple(inside for inside, _ in masks),
+        weigh_by=tuple(labels for _, labels in masks),
         margin_table=torch.stack(steps),
         chosen_table=torch.stack(weights),
         image_index=None if image_index is None else image_index.contiguous(),
@@ -58,6 +66,7 @@ def make_plan(logits: Logits, measures: Sequence[Measure], wants_chosen: Sequenc
         starts=starts,
         wanted=_bits(wants_chosen),
         odds=_bits(odds),
+        even=_bits(even),
     )
 
 

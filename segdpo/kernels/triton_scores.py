@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
 from segdpo.kernels.triton_plan import Plan, make_plan
@@ -41,16 +40,17 @@ def triton_scores(
 ) -> tuple[list[PerPair], list[PerPair | None]]:
     """Return the margin of every measure, and the chosen score of those that want it.
 
-    `index` is taken for the sake of one signature: the masks are read whole. With `in_place` the backward writes the
-    gradient over the logits, whose values are lost.
+    The masks hold a class everywhere, and the same one where a pixel is ignored. They are read whole; `index` is taken
+    for the sake of one signature. With `in_place` the backward writes the gradient over the logits, which are lost.
     """
     if in_place and any(step == 0 and size > 1 for step, size in zip(logits.stride(), logits.shape, strict=True)):
         raise ValueError(
             "Expected logits with memory of their own for in_place=True but got an expanded tensor of strides "
             f"{logits.stride()}; leave in_place out, or pass logits.contiguous()."
         )
-    plan = make_plan(logits, measures, wants_chosen)
-    values = _TritonScores.apply(logits, chosen.contiguous(), rejected.contiguous(), plan, in_place)
+    chosen, rejected = chosen.contiguous(), rejected.contiguous()
+    plan = make_plan(logits, chosen, measures, wants_chosen)
+    values = _TritonScores.apply(logits, chosen, rejected, plan, in_place)
     margins, *whole = (kind.unbind(0) for kind in values.unbind(0))
     return list(margins), [whole[0][score] if wants else None for score, wants in enumerate(wants_chosen)]
 
@@ -71,7 +71,6 @@ class _TritonScores(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from segdpo.kernels.triton_launch import gradient_of
 
@@ -79,6 +78,12 @@ class _TritonScores(torch.autograd.Function):
             raise RuntimeError(
                 "Expected one backward through scores with in_place=True, but this is the second: the first has "
                 "written the gradient over the logits; leave in_place out to go backward twice."
+            )
+        # once_differentiable would let a constant `grad` through, and the second derivative be taken for 0.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "Expected one derivative of a score but a second was asked for (create_graph=True); score with "
+                'backend="reference", which PyTorch can differentiate twice.'
             )
         logits, log_total, chosen, rejected, *_ = ctx.saved_tensors
         out = logits if ctx.in_place else torch.empty_like(ctx.blueprint, device=grad.device)

@@ -1,0 +1,243 @@
+"""The Triton kernels against log-softmax in float64. Run by test_triton.py: on a CPU by Triton's interpreter, or a GPU.
+
+The interpreter has to be asked for before triton is imported, hence the process of its own.
+"""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segdpo.kernels.pixels import EvenMeasure, Measure
+from segdpo.kernels.triton_scores import is_usable, triton_scores
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# Tiles take up to 2048 pixels: several of them, the last one not full.
+PIXELS = (1, 2, 37, 1030, 2500) if INTERPRETED else (1, 37, 2500, 512 * 512, 1000 * 777)
+# The interpreter cuts bf16 off instead of rounding to nearest.
+ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
+
+def arrange(logits, layout):
+    if layout == "channels_last":
+        return logits.transpose(1, 2).contiguous().transpose(1, 2)
+    if layout == "sliced":
+        return torch.stack([logits, logits], -1).flatten(2)[..., ::2]
+    return logits
+
+
+@st.composite
+def cases(draw):
+    """Logits of any layout and type; one or many pairs an image, or none; one to three scores of any mixture."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    images, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 2, 3, 5, 19, 21, 33]))
+    pixels, dtype = draw(st.sampled_from(PIXELS)), draw(st.sampled_from(list(ROUNDING)))
+    logits = torch.randn(images, channels, pixels, generator=generator) * draw(st.sampled_from([1.0, 10.0]))
+    logits = arrange(logits.to(dtype), draw(st.sampled_from(["planes", "channels_last", "sliced"])))
+    shared = draw(st.booleans())
+    pairs = draw(st.integers(1, 5)) if shared else images
+    image_index = torch.randint(images, (pairs,), generator=generator) if shared else None
+    classes, ids = max(2, channels), draw(st.sampled_from([torch.uint8, torch.int64]))
+    chosen, other = torch.randint(classes, (2, pairs, pixels), generator=generator)
+    changed = torch.rand(pairs, pixels, generator=generator) < draw(st.sampled_from([0.0, 0.1, 1.0]))
+    chosen, rejected = chosen.to(ids), torch.where(changed, other, chosen).to(ids)
+
+    def measure():
+        inside = torch.rand(pairs, pixels, generator=generator) < draw(st.sampled_from([0.0, 0.6, 1.0]))
+        weights = torch.rand(pairs, draw(st.sampled_from([1, classes])), generator=generator)
+        quantity = draw(st.sampled_from(["log_likelihood", "log_odds"])) if channels == 1 else "log_likelihood"
+        return Measure(inside, weights.to(torch.promote_types(dtype, torch.float32)), chosen, image_index, quantity)
+
+    measures = [measure() for _ in range(draw(st.integers(1, 3)))]
+    return logits, chosen, rejected, measures, [draw(st.booleans()) for _ in measures]
+
+
+def to_device(case):
+    logits, chosen, rejected, measures, wants = case
+    chosen, rejected = chosen.to(DEVICE), rejected.to(DEVICE)
+    moved = []
+    for m in measures:
+        index = None if m.image_index is None else m.image_index.to(DEVICE)
+        moved.append(Measure(m.inside.to(DEVICE), m.weights.to(DEVICE), m.weigh_by.to(DEVICE), index, m.quantity))
+    # Tensor.to keeps the strides of dense tensors alone.
+    layout = torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype, device=DEVICE)
+    return layout.copy_(logits), chosen, rejected, moved, wants
+
+
+def truth(case):
+    """Every pixel of every mask by log-softmax in float64; one channel is two classes of logits 0 and z."""
+    logits, chosen, rejected, measures, wants = case
+    logits = logits.double().requires_grad_()
+    classes = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+    log_p = classes.log_softmax(1)
+    results = []
+    for m in measures:
+        image = torch.arange(len(logits), device=logits.device) if m.image_index is None else m.image_index
+        scores = [log_p[image].gather(1, mask.long()[:, None])[:, 0] for mask in (chosen, rejected)]
+        if m.quantity == "log_odds":
+            scores = [(log_p[:, 1] - log_p[:, 0])[image] * (2 * mask.long() - 1) for mask in (chosen, rejected)]
+        weight = m.weights.double().expand(-1, classes.shape[1]).gather(1, m.weigh_by.long()) * m.inside
+        whole, other = ((weight * score).sum(1) for score in scores)
+        results.append((whole - other, whole))
+    return logits, [m for m, _ in results], [whole if w else None for (_, whole), w in zip(results, wants, strict=True)]
+
+
+def ours(case, in_place=False):
+    logits = case[0].detach()
+    logits = (logits.clone() if in_place else logits).requires_grad_()
+    return logits, *triton_scores(logits, *case[1:], in_place=in_place)
+
+
+def values_and_gradient(logits, margins, whole):
+    values = torch.cat([value for value in [*margins, *whole] if value is not None])
+    upstream = torch.linspace(-1, 2, len(values), dtype=values.dtype, device=values.device)
+    (gradient,) = torch.autograd.grad((values * upstream).sum(), logits)
+    return values.detach(), gradient
+
+
+def assert_equal_truth(case):
+    values, gradient = values_and_gradient(*ours(case))
+    expected, slope = values_and_gradient(*truth(case))
+    logits = case[0]
+    assert values.dtype == torch.promote_types(logits.dtype, torch.float32)
+    assert gradient.dtype == logits.dtype
+    step = ROUNDING[values.dtype]
+    size = logits.abs().max().item() + 5
+    torch.testing.assert_close(values.double(), expected, rtol=step, atol=step * size * logits.shape[2] ** 0.5)
+    # A kept log-sum-exp is as exact as a number of its size, and several slopes meet in one pixel.
+    torch.testing.assert_close(gradient.double(), slope, rtol=2 * ROUNDING[logits.dtype], atol=step * size)
+
+
+@settings(max_examples=25 if INTERPRETED else 200, deadline=None)
+@given(case=cases())
+def test_values_and_gradient_equal_log_softmax_in_float64(case):
+    assert_equal_truth(to_device(case))
+
+
+def small(channels=5, pixels=40, images=3, pairs=None, dtype=torch.float32):
+    """One score of all pixels; `pairs` of image 1, if given, so that images 0 and 2 have none."""
+    logits = torch.randn(images, channels, pixels).to(dtype)
+    index = None if pairs is None else torch.ones(pairs, dtype=torch.int64)
+    chosen, rejected = torch.randint(max(2, channels), (2, pairs or images, pixels), dtype=torch.uint8)
+    inside = torch.ones_like(chosen, dtype=torch.bool)
+    measure = Measure(inside, torch.ones(len(chosen), 1), chosen, index, "log_likelihood")
+    return to_device((logits, chosen, rejected, [measure], [True]))
+
+
+def test_the_device_is_usable():
+    assert is_usable(torch.zeros(1, 2, 3, device=DEVICE))
+    assert not is_usable(torch.zeros(0, 2, 3, device=DEVICE))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 20])
+@pytest.mark.parametrize("wants", [[False], [True]])
+def test_two_runs_give_the_same_bits(channels, wants):
+    case = [*small(channels, pixels=3000, pairs=4)[:4], wants]
+    first, second = (values_and_gradient(*ours(case)) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 20])
+def test_an_image_without_pairs_gets_no_gradient_and_nothing_inside_scores_nothing(channels):
+    logits, chosen, rejected, [measure], wants = small(channels, pairs=2)
+    measure.inside[1] = False
+    values, gradient = values_and_gradient(*ours((logits, chosen, rejected, [measure], wants)))
+    assert (gradient[[0, 2]] == 0).all()
+    assert gradient[1].abs().sum() > 0
+    assert values[[1, 3]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 20])
+def test_a_margin_leaves_agreeing_pixels_exactly_alone(channels):
+    logits, chosen, rejected, measures, _ = small(channels)
+    _, gradient = values_and_gradient(*ours((logits, chosen, rejected, measures, [False])))
+    moved = gradient.abs().sum(1) > 0
+    assert torch.equal(moved, chosen != rejected)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 20])
+@pytest.mark.parametrize("wants", [[False], [True]])
+def test_in_place_writes_the_same_gradient_over_the_logits(channels, wants):
+    case = [*small(channels, pairs=2)[:4], wants]
+    _, expected = values_and_gradient(*ours(case))
+    logits, margins, whole = ours(case, in_place=True)
+    values = torch.cat([value for value in [*margins, *whole] if value is not None])
+    upstream = torch.linspace(-1, 2, len(values), device=DEVICE)
+    (gradient,) = torch.autograd.grad(values, logits, upstream, retain_graph=True)
+    assert torch.equal(gradient, expected)
+    assert gradient.data_ptr() == logits.data_ptr()
+    with pytest.raises(RuntimeError, match="in_place=True, but this is the second"):
+        torch.autograd.grad(values, logits, upstream)
+
+
+def test_who_else_saved_the_logits_is_told_that_they_are_gone():
+    logits, margins, _ = ours(small(), in_place=True)
+    other = (logits * logits).sum()
+    margins[0].sum().backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        other.backward()
+
+
+def test_a_second_derivative_is_refused():
+    logits, _, whole = ours(small())
+    with pytest.raises(RuntimeError, match=r'a second was asked for .* backend="reference"'):
+        torch.autograd.grad(whole[0].sum(), logits, create_graph=True)
+
+
+def test_a_margin_of_even_weights_asks_for_no_mask_of_pixels():
+    logits, chosen, rejected, [measure], _ = small(pairs=2)
+
+    def find():
+        raise AssertionError("whole masks were asked for")
+
+    even = EvenMeasure(find, measure.weights / 8, measure.image_index, "log_likelihood")
+    by_class = Measure(measure.inside, torch.rand(2, 5, device=DEVICE), chosen, measure.image_index, "log_likelihood")
+    z, margins, _ = ours((logits, chosen, rejected, [even, by_class, measure], [False, False, True]))
+    assert torch.equal(margins[0], margins[2] / 8)
+    (even_slope,) = torch.autograd.grad(margins[0].sum(), z, retain_graph=True)
+    (slope,) = torch.autograd.grad(margins[2].sum(), z)
+    assert torch.equal(even_slope, slope / 8)
+
+
+@pytest.mark.parametrize("wants", [[False], [True]])
+def test_what_does_not_exist_makes_a_score_nan_rather_than_wrong(wants):
+    """On a GPU nobody looks at classes and image_index first."""
+    logits, chosen, rejected, measures, _ = small(pairs=3)
+    chosen[0, 7], rejected[0, 7] = 5, 0
+    measures[0].image_index[2] = 3
+    _, margins, _ = ours((logits, chosen, rejected, measures, wants))
+    assert margins[0].isnan().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("channels", [1, 4, 20])
+def test_huge_half_precision_logits_stay_exact(channels):
+    logits, *rest = small(channels, dtype=torch.float16)
+    assert_equal_truth(((logits * 6000).clamp(-6e4, 6e4), *rest))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="more memory than the CPU's tests may take")
+def test_more_than_two_to_the_31_logits():
+    case = small(channels=3, pixels=2**29 + 5, images=2, dtype=torch.bfloat16)
+    logits, chosen, rejected, measures, _ = case
+    assert logits.numel() > 2**31
+    z, margins, _ = ours((logits, chosen, rejected, measures, [False]))
+    margins[0].sum().backward()
+    last = z.grad[1, :, -3:].double()
+    hot = [torch.nn.functional.one_hot(mask[1, -3:].long(), 3).T for mask in (chosen, rejected)]
+    assert torch.equal(last, (hot[0] - hot[1]).double())
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a CPU never waits for a device")
+def test_the_device_is_never_waited_for():
+    case = small(channels=19, pixels=5000, pairs=4)
+    values_and_gradient(*ours(case))
+    z = case[0].detach().requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        margins, [whole] = triton_scores(z, *case[1:])
+        (margins[0] + whole).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,55 @@
+"""Compile every Triton kernel for an NVIDIA GPU of capability 9, with none at hand; print the kernels' names.
+
+Run by test_triton.py. Launches of `triton_scores` on CPU tensors are compiled down to machine code, not run.
+"""
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from segdpo.kernels.pixels import Measure
+from segdpo.kernels.triton_scores import triton_scores
+
+
+class NoGpu:
+    """As much of a driver as the compiler asks for."""
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+
+launch = JITFunction.run
+
+
+def compile_only(self, *args, grid, warmup, **options):
+    compiled = launch(self, *args, grid=grid, warmup=True, **options)
+    assert compiled.asm["cubin"]
+    print(self.__name__)
+
+
+def score(channels, pairs, wants, dtype, ids):
+    logits = torch.zeros(2, channels, 300, dtype=dtype, requires_grad=True)
+    labels = torch.zeros(pairs or 2, 300, dtype=ids)
+    index = torch.zeros(pairs, dtype=torch.int64) if pairs else None
+    quantities = ["log_likelihood", "log_odds" if channels == 1 else "log_likelihood"]
+    columns = [1, max(2, channels)]
+    measures = [
+        Measure(labels == 0, torch.ones(len(labels), column), labels, index, quantity)
+        for column, quantity in zip(columns, quantities, strict=True)
+    ]
+    margins, whole = triton_scores(logits, labels, labels, measures, wants)
+    torch.stack([value for value in [*margins, *whole] if value is not None]).sum().backward()
+
+
+driver.set_active(NoGpu())
+JITFunction.run = compile_only
+score(19, 3, [False, False], torch.bfloat16, torch.uint8)
+score(3, None, [False, True], torch.float32, torch.int64)
+score(1, 3, [True, True], torch.float16, torch.uint8)
