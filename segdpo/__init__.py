@@ -1,5 +1,7 @@
 """segdpo: train image-segmentation networks from preferences between masks."""
 
+from segdpo.kernels.pair_index import PairIndex as PairIndex
+from segdpo.kernels.pair_index import pair_index as pair_index
 from segdpo.losses import anchors as anchors
 from segdpo.losses import listwise as listwise
 from segdpo.losses import objectives as objectives
@@ -12,6 +14,7 @@ from segdpo.scores import PairScores as PairScores
 from segdpo.scores import Score as Score
 from segdpo.scores import score_drift as score_drift
 from segdpo.scores import score_pairs as score_pairs
+from segdpo.scores import score_pairs_by as score_pairs_by
 from segdpo.scores import score_ranking as score_ranking
 
 __version__ = "0.1.0"

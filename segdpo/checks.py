@@ -53,18 +53,7 @@ def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> No
 
     `labels` hold a legal class (0) wherever `valid` is False. Reads every tensor once, and waits for the device.
     """
-    classes = max(2, logits.shape[1])
-    for name, label in labels.items():
-        low, high = int(label.min()), int(label.max())
-        if low < 0 or high >= classes:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f"{name} has class {wrong} but the model predicts {classes} classes "
-                f"({logits.shape[1]} channel{'s' * (logits.shape[1] > 1)}); "
-                f"give the model {wrong + 1} classes or mark class {wrong} as ignore ({IGNORE})."
-                if wrong > 0
-                else f"{name} has class {wrong}; classes count from 0, and ignored pixels are {IGNORE}."
-            )
+    check_labels(labels, logits.shape[1])
     empty = (~valid.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
@@ -73,6 +62,28 @@ def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> No
         )
     # A sum is finite only if every term is, and allocates nothing; a sum may overflow, so look twice before blaming.
     if not torch.isfinite(logits.detach().sum(dtype=torch.float32)):
+        _blame_logits(logits.detach())
+
+
+def check_labels(labels: dict[str, Tensor], channels: int) -> None:
+    """Refuse classes that logits of so many channels do not predict; waits for the device."""
+    classes = max(2, channels)
+    for name, label in labels.items():
+        low, high = (int(end) for end in label.aminmax()) if label.numel() else (0, 0)
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"{name} has class {wrong} but the model predicts {classes} classes "
+                f"({channels} channel{'s' * (channels > 1)}); "
+                f"give the model {wrong + 1} classes or mark class {wrong} as ignore ({IGNORE})."
+                if wrong > 0
+                else f"{name} has class {wrong}; classes count from 0, and ignored pixels are {IGNORE}."
+            )
+
+
+def check_finite(scores: list[Tensor], logits: Tensor) -> None:
+    """Refuse scores that are no numbers since the logits are none; waits for the device."""
+    if not all(bool(torch.isfinite(score).all()) for score in scores):
         _blame_logits(logits.detach())
 
 

@@ -46,7 +46,11 @@ SCORES = {
     "misspelt quantity": ((LOGITS, CHOSEN, REJECTED), {"quantity": "logits"}, "quantity to be one of log_likelihood"),
     "misspelt region": ((LOGITS, CHOSEN, REJECTED), {"region": "picture"}, "region to be one of image, disagreement"),
     "misspelt reduction": ((LOGITS, CHOSEN, REJECTED), {"reduction": "avg"}, "reduction to be one of sum, mean"),
-    "misspelt backend": ((LOGITS, CHOSEN, REJECTED), {"backend": "fast"}, "backend to be one of auto, reference"),
+    "misspelt backend": (
+        (LOGITS, CHOSEN, REJECTED),
+        {"backend": "fast"},
+        "backend to be one of auto, sparse",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import segdpo
 from segdpo import Boundary, Score, score_drift, score_pairs
-from segdpo.kernels import pixels
+from segdpo.scores import pairs
 
 SPEC = importlib.util.spec_from_file_location("numpy_scores", Path(__file__).with_name("numpy_scores.py"))
 numpy_scores = importlib.util.module_from_spec(SPEC)
@@ -158,8 +158,8 @@ def test_margin_alone_saves_no_logits():
 
 def test_chosen_is_computed_only_when_asked_for(monkeypatch):
     calls = []
-    plain = pixels.pixel_scores
-    monkeypatch.setattr(pixels, "pixel_scores", lambda *args: calls.append(1) or plain(*args))
+    whole = pairs.fused_chosen
+    monkeypatch.setattr(pairs, "fused_chosen", lambda *args: calls.append(1) or whole(*args))
     scores = score_pairs(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4).byte(), torch.ones(1, 4, 4).byte())
     assert "not asked for yet" in repr(scores)
     assert not calls

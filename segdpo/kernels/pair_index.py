@@ -5,7 +5,7 @@ pixels there are. With it, a margin costs what the masks differ by, whatever the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Integer, Shaped
@@ -44,6 +44,20 @@ class PairIndex:
         """Page-lock the tensors, so that `to(device, non_blocking=True)` does not wait."""
         return self.map(Tensor.pin_memory)
 
+    def check_fits(self, *, pairs: int, pixels: int, device: torch.device) -> None:
+        """Refuse to serve other pairs, masks of another size, or logits elsewhere; looks at no value."""
+        if len(self.valid) != pairs or self.pixels != pixels:
+            raise ValueError(
+                f"Expected an index of these masks, {pairs} pairs of {pixels} pixels, but got one of "
+                f"{len(self.valid)} pairs of {self.pixels} pixels; make it from the very masks that are scored with "
+                "pair_index(chosen, rejected, …), or leave it out."
+            )
+        if self.position.device != device:
+            raise ValueError(
+                f"Expected the index on the device of the logits, {device}, but it is on {self.position.device}; "
+                "move it with .to(logits.device)."
+            )
+
     def pair(self) -> Integer[Tensor, "entries"]:
         """Return which pair each of the pixels belongs to."""
         return self.spread(torch.arange(len(self.valid), device=self.position.device))
@@ -55,8 +69,8 @@ class PairIndex:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PairIndex":
         """Return the index with each tensor put through a function."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: function(value) for k, value in values.items() if isinstance(value, Tensor)})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: function(value) for name, value in tensors.items()})  # type: ignore[arg-type]
 
 
 def pair_index(
@@ -90,5 +104,5 @@ def index_of(
     position = differs.flatten().nonzero()[:, 0]
     plus, minus = (mask.flatten()[position] for mask in (chosen, rejected))
     as_ids = torch.uint8 if chosen.dtype == torch.bool else chosen.dtype
-    counts = [mask.count_nonzero(1) for mask in (judged.flatten(1), differs)]
-    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), *counts, pixels=differs.shape[1])
+    valid, differing = (mask.count_nonzero(1) for mask in (judged.flatten(1), differs))
+    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels=differs.shape[1])

@@ -1,6 +1,8 @@
 """Plain per-pixel scores by log-softmax and gather: the truth that every faster kernel is tested against."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,38 @@ class Measure:
         table = self.weights
         weight = table if table.shape[1] == 1 else table.gather(1, self.weigh_by.long())
         return torch.where(self.inside, values, 0.0) * weight
+
+
+class EvenMeasure(Measure):
+    """A Measure under which all pixels inside weigh the same, and every pixel where the masks differ is inside.
+
+    So a margin needs no look at whole masks: `inside` and `weigh_by` are found when first asked for.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], tuple[Tensor, Tensor]],
+        weights: Float[Tensor, "pairs 1"],
+        image_index: ImageIndex | None,
+        quantity: str,
+    ) -> None:
+        # Around the frozen parent's own, which would ask for the masks now.
+        vars(self).update(_find=find, weights=weights, image_index=image_index, quantity=quantity)
+
+    @cached_property
+    def _masks(self) -> tuple[Tensor, Tensor]:
+        find: Callable[[], tuple[Tensor, Tensor]] = vars(self)["_find"]
+        return find()
+
+    @property
+    def inside(self) -> Bool[Tensor, "pairs pixels"]:
+        """Which pixels are counted."""
+        return self._masks[0]
+
+    @property
+    def weigh_by(self) -> Labels:
+        """What picks a pixel's weight: here nothing does, all of a pair have one."""
+        return self._masks[1]
 
 
 def whole_score(logits: Logits, labels: Labels, measure: Measure) -> PerPair:

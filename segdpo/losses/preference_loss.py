@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
+from segdpo.kernels.pair_index import PairIndex
+from segdpo.losses.chosen_readers import ChosenReaders, chosen_readers
 from segdpo.losses.terms import Term, asks_for, check_result, check_term, dry_run
-from segdpo.scores import PairScores, Score, score_drift
+from segdpo.scores import PairScores, Score, score_drift, score_pairs_by
 
 Reference = Tensor | PairScores | Mapping[Score, PairScores]
 
@@ -46,11 +49,14 @@ class PreferenceLoss:
     >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
     >>> loss(scores, scores).total
     tensor(1.6931)
+
+    `reads_chosen` says for which scores some term reads s⁺ or s⁻; where none does, margins are all that is computed.
     """
 
     objective: Term
     anchors: Mapping[str, Anchor] = field(default_factory=dict)
     score: Score = field(default_factory=Score)
+    reads_chosen: ChosenReaders = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Find every mistake that can be found before the first step."""
@@ -66,6 +72,8 @@ class PreferenceLoss:
         for name, (term, score) in self._scored_terms().items():
             check_term(name, term, score)
             dry_run(name, term)
+        watched = {name for name, anchor in self.anchors.items() if anchor.weight == 0}
+        object.__setattr__(self, "reads_chosen", chosen_readers(self._scored_terms(), watched))
 
     @property
     def needs_reference(self) -> bool:
@@ -109,18 +117,27 @@ class PreferenceLoss:
         image_index: Tensor | None = None,
         region_mask: Tensor | None = None,
         weight: Tensor | None = None,
+        index: PairIndex | None = None,
+        backend: str = "auto",
+        in_place: bool = False,
     ) -> LossTerms:
-        """Score the pairs from logits, once for each distinct score, and combine.
+        """Score the pairs from logits, all distinct scores in one pass, and combine.
 
         `reference` is the reference's logits, or scores cached earlier: one `PairScores`, or one for each of
-        `scores`. None for losses that need none.
+        `scores`. None for losses that need none. `index` comes from `pair_index`; left out: found on the spot.
+        With `in_place` the backward writes the gradient over the policy's logits, which saves a tensor of their size;
+        nobody may read them afterwards.
         """
-
-        def measure(logits: Tensor) -> dict[Score, PairScores]:
-            return self.score_logits(
-                logits, chosen, rejected, valid=valid, image_index=image_index, region_mask=region_mask
-            )
-
+        measure = partial(
+            self.score_logits,
+            chosen=chosen,
+            rejected=rejected,
+            valid=valid,
+            image_index=image_index,
+            region_mask=region_mask,
+            index=index,
+            backend=backend,
+        )
         references: Mapping[Score, PairScores] | None
         drift = None
         if isinstance(reference, PairScores):
@@ -139,7 +156,7 @@ class PreferenceLoss:
                 )
         else:
             references = None if isinstance(reference, Tensor) else reference
-        return self._combine(measure(policy_logits), references, weight, drift)
+        return self._combine(measure(policy_logits, in_place=in_place), references, weight, drift)
 
     def score_logits(
         self,
@@ -150,12 +167,24 @@ class PreferenceLoss:
         valid: Tensor | None = None,
         image_index: Tensor | None = None,
         region_mask: Tensor | None = None,
+        index: PairIndex | None = None,
+        backend: str = "auto",
+        in_place: bool = False,
     ) -> dict[Score, PairScores]:
         """Return every distinct score that the terms read; what a cache of reference scores has to keep."""
-        return {
-            score: score(logits, chosen, rejected, valid=valid, image_index=image_index, region_mask=region_mask)
-            for score in self.scores
-        }
+        return score_pairs_by(
+            self.scores,
+            logits,
+            chosen,
+            rejected,
+            wants_chosen=self.reads_chosen.policy if torch.is_grad_enabled() else self.reads_chosen.reference,
+            valid=valid,
+            image_index=image_index,
+            region_mask=region_mask,
+            index=index,
+            backend=backend,
+            in_place=in_place,
+        )
 
     def _scored_terms(self) -> dict[str, tuple[Term, Score]]:
         terms = {"objective": (self.objective, self.score)}

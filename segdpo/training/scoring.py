@@ -9,17 +9,27 @@ from torch import Tensor
 from segdpo.data.batch import PairBatch, RankingBatch
 from segdpo.losses.preference_loss import PreferenceLoss
 from segdpo.regions import IGNORE
-from segdpo.scores import PairScores, Score, score_drift, score_ranking
+from segdpo.scores import PairScores, Score, score_drift, score_pairs_by, score_ranking
 
 PreferenceBatch = PairBatch | RankingBatch
 Scores = Mapping[Score, PairScores]
 
 
-def score_batch(scores: Iterable[Score], logits: Tensor, batch: PreferenceBatch) -> dict[Score, PairScores]:
-    """Return each of the scores of the batch's pairs, or of its rankings."""
+def score_batch(
+    scores: Iterable[Score], logits: Tensor, batch: PreferenceBatch, *, wants_chosen: Collection[Score] = ()
+) -> dict[Score, PairScores]:
+    """Return each of the scores of the batch's pairs, or of its rankings; s⁺ of those in `wants_chosen` at once."""
     if isinstance(batch, PairBatch):
-        masks = {"chosen": batch.chosen, "rejected": batch.rejected, "image_index": batch.image_index}
-        return {score: score(logits, valid=batch.valid, **masks) for score in scores}
+        return score_pairs_by(
+            scores,
+            logits,
+            batch.chosen,
+            batch.rejected,
+            wants_chosen=wants_chosen,
+            valid=batch.valid,
+            image_index=batch.image_index,
+            index=batch.index,
+        )
     return {
         score: score_ranking(
             logits,
@@ -53,20 +63,8 @@ def weight_of(batch: PreferenceBatch) -> Tensor:
 
 
 def reads_chosen(loss: PreferenceLoss) -> frozenset[Score]:
-    """Return the scores whose s⁺ of the reference some term reads; margins alone are cheaper."""
-    asked: set[Score] = set()
-
-    def spy(score: Score) -> PairScores:
-        def chosen() -> Tensor:
-            asked.add(score)
-            return torch.full((2,), -1.0)
-
-        return PairScores(chosen=chosen, margin=torch.zeros(2))
-
-    plain = PairScores(chosen=torch.full((2,), -1.0), rejected=torch.full((2,), -1.0))
-    with torch.no_grad():
-        loss(dict.fromkeys(loss.scores, plain), {score: spy(score) for score in loss.scores}, drift=torch.zeros(2))
-    return frozenset(asked)
+    """Return the scores whose s⁺ of the reference some term reads."""
+    return loss.reads_chosen.reference
 
 
 def without_logits(scores: Scores, whole: Collection[Score]) -> dict[Score, PairScores]:

@@ -7,6 +7,7 @@ import torch
 
 from segdpo import Anchor, PairScores, PreferenceLoss, Score, anchors, objectives, score_drift, score_pairs
 from segdpo.losses import preference_loss
+from segdpo.scores import pairs
 
 DPO = partial(objectives.dpo, beta=2.0)
 
@@ -39,8 +40,13 @@ def test_on_logits_is_scoring_by_hand(batch):
 
 def test_each_distinct_score_is_computed_once(batch, monkeypatch):
     calls = []
-    plain = Score.__call__
-    monkeypatch.setattr(Score, "__call__", lambda self, *a, **k: calls.append(self) or plain(self, *a, **k))
+    plain = pairs.scores_by
+
+    def spy(backend, logits, chosen, rejected, measures, wants, **options):
+        calls.append((logits, len(measures), list(wants)))
+        return plain(backend, logits, chosen, rejected, measures, wants, **options)
+
+    monkeypatch.setattr(pairs, "scores_by", spy)
     disagreement = Score(region="disagreement")
     loss = PreferenceLoss(
         DPO,
@@ -53,7 +59,9 @@ def test_each_distinct_score_is_computed_once(batch, monkeypatch):
     )
     loss.on_logits(*batch)
     assert loss.scores == (disagreement, Score())
-    assert sorted(map(hash, calls)) == sorted(map(hash, [*loss.scores] * 2))  # once under each network
+    # Both scores in one pass under each network, the reference first; the anchors read s⁺ on the image alone.
+    assert [(len(logits), count, wants) for logits, count, wants in calls] == [(2, 2, [False, True])] * 2
+    assert [logits.requires_grad for logits, *_ in calls] == [False, True]
 
 
 def test_cached_reference_scores_give_the_same_loss(batch):

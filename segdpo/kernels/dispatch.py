@@ -1,0 +1,60 @@
+"""Which kernel scores: the one place that decides, by what was measured (docs/performance.md)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from segdpo.kernels.compiled import compiled_scores
+from segdpo.kernels.fused import fused_scores
+from segdpo.kernels.pair_index import PairIndex
+from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
+from segdpo.kernels.plain import Scores, log_odds_scores, reference_scores
+from segdpo.kernels.triton_scores import is_usable, triton_scores
+
+BACKENDS: dict[str, Callable[..., Scores]] = {
+    "sparse": fused_scores,
+    "compiled": compiled_scores,
+    "triton": triton_scores,
+    "reference": reference_scores,
+}
+
+
+def choose_backend(logits: Tensor, *, wants_chosen: bool = False, index: bool = False) -> str:
+    """Return the name of the fastest backend that can score these logits.
+
+    Under a compiler the plain form: the compiler fuses it into one pass, and the others would break its graph. On a
+    GPU, Triton wherever whole masks are read, or somebody would have to look for where masks differ, which waits for
+    the device. "compiled" is never chosen: on a CPU it was slower than "sparse" wherever both were measured.
+    """
+    if torch.compiler.is_compiling():
+        return "reference"
+    if logits.device.type == "cuda" and is_usable(logits) and (wants_chosen or not index):
+        return "triton"
+    return "sparse"
+
+
+def scores_by(
+    backend: str,
+    logits: Logits,
+    chosen: Labels,
+    rejected: Labels,
+    measures: Sequence[Measure],
+    wants_chosen: Sequence[bool],
+    *,
+    index: PairIndex | None = None,
+    in_place: bool = False,
+) -> Scores:
+    """Return the margin of every measure, and the chosen score of those that want it."""
+    whole: dict[int, PerPair | None] = {}
+    margins: dict[int, PerPair] = {}
+    # Log-sum-exp cancels in a margin of log-likelihoods, but not in one of log-odds unless there is one channel.
+    cancels = [measure.quantity == "log_likelihood" or logits.shape[1] == 1 for measure in measures]
+    for function, kind in ((BACKENDS[backend], True), (log_odds_scores, False)):
+        own = [number for number, linear in enumerate(cancels) if linear is kind]
+        if own:
+            some, wants = [measures[number] for number in own], [wants_chosen[number] for number in own]
+            found = function(logits, chosen, rejected, some, wants, index=index, in_place=in_place)
+            margins |= zip(own, found[0], strict=True)
+            whole |= zip(own, found[1], strict=True)
+    return [margins[number] for number in range(len(measures))], [whole[number] for number in range(len(measures))]
