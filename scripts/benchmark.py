@@ -10,16 +10,12 @@ to be equal in the same run. How to read the table: docs/performance.md.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-
-# The profiler that counts memory says on its own what it starts and stops.
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 
 import torch
 from bench.machine import machine
@@ -52,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what was asked for; a row that fails says why, and the rest goes on."""
     given = parse(arguments)
     torch.set_num_threads(given.threads)
-    scale = choose_scale(given.device, given.quick, given.rounds)
+    scale = choose_scale(given.device, given.quick, given.rounds, given.clock)
     start, found = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         for part in chosen_parts(given.only):
@@ -74,6 +70,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, which measures larger sizes")
     parser.add_argument("--rounds", type=int, default=9, help="default 9")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; default 1")
+    clocks = "wall (default), or cpu: for a machine that does other work beside it"
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=clocks)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it runs")
     parser.add_argument(
         "--json", type=Path, default=Path("benchmark.json"), help="default benchmark.json; its plot lies beside it"
@@ -111,7 +109,8 @@ def measure(part: str, scale: Scale, folder: Path) -> Iterator[Row]:
 def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
     """Print the table, and what is to be said about its rows."""
     size = "" if scale.rounds > 2 else ", sizes of a test: no figure means anything"
-    title = f"{scale.rounds} rounds in turns; sides: medians; ratio: median (lowest–highest){size}"
+    said = f"{scale.rounds} rounds in turns, {scale.clock} clock"
+    title = f"{said}; sides: medians; ratio: median (lowest–highest){size}"
     table = Table(*COLUMNS, title=title, caption=f"{taken:.0f} s")
     for row in found:
         table.add_row(*row.cells())
@@ -119,7 +118,7 @@ def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
     console.print(table)
     for row in found:
         if row.note:
-            console.print(f"{row.id}: {row.note}", highlight=False)
+            console.print(f"{row.id}: {row.note}", highlight=False, markup=False)
 
 
 def write(path: Path, found: Sequence[Row], taken: float, scale: Scale) -> None:

@@ -2,13 +2,11 @@
 
 import gc
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 import cv2
-import torch
 
 from bench.rounds import ticking
 from bench.row import Row, at_most
@@ -25,8 +23,8 @@ DATA = Path(os.environ.get("SEGDPO_DATA", Path(__file__).resolve().parents[3] / 
 class Waiting:
     """Batches of a loader, epoch after epoch; adds up what each `next` takes."""
 
-    def __init__(self, loader: EpochLoader) -> None:
-        self.loader, self.seconds, self.batches = loader, 0.0, 0
+    def __init__(self, loader: EpochLoader, scale: Scale) -> None:
+        self.loader, self.scale, self.seconds, self.batches = loader, scale, 0.0, 0
         self._endless = self._batches()
         # Workers start at the first batch; a training does that once.
         next(self._endless)
@@ -40,53 +38,49 @@ class Waiting:
 
     def __iter__(self) -> Iterator[PairBatch]:
         while True:
-            begin = time.perf_counter()
+            begin = self.scale.now()
             batch = next(self._endless)
-            self.seconds, self.batches = self.seconds + time.perf_counter() - begin, self.batches + 1
+            self.seconds, self.batches = self.seconds + self.scale.now() - begin, self.batches + 1
             yield batch
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     """Measure the embedded data, a folder of real cells where there is one, and crops from a pack."""
     cv2.setNumThreads(0)
-    steps = scale.loop_steps
-    start = make_start(folder / "shapes", steps, "data.count=100")
-    yield from rows_of(start, scale, "data=shapes, default network, 8 × 64²")
+    start = make_start(folder / "shapes", scale.loop_steps, "data.count=100")
+    yield from rows_of(start, scale, "data=shapes, default network, 8 × 64²", workers=(0, 1))
     if (DATA / "bubil").exists():
         given = ["data=bubil", f"data.root={DATA / 'bubil'}", "model=unet", "transforms=resized"]
-        start = make_start(folder / "bubil", max(1, steps // 4), *given, "datamodule.batch_size=4")
+        start = make_start(folder / "bubil", 2, *given, "datamodule.batch_size=4")
         yield from rows_of(start, scale, "data=bubil, U-Net ResNet-18, 4 × 128²")
     side = scale.record_side
     write_pack(folder / "pack", scale)
     given = ["data=pack", f"data.path={folder / 'pack'}", "model=unet", "pairs=given", "transforms=crop"]
     given += [f"transforms.size={side // 2}", "datamodule.batch_size=2", "start=checkpoint"]
-    start = make_start(folder / "run", max(1, steps // 4), *given)
+    start = make_start(folder / "run", 1, *given)
     yield from rows_of(start, scale, f"crops of a pack of {side}², U-Net ResNet-18, 2 × {side // 2}²")
 
 
-def rows_of(start: Start, scale: Scale, what: str) -> Iterator[Row]:
-    """Measure the bare loop on batches in memory, and with the loader in this process and in one beside it."""
+def rows_of(start: Start, scale: Scale, what: str, workers: tuple[int, ...] = (0,)) -> Iterator[Row]:
+    """Measure the bare loop on batches in memory, and on those of the loader, prepared here or by a process beside."""
     waiting = {}
-    for workers in (0, 1):
-        start.data.workers = workers
-        waiting[workers] = Waiting(start.data.train_dataloader())
-    ways: dict[str, Callable[[], tuple[float, dict[str, torch.Tensor]]]] = {
-        "memory": lambda: loop(start),
-        "0": lambda: loop(start, waiting[0]),
-        "1": lambda: loop(start, waiting[1]),
-    }
-    found: dict[str, list[float]] = {way: [] for way in ways}
+    for count in workers:
+        start.data.workers = count
+        waiting[count] = Waiting(start.data.train_dataloader(), scale)
+    batches: dict[int | None, Waiting | None] = {None: None} | dict(waiting.items())
+    found: dict[int | None, list[float]] = {way: [] for way in batches}
     for number in ticking(range(scale.rounds), what):
-        for way in list(ways)[:: 1 if number % 2 else -1]:
+        for way in list(batches)[:: 1 if number % 2 else -1]:
             gc.collect()
-            found[way].append(1e3 * ways[way]()[0] / len(start))
-    for workers, one in waiting.items():
-        sides = {"fair baseline": found["memory"], "ours": found[str(workers)]}
+            found[way].append(1e3 * loop(start, scale, batches[way])[0] / len(start))
+    for count, one in waiting.items():
         waits = 1e3 * one.seconds / one.batches
-        share = waits / median(found[str(workers)])
-        note = f"{what}, workers={workers}: waits {waits:.3g} ms a step for its batch ({share:.1%} of the step)."
-        name = f"step with loader, workers={workers} ÷ step on batches in memory; {what}"
-        yield Row("D2", name, "ms", sides, target=at_most(1.05), note=note)
+        share = waits / median(found[count])
+        note = f"{what}, workers={count}: waits {waits:.3g} ms a step for its batch, {share:.1%} of the step."
+        name = f"step with loader, workers={count} ÷ step on batches in memory; {what}"
+        yield Row(
+            "D2", name, "ms", {"fair baseline": found[None], "ours": found[count]}, target=at_most(1.05), note=note
+        )
 
 
 def write_pack(path: Path, scale: Scale) -> None:

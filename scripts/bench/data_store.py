@@ -28,13 +28,13 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     records = [make_record(number, scale.record_side, MASKS, CLASSES) for number in range(scale.records)]
     names = tuple(f"class{number}" for number in range(CLASSES))
     for suffix in (".jpg", ".png"):
-        yield from store(folder / suffix[1:], Scenes(records, suffix, names), scale.rounds)
+        yield from store(folder / suffix[1:], Scenes(records, suffix, names), scale)
     for count in (MASKS, MASKS + 1, 2 * MASKS):
-        yield geometry(records[0], count, scale.rounds)
+        yield geometry(records[0], count, scale)
     yield from pair_table(folder, scale.table_pairs, scale.table_pairs // 10, scale.rounds)
 
 
-def store(root: Path, scenes: Scenes, rounds: int) -> Iterator[Row]:
+def store(root: Path, scenes: Scenes, scale: Scale) -> Iterator[Row]:
     """Write the scenes as a pack and as a folder, and compare the two."""
     write_folder(root / "folder", scenes, scenes.classes)
     with PackWriter(root / "pack", scenes.classes) as writer:
@@ -47,11 +47,11 @@ def store(root: Path, scenes: Scenes, rounds: int) -> Iterator[Row]:
     folder = FolderDataset(root / "folder")
     for kept, pack in ((scenes.suffix, "pack"), ("as pixels", "pixels")):
         what = f"pack, images {kept} ÷ folder, images {scenes.suffix}, masks PNG; K = {MASKS}, {CLASSES} classes"
-        yield store_speed(PackDataset(root / pack), folder, rounds, what)
+        yield store_speed(PackDataset(root / pack), folder, scale, what)
     yield from store_size(root, scenes)
 
 
-def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, what: str) -> Row:
+def store_speed(pack: RecordSource, folder: RecordSource, scale: Scale, what: str) -> Row:
     """Measure records read and decoded a second, by one worker: image, all masks and gold."""
     for index in range(len(pack)):
         one, other = pack[index], folder[index]
@@ -65,7 +65,7 @@ def store_speed(pack: RecordSource, folder: RecordSource, rounds: int, what: str
         "ours": lambda: [pack[index] for index in range(len(pack))],
         "fair baseline": lambda: [folder[index] for index in range(len(folder))],
     }
-    found = rounds_of(sides, rounds, "reading")
+    found = rounds_of(sides, scale, "reading")
     speeds = {name: [1e3 * len(pack) / sample for sample in samples] for name, samples in found.items()}
     return Row("D1", f"samples/s a worker: {what}", "/s", speeds, target=at_least(2))
 
@@ -100,7 +100,7 @@ def rle_bytes(mask: Mask) -> int:
     return sum(len(json.dumps(code["segmentation"])) for code in codes)
 
 
-def geometry(record: Record, count: int, rounds: int, repeat: int = 10) -> Row:
+def geometry(record: Record, count: int, scale: Scale, repeat: int = 10) -> Row:
     """Measure one view of the image and `count` masks: as channels of `mask` against planes of `masks`."""
     compose = albumentations.Compose(
         [
@@ -127,6 +127,6 @@ def geometry(record: Record, count: int, rounds: int, repeat: int = 10) -> Row:
         "ours": lambda: [as_planes(seed) for seed in range(repeat)],
         "fair baseline": lambda: [as_channels(seed) for seed in range(repeat)],
     }
-    found = rounds_of(sides, rounds, f"geometry, {count} masks")
+    found = rounds_of(sides, scale, f"geometry, {count} masks")
     each = {name: [sample / repeat for sample in samples] for name, samples in found.items()}
     return Row("D", f"one view of {count} masks: as planes ÷ stacked as channels", "ms", each)

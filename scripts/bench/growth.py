@@ -78,7 +78,7 @@ def step(side: int, classes: int, device: torch.device, pairs: int | None = None
 
 def measure(steps: Mapping[int, Callable[[], Tensor]], scale: Scale) -> Points:
     """Return the milliseconds of each, all in the same rounds."""
-    found = rounds_of({str(size): work for size, work in steps.items()}, scale.rounds, "growth", scale.device)
+    found = rounds_of({str(size): work for size, work in steps.items()}, scale, "growth")
     return {size: found[str(size)] for size in steps}
 
 
@@ -87,7 +87,7 @@ def row(what: str, against: str, points: Points, unit: str = "ms") -> Row:
     sizes = np.log(list(points))
     slopes = [float(np.polyfit(sizes, np.log(costs), 1)[0]) for costs in zip(*points.values(), strict=True)]
     said = ", ".join(f"{size:,}: {np.median(costs):.3g}" for size, costs in points.items())
-    note = f"{what} [{unit}]: {said}."
+    note = f"{what}: {said} {unit}."
     return Row(
         "G1", what, "", {"ours": slopes}, ("ours",), LINEAR, note, curve=dict(points), against=f"{against}, {unit}"
     )

@@ -35,7 +35,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         assert_same(logits, kinds["ours"], kinds["fair baseline"])
         work: dict[str, Callable[[], object]] = {name: partial(back, logits, total) for name, total in kinds.items()}
         work["floor"] = partial(torch.zeros_like, logits)
-        found = rounds_of(work, scale.rounds, f"28 pairs, {classes} classes", scale.device)
+        found = rounds_of(work, scale, f"28 pairs, {classes} classes")
         where = f"C = {classes}, float32, {scale.loss_size}, masks a tenth off the first"
         what = f"one log-softmax and 8 gathers ÷ ours, 28 pairs; {where}"
         yield Row("L5", what, "ms", found, ("fair baseline", "ours"), at_least(4))

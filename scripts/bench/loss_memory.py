@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from segdpo.kernels.fused import fused_scores
+import torch
 from torch import Tensor
 
 from bench.cases import DIFFERENT, Case, back, make_case, make_logits
-from bench.loss_speed import sides_of
+from bench.loss_speed import anchored_loss, sides_of
 from bench.memory import peak_bytes
 from bench.row import Row, at_most
 from bench.scale import Scale
-from segdpo import Score
-from segdpo.measures import prepare
 
 CLASSES = 21
 
@@ -41,23 +39,15 @@ def peak(logits: Tensor, total: Callable[[], Tensor]) -> int:
 
 
 def in_place_peak(logits: Tensor, case: Case) -> int:
-    """Return the peak of the fused scores whose backward writes the gradient over the logits.
+    """Return the peak of the anchored loss whose backward writes the gradient over the logits.
 
-    A copy of the logits is what a network's last layer would have returned: not a leaf, and nobody else's.
+    What is given is a result, as a network's last layer returns it, and nobody else's.
     """
-    flat = (case.chosen.flatten(1), case.rejected.flatten(1))
-    score = Score()
-    _, measure = prepare(
-        logits, {"chosen": case.chosen, "rejected": case.rejected}, valid=None, image_index=None,
-        quantity=score.quantity, region=score.region, reduction=score.reduction,
-    )  # fmt: skip
-    given = logits.detach().flatten(2).clone().requires_grad_()
-    output = given * 1.0
-    index = case.index
+    loss, output = anchored_loss(), logits.clone()
 
-    def work() -> None:
-        margins, chosen = fused_scores(output, *flat, [measure], [True], index=index, in_place=True)
-        assert chosen[0] is not None
-        (margins[0] - chosen[0]).mean().backward(inputs=[output])
+    def work() -> tuple[Tensor, ...]:
+        pairs = (case.chosen, case.rejected)
+        found = loss.on_logits(output, case.cached, *pairs, index=case.index, in_place=True)
+        return torch.autograd.grad(found.total, output)
 
     return peak_bytes(work, logits.device)

@@ -37,7 +37,7 @@ def rows_of(scale: Scale, classes: int, dtype: torch.dtype, targets: tuple[Targe
         assert_same(logits, kinds[ours], kinds[theirs])
     work: dict[str, Callable[[], object]] = {name: partial(back, logits, total) for name, total in kinds.items()}
     work["zeros"] = partial(torch.zeros_like, logits)
-    found = rounds_of(work, scale.rounds, f"loss, {classes} classes", scale.device)
+    found = rounds_of(work, scale, f"loss, {classes} classes")
     where = f"C = {classes}, {str(dtype).removeprefix('torch.')}, {scale.loss_size}, a tenth differs"
     sides = {"floor": found["zeros"], "fair baseline": found["fair"], "naive": found["naive"]}
     over = ("fair baseline", "ours")

@@ -5,14 +5,15 @@ sum is the peak. Nothing is sampled, so one round is exact. What oneDNN takes fo
 """
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -24,11 +25,25 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with without_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     ordered = sorted(events, key=lambda event: event.start_ns())
     return int(max(accumulate((event.nbytes() for event in ordered), initial=0)))
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Keep quiet what the profiler's C++ says of its starting and stopping, past Python's own streams."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def held_bytes(holders: Iterable[nn.Module | Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
 
 def trl_row(scale: Scale) -> Row:
     """Measure a step through `DPOTrainer._compute_loss`, reference live, beside our live step."""
+    scale = replace(scale, step_images=max(1, scale.step_images // 2))
     where = f"U-Net ResNet-18, {CLASSES} classes, {scale.step_size}"
     what = f"step with TRL's own DPO arithmetic and layout ÷ our live step; {where}"
     try:
@@ -44,7 +46,7 @@ def trl_row(scale: Scale) -> Row:
         "naive": partial(bench.step, theirs),
         "ours": partial(bench.step, bench.live),
     }
-    found = rounds_of(sides, scale.rounds, "TRL", scale.device)
+    found = rounds_of(sides, scale, "TRL")
     note = (
         f"TRL {trl.__version__}: a stand-in model answers with the log-likelihood of each pixel for each token; "
         "entropy and accuracy, which TRL would compute too, are handed to it for nothing."
@@ -54,6 +56,8 @@ def trl_row(scale: Scale) -> Row:
 
 class StandIn(nn.Module):
     """What TRL takes for a language model: one token a pixel, one sequence a mask."""
+
+    is_gradient_checkpointing = False
 
     def __init__(self, network: nn.Module, images: Tensor) -> None:
         super().__init__()
@@ -130,7 +134,7 @@ def cross_entropy_rows(scale: Scale) -> Iterator[Row]:
             "naive": partial(back, logits, theirs),
             "ours": partial(back, logits, ours),
         }
-        found = rounds_of(sides, scale.rounds, name, scale.device)
+        found = rounds_of(sides, scale, name)
         yield Row("P1", what, "ms", found, ("naive", "ours"))
 
 

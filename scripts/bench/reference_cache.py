@@ -1,7 +1,6 @@
 """R1: three epochs against a live reference beside filling a cache of its scores and three epochs with it."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -31,13 +30,13 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         losses = {}
         for side in ("fair baseline", "ours") if number % 2 else ("ours", "fair baseline"):
             shutil.rmtree(folder / "cached/cache", ignore_errors=True)
-            seconds, losses[side], filled = train(cached if side == "ours" else live)
+            seconds, losses[side], filled = train(cached if side == "ours" else live, scale)
             sides[side].append(seconds)
             filling += filled
         # Filling sums in another order, and Adam makes more of what rounding leaves.
         torch.testing.assert_close(losses["ours"], losses["fair baseline"], rtol=2e-2, atol=2e-3)
     images = sum(len(split) for split in (live.data.splits.train, live.data.splits.val, live.data.splits.test))
-    bare = forwards(live, images)
+    bare = forwards(live, images, scale)
     note = (
         f"filling {images} images (training, validation and test) takes {1e3 * median(filling):.0f} ms, the bare "
         f"forwards of as many {1e3 * bare:.0f} ms."
@@ -46,42 +45,42 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     yield Row("R1", what, "s", sides, ("fair baseline", "ours"), at_least(1.15), note)
 
 
-def train(start: Start) -> tuple[float, torch.Tensor, list[float]]:
+def train(start: Start, scale: Scale) -> tuple[float, torch.Tensor, list[float]]:
     """Fit from the beginning; return its seconds, the last epoch's loss, and how long filling took, if it filled."""
     trainer, task = make_fit(start, [])
     assert isinstance(task, PreferenceTask)
     filled: list[float] = []
     if isinstance(task.reference, CachedScores):
-        filled = watch(task.reference)
-    begin = time.perf_counter()
+        filled = watch(task.reference, scale)
+    begin = scale.now()
     with drawing_elsewhere():
         trainer.fit(task, datamodule=start.data)
-    seconds = time.perf_counter() - begin
+    seconds = scale.now() - begin
     assert not isinstance(task.reference, CachedScores) or task.reference.misses == 0
     return seconds, trainer.callback_metrics["val/loss"], filled
 
 
-def watch(reference: CachedScores) -> list[float]:
+def watch(reference: CachedScores, scale: Scale) -> list[float]:
     """Return a list that takes note of how long filling takes."""
     found: list[float] = []
     prepare = reference.prepare
 
     def measured(*arguments: Any) -> None:
-        begin = time.perf_counter()
+        begin = scale.now()
         prepare(*arguments)
-        found.append(time.perf_counter() - begin)
+        found.append(scale.now() - begin)
 
     vars(reference)["prepare"] = measured
     return found
 
 
-def forwards(start: Start, images: int) -> float:
+def forwards(start: Start, images: int, scale: Scale) -> float:
     """Return the seconds of the reference's forwards alone, on batches in memory; the median of three."""
     network, batch = start.network.eval(), start.batches[0]
     found = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = scale.now()
         with torch.no_grad():
             network(batch.image)
-        found.append((time.perf_counter() - begin) * images / len(batch.image))
+        found.append((scale.now() - begin) * images / len(batch.image))
     return median(found)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,11 @@ class Bench:
             return F.binary_cross_entropy_with_logits(logits[:, 0], self.gold.float())
         return F.cross_entropy(logits, self.gold)
 
+    def without_loss(self) -> Tensor:
+        """Forward alone, with a number that costs next to nothing to go back from."""
+        corner: Tensor = self.policy(self.image)[0, 0, 0, 0]
+        return corner
+
     def cached(self, loss: PreferenceLoss | None = None) -> Tensor:
         """Ours, one forward: the reference's scores come from a cache, the index from the collate."""
         loss, pairs = loss or self.loss, (self.case.chosen, self.case.rejected)
@@ -116,7 +122,9 @@ def mask_scores(logits: Tensor, labels: Tensor) -> Tensor:
 def make_bench(scale: Scale, classes: int) -> Bench:
     """Make a U-Net on a ResNet-18 with held statistics, as the preference task holds them, and a batch."""
     torch.manual_seed(0)
-    network = smp_model(architecture="unet", encoder_name="resnet18", encoder_weights=None, classes=classes)
+    channels = (256, 128, 64, 32, 16)[-scale.step_depth :]
+    shape: dict[str, Any] = {"encoder_depth": scale.step_depth, "decoder_channels": channels}
+    network = smp_model("unet", "resnet18", encoder_weights=None, classes=classes, **shape)
     policy = network.to(scale.device).eval()
     case = make_case(scale.step_images, classes, scale.step_side, scale.device)
     return Bench(

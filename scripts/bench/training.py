@@ -2,7 +2,6 @@
 
 import copy
 import io
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
+from bench.scale import Scale
 from segdpo.data.batch import PairBatch
 from segdpo.data.datamodule import DataModule
 from segdpo.models.freezing import hold_statistics
@@ -54,14 +54,17 @@ class Start:
 class Stopwatch(Callback):
     """Measures from the start of the first batch to the end of the epoch, when the last batch has been logged too."""
 
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start."""
         if batch_idx == 0:
-            self.begin = time.perf_counter()
+            self.begin = self.scale.now()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop."""
-        self.seconds = time.perf_counter() - self.begin
+        self.seconds = self.scale.now() - self.begin
 
 
 def make_start(folder: Path, steps: int, *overrides: str) -> Start:
@@ -88,9 +91,9 @@ def make_fit(start: Start, callbacks: Sequence[Callback]) -> tuple[Trainer, Task
     return make_trainer(start.setting.config, callbacks), task
 
 
-def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
+def fit(start: Start, scale: Scale) -> tuple[float, dict[str, torch.Tensor]]:
     """Train as `python train.py` does; return the seconds of all steps and the weights after them."""
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(scale)
     trainer, task = make_fit(start, [stopwatch])
     with drawing_elsewhere():
         trainer.fit(task, train_dataloaders=start)
@@ -99,7 +102,7 @@ def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def loop(
-    start: Start, batches: Iterable[PairBatch] | None = None, with_loss: bool = True
+    start: Start, scale: Scale, batches: Iterable[PairBatch] | None = None
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Train as a script of a page would, on the batches in memory or on others, as many."""
     config = start.setting.config
@@ -109,26 +112,17 @@ def loop(
     loss = build(config.loss)
     optimizer = build(config.optimizer)(policy.parameters())
     scheduler = build(config.scheduler)(optimizer, steps=len(start))
-    begin = time.perf_counter()
+    begin = scale.now()
     for batch in islice(batches or start, len(start)):
         with torch.no_grad():
             reference_logits = reference(batch.image)
         logits = policy(batch.image)
         optimizer.zero_grad()
-        if with_loss:
-            pairs = {"valid": batch.valid, "image_index": batch.image_index, "weight": batch.weight}
-            named = pairs | {"index": batch.index}
-            loss.on_logits(logits, reference_logits, batch.chosen, batch.rejected, **named).total.backward()
-        else:
-            logits.backward(reference_logits)
+        named = {"valid": batch.valid, "image_index": batch.image_index, "weight": batch.weight, "index": batch.index}
+        loss.on_logits(logits, reference_logits, batch.chosen, batch.rejected, **named).total.backward()
         optimizer.step()
         scheduler.step()
-    return time.perf_counter() - begin, dict(policy.state_dict())
-
-
-def floor(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
-    """Run both networks forward and one back, and step, without any loss: what no loss could be faster than."""
-    return loop(start, with_loss=False)
+    return scale.now() - begin, dict(policy.state_dict())
 
 
 @contextmanager

@@ -14,6 +14,9 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 import benchmark
 from bench import cases, lightning_step, memory, rounds, training
 from bench.row import Row, Target, at_least, at_most
+from bench.scale import choose_scale
+
+SCALE = choose_scale("cpu", quick=True, rounds=9)
 
 
 @pytest.fixture
@@ -103,19 +106,20 @@ def test_a_ratio_of_what_was_not_measured_is_refused():
 
 def test_sides_take_turns_in_going_first():
     called = []
-    found = rounds.rounds_of({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 2, "x", shortest=0)
-    # Each twice beforehand: to warm up, and to see how long it takes.
-    assert "".join(called) == "aabb" + "ab" + "ba"
+    sides = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
+    found = rounds.rounds_of(sides, SCALE, "x", shortest=0)
+    # Each once beforehand, to warm up.
+    assert "".join(called) == "ab" + "ab" + "ba"
     assert [len(samples) for samples in found.values()] == [2, 2]
 
 
 def test_peaks_are_exact():
     device = torch.device("cpu")
     data = torch.zeros(2**20)
-    assert memory.peak_bytes(lambda: data + 1, device) == 4 * 2**20
+    assert memory.peak_bytes(lambda: data + data, device) == 4 * 2**20
 
     def two_at_once():
-        first = data + 1
+        first = data + data
         second = first + data
         del first
         return second + data
@@ -142,10 +146,10 @@ def test_the_step_is_measured_and_its_weights_are_those_of_the_bare_loop(tmp_pat
     monkeypatch.setattr(lightning_step, "assert_equal", spy)
     console = dict(rich.get_console().__dict__)
     start = training.make_start(tmp_path / "run", 10, "data.size=32", "data.count=60")
-    found = lightning_step.rounds_of_loops(start, 1, "steps")
+    found = lightning_step.rounds_of_loops(start, SCALE, "steps")
     assert rich.get_console().__dict__ == console
-    assert [len(found[loop]) for loop in (training.fit, training.loop, training.floor)] == [1, 1, 1]
-    assert len(compared) == 1
+    assert [len(found[loop]) for loop in (training.fit, training.loop)] == [2, 2]
+    assert len(compared) == 2
     assert compared[0] > 100
     # Ten steps are logged once, so what is measured did log.
     assert "train/pairs/chosen_gain" in (tmp_path / "run" / "metrics.csv").read_text()
