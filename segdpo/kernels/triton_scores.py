@@ -7,11 +7,13 @@ that two runs give the same bits. Importing this file does not import triton.
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
 from segdpo.kernels.triton_plan import Plan, make_plan
@@ -19,13 +21,19 @@ from segdpo.kernels.triton_plan import Plan, make_plan
 
 def is_usable(logits: Tensor) -> bool:
     """Whether `triton_scores` can take these logits: not empty, and on a GPU that Triton compiles for."""
-    if find_spec("triton") is None or logits.numel() == 0:
+    if not _has_triton() or logits.numel() == 0:
         return False
     if logits.device.type != "cuda":
         # Triton's own interpreter runs kernels on a CPU, slowly: for tests.
         return logits.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     # Triton's compiler supports NVIDIA from capability 8 on; AMD counts otherwise.
     return torch.version.hip is not None or torch.cuda.get_device_capability(logits.device) >= (8, 0)
+
+
+@cache
+def _has_triton() -> bool:
+    # The kernels take tuples of tensors, as Triton does from 3.3 on, the release that came with PyTorch 2.7.
+    return find_spec("triton") is not None and TorchVersion(torch.__version__) >= "2.7"
 
 
 def triton_scores(
@@ -86,7 +94,7 @@ class _TritonScores(torch.autograd.Function):
                 'backend="reference", which PyTorch can differentiate twice.'
             )
         logits, log_total, chosen, rejected, *_ = ctx.saved_tensors
-        out = logits if ctx.in_place else torch.empty_like(ctx.blueprint, device=grad.device)
+        out = logits.detach() if ctx.in_place else torch.empty_like(ctx.blueprint, device=grad.device)
         gradient_of(out if logits is None else logits, log_total, chosen, rejected, ctx.plan, grad, out)
         if ctx.in_place:
             ctx.spent = True
