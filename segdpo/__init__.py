@@ -1,5 +1,7 @@
 """segdpo: train image-segmentation networks from preferences between masks."""
 
+from segdpo.kernels.mask_index import MaskIndex as MaskIndex
+from segdpo.kernels.mask_index import mask_index as mask_index
 from segdpo.kernels.pair_index import PairIndex as PairIndex
 from segdpo.kernels.pair_index import pair_index as pair_index
 from segdpo.losses import anchors as anchors
@@ -13,8 +15,8 @@ from segdpo.regions import Boundary as Boundary
 from segdpo.scores import PairScores as PairScores
 from segdpo.scores import Score as Score
 from segdpo.scores import score_drift as score_drift
+from segdpo.scores import score_masks as score_masks
 from segdpo.scores import score_pairs as score_pairs
-from segdpo.scores import score_pairs_by as score_pairs_by
 from segdpo.scores import score_ranking as score_ranking
 
 __version__ = "0.1.0"

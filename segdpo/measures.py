@@ -15,6 +15,8 @@ RegionChoice = str | RegionFunction | Tensor
 class Masks:
     """The masks of pairs (chosen, rejected), or of rankings (best first), that belong to some logits.
 
+    `trusted`: whoever made their index has looked at their values, as far as is known without a network.
+
     Whole masks are passed over only when what follows from them is asked for: with an index, margins over the image or
     the disagreement never do.
     """
@@ -28,6 +30,7 @@ class Masks:
         image_index: Tensor | None,
         index: PairIndex | None = None,
         check: bool | None = None,
+        trusted: bool = False,
     ) -> None:
         check_shapes(logits, masks, image_index)
         self.image_index = None if image_index is None else image_index.long()
@@ -41,9 +44,11 @@ class Masks:
         self._judged: Tensor | None = None
         self._labels: list[Tensor] | None = None
         self.looks = (logits.device.type == "cpu" and not torch.compiler.is_compiling()) if check is None else check
+        trusted = trusted or index is not None
+        self._looked, self._channels = bool(check) or not trusted, logits.shape[1]
         if index is not None:
             index.check_fits(pairs=len(self._first), pixels=self._first[0].numel(), device=logits.device)
-        if self.looks and (index is None or check):
+        if self.looks and self._looked:
             check_values(dict(zip(masks, self.labels, strict=True)), self.judged, logits)
         elif self.looks and index is not None:
             check_labels({"chosen": index.plus, "rejected": index.minus}, logits.shape[1])
@@ -78,6 +83,13 @@ class Masks:
         """Flat masks as they came, 255 included."""
         return [mask.flatten(1) for mask in self.given.values()]
 
+    def check_chosen(self) -> None:
+        """Refuse classes of the chosen masks that the model does not predict, if nobody has looked at them yet."""
+        if self.looks and not self._looked:
+            name = next(iter(self.given))
+            check_labels({name: self.labels[0]}, self._channels)
+            self._looked = True
+
     @property
     def has_index(self) -> bool:
         """Whether an index was given or has been found."""
@@ -98,7 +110,7 @@ class Masks:
         """
         check_choice("quantity", quantity, QUANTITIES)
         check_choice("reduction", reduction, REDUCTIONS)
-        if (sparse or self.has_index) and _is_even(region, reduction) and len(self.given) == 2:
+        if (sparse or self.has_index) and is_even(region, reduction) and len(self.given) == 2:
             return self._even(quantity, str(region), reduction)
         inside = self._inside(region)
         best = self.labels[0]
@@ -158,5 +170,6 @@ def prepare(
     return found.labels, found.measure(quantity, region, reduction)
 
 
-def _is_even(region: RegionChoice, reduction: str) -> bool:
+def is_even(region: RegionChoice, reduction: str) -> bool:
+    """Return whether every pixel where masks differ counts, and all of a pair the same."""
     return isinstance(region, str) and region in ("image", "disagreement") and reduction in ("sum", "mean")

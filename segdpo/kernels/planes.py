@@ -83,6 +83,8 @@ class _Quantities:
         if self.log_p is not None:
             return self.log_p.gather(0, label.long()[None])[0]
         odds = label.to(self.chunk.dtype).mul_(2).sub_(1).mul_(_odds(self.chunk))
+        # Arithmetic takes any number for a class; where there are more channels, gather does not.
+        odds.masked_fill_(label.clamp(0, 1) != label, float("nan"))
         return odds if quantity == "log_odds" else F.logsigmoid(odds)
 
 

@@ -6,6 +6,8 @@ of a pair, so that the margin s⁺ − s⁻ is a sum over the disagreeing pixels
 """
 
 from segdpo.scores.drift import score_drift as score_drift
+from segdpo.scores.many_masks import score_masks as score_masks
+from segdpo.scores.many_masks import score_masks_by as score_masks_by
 from segdpo.scores.pair_scores import PairScores as PairScores
 from segdpo.scores.pairs import score_pairs as score_pairs
 from segdpo.scores.rankings import score_ranking as score_ranking

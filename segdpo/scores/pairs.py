@@ -81,6 +81,8 @@ def scores_of(
     sparse = backend == "sparse"
     measures = [masks.measure(*choice, sparse=sparse) for choice in choices]
     # Whole masks are made legal, which passes over them, only for who reads them.
+    if any(wants_chosen):
+        masks.check_chosen()
     better, worse = masks.flat if sparse and not any(wants_chosen) else masks.labels
     margins, chosen = scores_by(
         backend,
@@ -95,22 +97,31 @@ def scores_of(
     if masks.looks:
         check_finite([*margins, *(score for score in chosen if score is not None)], logits)
     return [
-        PairScores(chosen=_lazily(backend, logits, masks, measure) if whole is None else whole, margin=margin)
+        PairScores(chosen=_later(backend, logits, masks, measure) if whole is None else whole, margin=margin)
         for measure, margin, whole in zip(measures, margins, chosen, strict=True)
     ]
 
 
-def _lazily(backend: str, logits: Tensor, masks: Masks, measure: Measure) -> Callable[[], Tensor]:
-    """Return what computes the chosen score when it is asked for, if the logits are then still the same."""
-    version = None if torch.compiler.is_compiling() or logits.is_inference() else logits._version
+def unless_written(logits: Tensor, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return `compute`, which fails in words if the logits have been written to since."""
+    if torch.compiler.is_compiling() or logits.is_inference():
+        return compute
+    version = logits._version
 
     def chosen() -> Tensor:
-        if version is not None and logits._version != version:
+        if logits._version != version:
             raise RuntimeError(
                 "Expected the logits that were scored but they have been written to since (in_place=True, or an "
                 "in-place operation); ask for .chosen before that."
             )
-        score = whole_score if backend == "reference" else fused_chosen
-        return score(logits.flatten(2), masks.labels[0], measure)
+        return compute()
 
     return chosen
+
+
+def _later(backend: str, logits: Tensor, masks: Masks, measure: Measure) -> Callable[[], Tensor]:
+    def chosen() -> Tensor:
+        masks.check_chosen()
+        return (whole_score if backend == "reference" else fused_chosen)(logits.flatten(2), masks.labels[0], measure)
+
+    return unless_written(logits, chosen)

@@ -5,8 +5,10 @@ from torch import Tensor
 
 from segdpo.kernels.dispatch import choose_backend, scores_by
 from segdpo.kernels.fused import fused_chosen
+from segdpo.kernels.pixels import Measure
 from segdpo.measures import Masks, RegionChoice
 from segdpo.scores.pair_scores import PairScores
+from segdpo.scores.pairs import unless_written
 
 
 def score_ranking(
@@ -39,12 +41,22 @@ def score_ranking(
         check=check,
     )
     measure = masks.measure(quantity, region, reduction)
-    flat, labels = logits.flatten(2), masks.labels
-    # Relative to the worst mask: K − 1 exact margins say all that a ranking loss can see.
-    backend = choose_backend(logits)
-    margins = [scores_by(backend, flat, mask, labels[-1], [measure], [False])[0][0] for mask in labels[:-1]]
+    flat, (*better, worst), others = logits.flatten(2), masks.labels, len(masks.labels) - 1
+    # Relative to the worst mask: K − 1 exact margins say all that a ranking loss can see. As pairs of their images,
+    # so that one pass over the logits makes them all.
+    lists = torch.arange(len(worst), device=worst.device)
+    image = lists if measure.image_index is None else measure.image_index
+    every = Measure(
+        measure.inside.repeat(others, 1),
+        measure.weights.repeat(others, 1),
+        measure.weigh_by.repeat(others, 1),
+        image.repeat(others),
+        quantity,
+    )
+    margins, _ = scores_by(choose_backend(logits), flat, torch.cat(better), worst.repeat(others, 1), [every], [False])
+    by_rank = margins[0].unflatten(0, (others, len(worst)))
     return PairScores(
-        chosen=lambda: fused_chosen(flat, labels[0], measure),
-        margin=margins[0],
-        ranked=torch.stack([*margins, torch.zeros_like(margins[0])], dim=1),
+        chosen=unless_written(logits, lambda: fused_chosen(flat, better[0], measure)),
+        margin=by_rank[0],
+        ranked=torch.cat([by_rank, torch.zeros_like(by_rank[:1])]).T,
     )
