@@ -19,17 +19,21 @@ from segdpo.training.scoring import PreferenceBatch
 
 # What a score is made of: a version of segdpo that scores differently counts on.
 FORMAT = 1
+# Bytes of images below which waking threads takes longer than hashing.
+SMALL = 1 << 20
 
 
 def digests_of(batch: PreferenceBatch) -> Digests:
     """Return a digest for each pair (or ranking): of its view of the image, its valid pixels and its masks.
 
-    What is the same in several pairs is read once; the images are read by several threads.
+    What is the same in several pairs is read once; large images are read by several threads.
     """
     images = [(batch.image[i], batch.valid[i]) for i in range(len(batch.ids))]
     masks: dict[tuple[int, ...], Tensor] = {}
     pairs = [(image, [_named(masks, image, *mask) for mask in of_pair]) for image, of_pair in _masks_of(batch)]
-    digests = list(_threads(os.getpid()).map(_digest, [*images, *((mask,) for mask in masks.values())]))
+    each = [*images, *((mask,) for mask in masks.values())]
+    hashed = map(_digest, each) if batch.image.nbytes < SMALL else _threads(os.getpid()).map(_digest, each)
+    digests = list(hashed)
     of_mask = dict(zip(masks, digests[len(images) :], strict=True))
     joined = (_join([digests[image], *(of_mask[key] for key in keys)]) for image, keys in pairs)
     return np.frombuffer(b"".join(joined), DIGEST)

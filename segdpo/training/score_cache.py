@@ -14,7 +14,7 @@ from segdpo.losses.preference_loss import PreferenceLoss
 from segdpo.scores import PairScores, Score
 from segdpo.training.cache_filling import fill, filling_loaders, kept_random_state
 from segdpo.training.content import digests_of, score_key, width_of
-from segdpo.training.references import FrozenCopy, beside
+from segdpo.training.references import Answer, FrozenCopy, beside
 from segdpo.training.score_table import Digests, ScoreCache, Values
 from segdpo.training.scoring import PreferenceBatch, score_batch
 
@@ -65,7 +65,8 @@ class CachedScores(FrozenCopy):
         @torch.no_grad()
         def score(batch: PreferenceBatch) -> Mapping[Score, Values]:
             batch = trainer.strategy.batch_to_device(batch)
-            found = score_batch(scores, beside(self.network, policy)(batch.image), batch)
+            # The chosen scores at once: asked for afterwards, each would pass over all logits again.
+            found = score_batch(scores, beside(self.network, policy)(batch.image), batch, wants_chosen=scores)
             return {score: rows_of(pairs) for score, pairs in found.items()}
 
         loaders = filling_loaders(trainer, self._batch_size)
@@ -83,7 +84,7 @@ class CachedScores(FrozenCopy):
         if self._cache is not None:
             self._seen = (batch.ids, digests_of(batch))
 
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the cached scores; the logits if there is a pair without, or no cache outside of training."""
         if self._cache is None:
             return super().__call__(batch, policy)

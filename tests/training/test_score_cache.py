@@ -18,7 +18,7 @@ from segdpo import Anchor, PreferenceLoss, Score, anchors, listwise, objectives
 from segdpo.data.pair_dataset import RankingDataset
 from segdpo.data.transforms import Pipeline
 from segdpo.regions import Boundary
-from segdpo.training import cache_filling
+from segdpo.training import cache_filling, content
 from segdpo.training.content import digests_of, score_key
 from segdpo.training.preference_task import PreferenceTask
 from segdpo.training.references import FrozenCopy
@@ -153,7 +153,17 @@ def test_drift_needs_a_live_reference(network, tmp_path, sgd):
         PreferenceTask(network, CachedScores(network, tmp_path), loss, sgd)
 
 
-def test_a_digest_sees_every_pixel_of_its_pair_and_no_other(data):
+def test_filling_has_a_batch_size_of_its_own_and_scores_do_not_depend_on_it(network, train, tmp_path):
+    live, _ = train(FrozenCopy(network))
+    reference = CachedScores(network, tmp_path, batch_size=5)
+    calls = calls_of(reference)
+    assert train(reference)[0] == pytest.approx(live, abs=1e-5)
+    # Twelve training images in each of two views, then four of validation.
+    assert calls == [5, 5, 2, 5, 5, 2, 4]
+    assert reference.misses == 0
+
+
+def test_a_digest_sees_every_pixel_of_its_pair_and_no_other(data, monkeypatch):
     batch = next(iter(data().train_dataloader()))
     before = digests_of(batch)
     assert len(set(before.tolist())) == len(batch.chosen) > len(batch.ids)
@@ -173,6 +183,9 @@ def test_a_digest_sees_every_pixel_of_its_pair_and_no_other(data):
     # Numbers of masks that say nothing cost time, not truth.
     assert digests_of(replace(batch, pair_masks=torch.zeros_like(batch.pair_masks))).tolist() == before.tolist()
     assert digests_of(batch.to("cpu")).tolist() == before.tolist()
+    # What small batches are hashed without, large ones are hashed by.
+    monkeypatch.setattr(content, "SMALL", 0)
+    assert digests_of(batch).tolist() == before.tolist()
 
 
 def rows(numbers):
