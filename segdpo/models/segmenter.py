@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segdpo.kernels.low_resolution import LowResolution
+from segdpo.models.upsampling import HeldBack
+
 
 class Segmenter(nn.Module):
     """Any network as image [B, channels, H, W] -> logits [B, 1 or classes, H, W].
@@ -36,17 +39,52 @@ class Segmenter(nn.Module):
         self, image: Float[Tensor, "images channels height width"]
     ) -> Float[Tensor, "images logits height width"]:
         """Return one logit (two classes) or one a class for each pixel."""
-        height, width = image.shape[-2:]
-        right, below = -width % self.multiple, -height % self.multiple
-        # While a graph for any size is traced, "is there something to pad" would tie it to this size.
-        pads = self.multiple > 1 and (torch.compiler.is_compiling() or bool(right or below))
-        if pads:
-            image = nn.functional.pad(image, (0, right, 0, below), mode="replicate")
-        logits = self._check(_pick_logits(self.network(image)))
-        if logits.shape[-2:] != image.shape[-2:]:
-            logits = nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        padded = self._pad(image)
+        logits = self._check(_pick_logits(self.network(padded)))
+        if logits.shape[-2:] != padded.shape[-2:]:
+            logits = nn.functional.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=False)
+        if padded is image:
+            return logits
         # Negative padding rather than a slice, which would tie a traced graph to the size as well.
-        return nn.functional.pad(logits, (0, -right, 0, -below)) if pads else logits
+        right, below = self._missing(image)
+        return nn.functional.pad(logits, (0, -right, 0, -below))
+
+    def low_resolution(self, image: Float[Tensor, "images channels height width"]) -> LowResolution:
+        """Return the logits before the bilinear upsampling that ends the network, or that `forward` adds to it.
+
+        Whoever computes it: `forward` for a head of Hugging Face, smp's segmentation head, torchvision's networks. A
+        network that does not end in one is refused.
+        """
+        padded = self._pad(image)
+        grid, size = ((int(some.shape[-2]), int(some.shape[-1])) for some in (padded, image))
+        with HeldBack(grid) as held:
+            try:
+                output = self.network(padded)
+            except RuntimeError as error:
+                if held.some:
+                    error.add_note("low_resolution held back an upsampling inside the network; leave it false.")
+                raise
+        logits = self._check(_pick_logits(output))
+        align_corners = held.align_corners_of(logits)
+        if align_corners is None and (held.some or logits.shape[-2:] == padded.shape[-2:]):
+            raise ValueError(
+                f"Expected a network that ends in a bilinear upsampling but {type(self.network).__name__} computes its "
+                "logits at the image's size; leave low_resolution=false, or choose a network with such a head "
+                "(segformer_smp, segformer_hf, deeplabv3plus, fpn, deeplabv3_torchvision, lraspp_torchvision)."
+            )
+        return LowResolution(logits, grid, size, bool(align_corners))
+
+    def _pad(self, image: Tensor) -> Tensor:
+        right, below = self._missing(image)
+        # While a graph for any size is traced, "is there something to pad" would tie it to this size.
+        if self.multiple > 1 and (torch.compiler.is_compiling() or bool(right or below)):
+            return nn.functional.pad(image, (0, right, 0, below), mode="replicate")
+        return image
+
+    def _missing(self, image: Tensor) -> tuple[int, int]:
+        """Return how many columns and rows an image lacks."""
+        height, width = image.shape[-2:]
+        return -width % self.multiple, -height % self.multiple
 
     def _check(self, logits: Tensor) -> Tensor:
         if logits.ndim != 4:

@@ -1,0 +1,201 @@
+"""Margins of logits that are upsampled bilinearly at the end, read at their own size.
+
+Upsampling is linear, so a margin over full-resolution pixels is one over the logits before it:
+
+    s⁺ − s⁻ = Σ_i w_i Σ_n b_in (z_n[y⁺_i] − z_n[y⁻_i])
+
+with b_in the weights of pixel i's four bilinear neighbours n. Its gradient is the adjoint of the upsampling, applied to
+the disagreeing pixels alone; logits of the image's size are never made.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from segdpo.kernels.pixels import ImageIndex, PerPair, score_dtype
+from segdpo.kernels.sparse import legal
+
+Position = Integer[Tensor, "differing"]
+Weight = Float[Tensor, "differing"]
+SmallLogits = Float[Tensor, "images channels low_height low_width"]
+Axis = tuple[Tensor, Tensor, Tensor]
+"""For each pixel of an axis its two neighbours among the low-resolution ones, and the weight of the second."""
+
+# Disagreeing pixels that are worked on at once: what bounds the memory, small enough to stay in a cache.
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class LowResolution:
+    """Logits before the upsampling that brings them to an image's size.
+
+    Args:
+        logits: what the network has before it upsamples.
+        grid: (height, width) that they are upsampled to.
+        size: (height, width) of the image: what is left of the grid, at the top left, when padding is cropped away.
+        align_corners: as in F.interpolate.
+    """
+
+    logits: Tensor
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no image can be cut out of."""
+        if self.logits.ndim != 4 or not self.logits.is_floating_point():
+            raise ValueError(
+                "Expected floating-point logits of shape [images, channels, height, width] but got "
+                f"{self.logits.dtype} of shape {tuple(self.logits.shape)}."
+            )
+        if any(not 1 <= side <= whole for side, whole in zip(self.size, self.grid, strict=True)):
+            raise ValueError(f"Expected an image of at most {self.grid} pixels, the grid, but got {self.size}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape that the logits would have at the image's size."""
+        images, channels = self.logits.shape[:2]
+        return (images, channels, *self.size)
+
+    def detach(self) -> "LowResolution":
+        """Return the same logits without their history."""
+        return LowResolution(self.logits.detach(), self.grid, self.size, self.align_corners)
+
+    def axis(self, number: int, device: torch.device | None = None) -> Axis:
+        """Return the neighbours of the image's rows (0) or columns (1), as F.interpolate takes them."""
+        small, whole, kept = self.logits.shape[2 + number], self.grid[number], self.size[number]
+        device = self.logits.device if device is None else device
+        return neighbours(small, whole, kept, self.align_corners, score_dtype(self.logits), device)
+
+
+def neighbours(
+    small: int, whole: int, kept: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Axis:
+    """Return where the first `kept` of `whole` pixels read an axis of `small` ones: two neighbours and a share.
+
+    In F.interpolate's own order of operations and precision: in another one the shares differ from its in the fifth
+    digit, since a share is what is left of a position of up to a thousand pixels.
+    """
+    pixel = torch.arange(kept, device=device, dtype=dtype)
+    if align_corners:
+        place = pixel * _ratio(small - 1, whole - 1, dtype)
+    else:
+        place = ((pixel + 0.5) * _ratio(small, whole, dtype) - 0.5).clamp(min=0)
+    first = place.long().clamp(max=small - 1)
+    return first, (first + 1).clamp(max=small - 1), (place - first).clamp(0, 1)
+
+
+def low_resolution_margin(
+    low: LowResolution,
+    position: Position,
+    plus: Integer[Tensor, "differing"],
+    minus: Integer[Tensor, "differing"],
+    weight: Weight,
+    *,
+    pairs: int,
+    image_index: ImageIndex | None = None,
+) -> PerPair:
+    """Return Σ weight · (logit of `plus` − logit of `minus`) for every pair, over its disagreeing pixels.
+
+    `position` are flat indices into [pairs, height · width] of the image, `plus` and `minus` the classes there, as a
+    PairIndex holds them. For log-likelihood, or for log-odds of one channel with the weights doubled.
+    """
+    (plus, wrong), (minus, also_wrong) = (legal(ids, low.shape[1]) for ids in (plus, minus))
+    # A class that the logits do not have gives no number, rather than another class's.
+    weight = weight.masked_fill(wrong | also_wrong, float("nan"))
+    result: PerPair = _LowResolutionMargin.apply(low.logits, low, position, plus, minus, weight, pairs, image_index)
+    return result
+
+
+class _LowResolutionMargin(torch.autograd.Function):
+    """Gather four neighbours, subtract, sum by pair. Saves where the masks differ, never a logit."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: SmallLogits,
+        low: LowResolution,
+        position: Position,
+        plus: Tensor,
+        minus: Tensor,
+        weight: Weight,
+        pairs: int,
+        image_index: ImageIndex | None,
+    ) -> PerPair:
+        ctx.save_for_backward(position, plus, minus, weight, image_index)
+        ctx.shape, ctx.dtype, ctx.device = logits.shape, logits.dtype, logits.device
+        ctx.places = _Places(low)
+        # Adding one by one in fp32 loses what the identity has just saved. MPS has no float64.
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        total = torch.zeros(pairs, dtype=wide, device=logits.device)
+        for some in range(0, len(position), CHUNK):
+            part = slice(some, some + CHUNK)
+            pair, corners = ctx.places.of(position[part], image_index)
+            value = torch.zeros_like(weight[part], dtype=score_dtype(logits))
+            for index, share in corners:
+                for sign, entry in _entries(logits.shape, index, plus[part], minus[part]):
+                    value.addcmul_(sign * share, torch.take(logits, entry).to(value.dtype))
+            total.index_add_(0, pair, (weight[part] * value).to(wide))
+        return total.to(score_dtype(logits))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_margin: PerPair) -> tuple[Tensor | None, ...]:
+        position, plus, minus, weight, image_index = ctx.saved_tensors
+        # Many pixels meet in one logit: summed in fp32, or bf16 would drop small terms.
+        grad = torch.zeros(ctx.shape.numel(), dtype=grad_margin.dtype, device=ctx.device)
+        for some in range(0, len(position), CHUNK):
+            part = slice(some, some + CHUNK)
+            pair, corners = ctx.places.of(position[part], image_index)
+            slope = grad_margin[pair] * weight[part]
+            for index, share in corners:
+                for sign, entry in _entries(ctx.shape, index, plus[part], minus[part]):
+                    grad.index_add_(0, entry, sign * share * slope)
+        return grad.view(ctx.shape).to(ctx.dtype), *[None] * 7
+
+
+class _Places:
+    """Where in the low-resolution logits the pixels of an image are read."""
+
+    def __init__(self, low: LowResolution) -> None:
+        self.rows, self.columns = low.axis(0), low.axis(1)
+        self.stride = low.logits.shape[3]
+        self.block = low.logits.shape[1:].numel()
+        self.width, self.pixels = low.size[1], low.size[0] * low.size[1]
+
+    def of(self, position: Position, image_index: ImageIndex | None) -> tuple[Tensor, Iterator[tuple[Tensor, Weight]]]:
+        """Return each position's pair, and for its four neighbours the flat index in class 0 and the share."""
+        pair = torch.div(position, self.pixels, rounding_mode="floor")
+        pixel = position - pair * self.pixels
+        row = torch.div(pixel, self.width, rounding_mode="floor")
+        first = (pair if image_index is None else image_index[pair]) * self.block
+        return pair, self._corners(first, row, pixel - row * self.width)
+
+    def _corners(self, first: Tensor, row: Tensor, column: Tensor) -> Iterator[tuple[Tensor, Weight]]:
+        above, below, down = (part[row] for part in self.rows)
+        left, right, along = (part[column] for part in self.columns)
+        tops = (first + above * self.stride, 1 - down), (first + below * self.stride, down)
+        for (line, vertical), (place, horizontal) in product(tops, ((left, 1 - along), (right, along))):
+            yield line + place, vertical * horizontal
+
+
+def _entries(shape: torch.Size, index: Tensor, plus: Tensor, minus: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (sign, flat index) such that the pixel's margin is Σ sign · logit."""
+    if shape[1] == 1:
+        yield (plus - minus).float(), index
+        return
+    one = torch.ones((), device=index.device)
+    plane = shape[2] * shape[3]
+    yield one, index + plus * plane
+    yield -one, index + minus * plane
+
+
+def _ratio(numerator: int, denominator: int, dtype: torch.dtype) -> Tensor:
+    # One pixel has nowhere to go: it reads the first.
+    return torch.tensor(float(numerator), dtype=dtype) / max(denominator, 1) if denominator > 0 else torch.zeros(())
