@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segdpo.kernels.pixels import EvenMeasure, Measure
@@ -111,7 +111,7 @@ def assert_equal_truth(case):
     torch.testing.assert_close(gradient.double(), slope, rtol=2 * ROUNDING[logits.dtype], atol=step * size)
 
 
-@settings(max_examples=25 if INTERPRETED else 200, deadline=None)
+@settings(max_examples=25 if INTERPRETED else 200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_values_and_gradient_equal_log_softmax_in_float64(case):
     assert_equal_truth(to_device(case))
@@ -130,6 +130,19 @@ def small(channels=5, pixels=40, images=3, pairs=None, dtype=torch.float32):
 def test_the_device_is_usable():
     assert is_usable(torch.zeros(1, 2, 3, device=DEVICE))
     assert not is_usable(torch.zeros(0, 2, 3, device=DEVICE))
+
+
+@pytest.mark.parametrize("wants", [False, True])
+def test_log_odds_of_one_channel_by_hand(wants):
+    z = torch.tensor([[[1.0, -2.0, 4.0]]], device=DEVICE, requires_grad=True)
+    chosen, rejected = torch.tensor([[[1, 0, 1]], [[0, 0, 0]]], dtype=torch.uint8, device=DEVICE)
+    measure = Measure(chosen < 2, torch.ones(1, 1, device=DEVICE), chosen, None, "log_odds")
+    [margin], [whole] = triton_scores(z, chosen, rejected, [measure], [wants])
+    assert margin.item() == (1 + 1) + (4 + 4)
+    assert torch.autograd.grad(margin.sum(), z, retain_graph=True)[0].tolist() == [[[2, 0, 2]]]
+    if wants:
+        assert whole.item() == 1 + 2 + 4
+        assert torch.autograd.grad(whole.sum(), z)[0].tolist() == [[[1, -1, 1]]]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 20])
