@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=clocks)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it runs")
     parser.add_argument(
-        "--json", type=Path, default=Path("benchmark.json"), help="default benchmark.json; its plot lies beside it"
+        "--json", type=Path, default=Path("benchmark.json"), help="default benchmark.json; table and plot lie beside"
     )
     given = parser.parse_args(arguments)
     if not chosen_parts(given.only):
@@ -122,7 +122,7 @@ def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
 
 
 def write(path: Path, found: Sequence[Row], taken: float, scale: Scale) -> None:
-    """Write the machine, the versions and every sample."""
+    """Write the machine, the versions and every sample; and the table as Markdown."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": machine(scale.device),
@@ -131,6 +131,9 @@ def write(path: Path, found: Sequence[Row], taken: float, scale: Scale) -> None:
         "rows": [row.as_json() for row in found],
     }
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    heads = [name or "target met" for name in COLUMNS]
+    lines = [heads, ["---"] * len(heads), *(row.cells() for row in found)]
+    path.with_suffix(".md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 if __name__ == "__main__":
