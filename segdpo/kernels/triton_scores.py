@@ -56,6 +56,11 @@ def triton_scores(
             "Expected logits with memory of their own for in_place=True but got an expanded tensor of strides "
             f"{logits.stride()}; leave in_place out, or pass logits.contiguous()."
         )
+    if not is_usable(logits):
+        raise ValueError(
+            f'Expected logits on a GPU of capability 8 or newer, and Triton 3.3 or newer, for backend="triton", but '
+            f"got {tuple(logits.shape)} on {logits.device}; leave backend out, and one that works here is chosen."
+        )
     chosen, rejected = chosen.contiguous(), rejected.contiguous()
     plan = make_plan(logits, chosen, measures, wants_chosen)
     values = _TritonScores.apply(logits, chosen, rejected, plan, in_place)

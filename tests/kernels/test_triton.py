@@ -13,6 +13,7 @@ import coverage
 import pytest
 import torch
 
+import segdpo
 from segdpo.kernels.pixels import Measure
 from segdpo.kernels.triton_scores import is_usable, triton_scores
 
@@ -72,6 +73,9 @@ def test_everything_else_works_without_triton():
 
 def test_logits_on_a_cpu_are_not_for_triton():
     assert not is_usable(torch.zeros(1, 2, 3))
+    chosen, rejected = torch.zeros(2, 1, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"Expected logits on a GPU .* \(1, 3, 4\) on cpu; leave backend out"):
+        segdpo.score_pairs(torch.zeros(1, 3, 4), chosen, rejected, backend="triton")
 
 
 def test_expanded_logits_are_not_overwritten():

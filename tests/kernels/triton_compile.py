@@ -8,8 +8,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from segdpo.kernels import triton_scores
 from segdpo.kernels.pixels import Measure
-from segdpo.kernels.triton_scores import triton_scores
 
 
 class NoGpu:
@@ -44,12 +44,13 @@ def score(channels, pairs, wants, dtype, ids):
         Measure(labels == 0, torch.ones(len(labels), column), labels, index, quantity)
         for column, quantity in zip(columns, quantities, strict=True)
     ]
-    margins, whole = triton_scores(logits, labels, labels, measures, wants)
+    margins, whole = triton_scores.triton_scores(logits, labels, labels, measures, wants)
     torch.stack([value for value in [*margins, *whole] if value is not None]).sum().backward()
 
 
 driver.set_active(NoGpu())
 JITFunction.run = compile_only
+triton_scores.is_usable = lambda logits: True
 score(19, 3, [False, False], torch.bfloat16, torch.uint8)
 score(3, None, [False, True], torch.float32, torch.int64)
 score(1, 3, [True, True], torch.float16, torch.uint8)
