@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segdpo.kernels.pixels import ImageIndex, PerPair, score_dtype
-from segdpo.kernels.sparse import legal
 
 Position = Integer[Tensor, "differing"]
 Weight = Float[Tensor, "differing"]
@@ -106,10 +105,11 @@ def low_resolution_margin(
     `position` are flat indices into [pairs, height · width] of the image, `plus` and `minus` the classes there, as a
     PairIndex holds them. For log-likelihood, or for log-odds of one channel with the weights doubled.
     """
-    (plus, wrong), (minus, also_wrong) = (legal(ids, low.shape[1]) for ids in (plus, minus))
+    plus, minus = plus.long(), minus.long()
+    legal = [ids.clamp(0, max(2, low.shape[1]) - 1) for ids in (plus, minus)]
     # A class that the logits do not have gives no number, rather than another class's.
-    weight = weight.masked_fill(wrong | also_wrong, float("nan"))
-    result: PerPair = _LowResolutionMargin.apply(low.logits, low, position, plus, minus, weight, pairs, image_index)
+    weight = weight.masked_fill((plus != legal[0]) | (minus != legal[1]), float("nan"))
+    result: PerPair = _LowResolutionMargin.apply(low.logits, low, position, *legal, weight, pairs, image_index)
     return result
 
 

@@ -84,6 +84,7 @@ def make_task(lesson: Lesson) -> PreferenceTask:
         hold_statistics=config.hold_statistics,
         starts_at_reference=lesson.fresh,
         background=config.background,
+        low_resolution=config.low_resolution,
     )
 
 

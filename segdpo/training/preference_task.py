@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,18 @@ from segdpo.models import freezing
 from segdpo.scores import PairScores, Score
 from segdpo.training.beta import Beta, BoundBeta
 from segdpo.training.finite import naming
+from segdpo.training.low_resolution import (
+    Logits,
+    at_image_size,
+    check_network,
+    drift_of_logits,
+    logits_of,
+    score_logits,
+)
 from segdpo.training.references import Reference
 from segdpo.training.scoring import (
     PreferenceBatch,
-    drift_of_batch,
     reads_chosen,
-    score_batch,
     weight_of,
     without_logits,
 )
@@ -37,7 +44,7 @@ class Scored:
     in evaluation alone.
     """
 
-    logits: Tensor
+    logits: Logits
     policy: Mapping[Score, PairScores]
     reference: Mapping[Score, PairScores] | None
     drift: Tensor | None
@@ -61,6 +68,7 @@ class PreferenceTask(Task):
         watch: the score under which `score/…` and `pairs/chosen_gain` are logged. Over the whole image, since over the
             disagreement alone no displacement shows. Worked out only when the Trainer logs.
         background: whether val/iou and val/dice count class 0.
+        low_resolution: in training, score logits before the upsampling that ends both networks; same numbers.
     """
 
     def __init__(
@@ -76,13 +84,17 @@ class PreferenceTask(Task):
         starts_at_reference: bool = False,
         watch: Score | None = None,
         background: bool = False,
+        low_resolution: bool = False,
     ) -> None:
         super().__init__(names_of(loss), optimizer, scheduler, background)
         reference.check(loss)
+        if low_resolution:
+            check_network(policy)
         self._beta = None if beta is None else BoundBeta(loss, beta)
         self.policy, self.reference = policy, reference
         self.loss = loss if self._beta is None else self._beta.loss
         self._hold_statistics, self._starts_at_reference = hold_statistics, starts_at_reference
+        self._low_resolution = low_resolution
         self.watched = Score() if watch is None else watch
         self._reads_chosen = reads_chosen(loss)
         self._start_is_checked = False
@@ -156,30 +168,34 @@ class PreferenceTask(Task):
     @torch.no_grad()
     def _ask_reference(
         self, batch: PreferenceBatch, closely: bool
-    ) -> tuple[Mapping[Score, PairScores] | None, Tensor | None]:
+    ) -> tuple[Mapping[Score, PairScores] | None, Logits | None]:
         """Return the reference's scores, and its logits if the loss or an evaluation reads them."""
         if not self.loss.needs_reference:
             return None, None
+        self.reference.low_resolution = self._low_resolution and self.training
         answer = self.reference(batch, self.policy)
-        if not isinstance(answer, Tensor):
+        if isinstance(answer, Mapping):
             return answer, None
         watched = [self.watched] * closely
-        scores = score_batch(dict.fromkeys([*self.loss.scores, *watched]), answer, batch)
-        kept = without_logits(scores, {*self._reads_chosen, *watched})
+        wanted = {*self._reads_chosen, *watched}
+        scores = score_logits(dict.fromkeys([*self.loss.scores, *watched]), answer, batch, wants_chosen=wanted)
+        kept = without_logits(scores, wanted)
         return kept, answer if self.loss.needs_drift or not self.training else None
 
     def _score(self, batch: PreferenceBatch, closely: bool) -> Scored:
         # First the reference: its logits are gone before the policy's activations come.
-        reference, reference_logits = self._ask_reference(batch, closely)
-        logits = self.policy(batch.image)
-        policy = score_batch(self.loss.scores, logits, batch)
+        with self.reference.beside_policy(self.policy) if self.loss.needs_reference else nullcontext():
+            reference, reference_logits = self._ask_reference(batch, closely)
+            logits = logits_of(self.policy, batch.image, self._low_resolution and self.training)
+        policy = score_logits(self.loss.scores, logits, batch, wants_chosen=self.loss.reads_chosen.policy)
         if closely and self.watched not in policy:
             with torch.no_grad():
-                policy |= score_batch([self.watched], logits, batch)
+                policy |= score_logits([self.watched], logits, batch)
         drift = kl = None
         if reference_logits is not None:
-            drift = drift_of_batch(logits, reference_logits, batch) if self.loss.needs_drift else None
-            kl = None if self.training else kl_per_pixel(logits, reference_logits, batch.valid)
+            drift = drift_of_logits(logits, reference_logits, batch) if self.loss.needs_drift else None
+            if not self.training:
+                kl = kl_per_pixel(at_image_size(logits), at_image_size(reference_logits), batch.valid)
         margin = policy[self.loss.score].margin.detach()
         if reference is not None:
             margin = margin - reference[self.loss.score].margin
@@ -198,7 +214,7 @@ class PreferenceTask(Task):
             self.count(stage, self._values(scored, terms), weight)
             if scored.kl is not None:  # NaN: an image without a valid pixel
                 self.count(stage, {"pairs/kl": scored.kl.nan_to_num()}, scored.kl.isfinite())
-            self.count_overlap(stage, scored.logits, batch)
+            self.count_overlap(stage, at_image_size(scored.logits), batch)
         else:
             self.count_overlap(stage, self.policy(batch.image), batch)
 

@@ -5,26 +5,39 @@ A reference is no part of the task's parameters: it is not trained, not switched
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 
 from segdpo.losses.preference_loss import PreferenceLoss
 from segdpo.models.adapters import adapter_off
 from segdpo.models.weights import fingerprint
 from segdpo.scores import PairScores, Score
+from segdpo.training.low_resolution import Logits, logits_of
 from segdpo.training.scoring import PreferenceBatch
+
+Answer = Logits | Mapping[Score, PairScores]
 
 
 class Reference:
     """What the task asks of a reference; a reference of your own answers `__call__` and whichever of these it needs."""
 
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
+    low_resolution = False  # the task sets it while it trains on logits before their upsampling
+
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the reference's logits for the batch's images, or its scores of the batch's pairs."""
         raise NotImplementedError
+
+    def logits(self, network: nn.Module, batch: PreferenceBatch) -> Logits:
+        """Return a network's logits for the batch's images, at the resolution that the task asks for."""
+        return logits_of(network, batch.image, self.low_resolution)
+
+    def beside_policy(self, policy: nn.Module) -> AbstractContextManager[None]:
+        """Surround a batch for which first the reference is asked and then the policy."""
+        return nullcontext()
 
     def check(self, loss: PreferenceLoss) -> None:
         """Refuse, before training, a loss that asks for what this reference cannot give."""
@@ -52,7 +65,7 @@ class NoReference(Reference):
     def __init__(self, network: nn.Module | None = None) -> None:
         """Take a network as every reference does, and let go of it."""
 
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return no scores."""
         return {}
 
@@ -73,10 +86,9 @@ class FrozenCopy(Reference):
         self.fingerprint = fingerprint(self.network)
 
     @torch.no_grad()
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor | Mapping[Score, PairScores]:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the copy's logits."""
-        logits: Tensor = beside(self.network, policy)(batch.image)
-        return logits
+        return self.logits(beside(self.network, policy), batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return which weights these are."""
@@ -94,11 +106,10 @@ class AdapterOff(Reference):
         """Take a network as every reference does, and let go of it: the policy holds these weights."""
 
     @torch.no_grad()
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the logits of the policy without its adapter."""
         with adapter_off(policy), in_eval(policy):
-            logits: Tensor = policy(batch.image)
-        return logits
+            return self.logits(policy, batch)
 
 
 class Moving(Reference):
@@ -118,10 +129,9 @@ class Moving(Reference):
         self._decay, self._every = decay, every
 
     @torch.no_grad()
-    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Tensor:
+    def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the copy's logits."""
-        logits: Tensor = beside(self.network, policy)(batch.image)
-        return logits
+        return self.logits(beside(self.network, policy), batch)
 
     @torch.no_grad()
     def after_step(self, policy: nn.Module, step: int) -> None:
