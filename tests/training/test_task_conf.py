@@ -8,13 +8,17 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from segdpo.models.adapters import add_lora
+from segdpo.models.freezing import freeze_parts
 from segdpo.models.segmenter import Segmenter
 from segdpo.training.preference_task import PreferenceTask
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("reference", "optimizer", "scheduler", "beta_schedule", "sft_loss")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-NEEDED = {("reference", "none"): ["loss=simpo"]}
+NEEDED = {
+    ("reference", "none"): ["loss=simpo"],
+    ("reference", "shared_encoder"): ["reference.encoder=network.0", "freeze=[network.0]"],
+}
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -33,6 +37,7 @@ def test_two_steps(group, name, network, data, fit, tmp_path):
     whole = Segmenter(network, classes=2)
     reference = instantiate(config.reference)(whole)
     policy = add_lora(whole, rank=2) if name == "adapter_off" else whole
+    freeze_parts(policy, config.freeze)
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     task = PreferenceTask(
         policy,
