@@ -11,7 +11,7 @@ import torch
 
 from segdpo.kernels.pair_index import PairIndex
 from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, log_odds_rows, pixel_scores, score_dtype
-from segdpo.kernels.sparse import entry_weights, legal, sum_rows
+from segdpo.kernels.sparse import entry_weights, poison, sum_rows
 
 
 def dense_margin(logits: Logits, chosen: Labels, rejected: Labels, measure: Measure) -> PerPair:
@@ -27,8 +27,6 @@ def log_odds_margin(logits: Logits, index: PairIndex, measure: Measure) -> PerPa
     pixel = index.position - pair * index.pixels
     image = pair if measure.image_index is None else measure.image_index.index_select(0, pair)
     rows = logits.movedim(1, -1)[image, pixel].to(score_dtype(logits))
-    (plus, wrong), (minus, also_wrong) = (legal(ids, logits.shape[1]) for ids in (index.plus, index.minus))
-    steps = log_odds_rows(rows, plus) - log_odds_rows(rows, minus)
-    # A class that the logits do not have gives no number, rather than another class's.
-    steps = steps.masked_fill(wrong | also_wrong, float("nan"))
+    plus, minus = (log_odds_rows(rows, ids.clamp(0, logits.shape[1] - 1)) for ids in (index.plus, index.minus))
+    steps = plus - minus + poison(index, logits.shape[1])
     return sum_rows(entry_weights(measure, index) * steps, index).to(steps.dtype)

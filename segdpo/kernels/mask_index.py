@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Integer, Shaped
 from torch import Tensor
 
-from segdpo.kernels.pair_index import PairIndex, pair_index
-from segdpo.regions import IGNORE
+from segdpo.kernels.pair_index import PairIndex, known, pair_index
 
 Masks = Integer[Tensor, "masks *space"]
 Pairs = Integer[Tensor, "pairs two"]
@@ -105,6 +104,15 @@ def mask_index(
     return MaskIndex(rows, row_image, ahead, behind, rows.valid.index_select(0, counted), differing, plan.shared)
 
 
+def _judged_alike(masks: list[Tensor], judged: Tensor | None) -> bool:
+    first, *others = (known(mask) for mask in masks)
+    return all(_count(first != other, judged) == 0 for other in others)
+
+
+def _count(pixels: Bool[Tensor, "*space"], judged: Bool[Tensor, "*space"] | None) -> int:
+    return int((pixels if judged is None else pixels & judged).count_nonzero())
+
+
 class _Plan:
     """Which two masks each row compares, and which rows each pair is the difference of."""
 
@@ -119,12 +127,8 @@ class _Plan:
         self, masks: Masks, image: int, couples: dict[int, tuple[int, ...]], valid: Bool[Tensor, "images *space"] | None
     ) -> None:
         used = sorted({mask for couple in couples.values() for mask in couple})
-        ignored = masks[used] == IGNORE
         judged = None if valid is None else valid[image]
-        uneven = ignored.any(0) & ~ignored.all(0)
-        if judged is not None:
-            uneven &= judged
-        shared = not bool(uneven.any())
+        shared = _judged_alike([masks[mask] for mask in used], judged)
         self.shared &= shared
         if not shared or len(couples) < len(used):
             for number, (first, last) in couples.items():
@@ -134,9 +138,7 @@ class _Plan:
         apart = {mask: dict.fromkeys(used, 0) for mask in used}
         for at, mask in enumerate(used):
             for other in used[:at]:
-                differs = masks[mask] != masks[other]
-                count = int(torch.count_nonzero(differs if judged is None else differs & judged))
-                apart[mask][other] = apart[other][mask] = count
+                apart[mask][other] = apart[other][mask] = _count(masks[mask] != masks[other], judged)
         base = min(used, key=lambda mask: sum(apart[mask].values()))
         row_of: dict[int, int | None] = {base: None}
         for mask in used:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Integer, Shaped
+from jaxtyping import Bool, Int64, Integer, Shaped
 from torch import Tensor
 
 from segdpo.regions import IGNORE
@@ -27,6 +27,7 @@ class PairIndex:
         valid: how many pixels of each pair are judged.
         differing: at how many of them its masks differ.
         pixels: how many pixels a mask has, judged or not.
+        whole: all of them are judged in every pair, as far as is known without waiting for a device.
     """
 
     position: Integer[Tensor, "entries"]
@@ -35,6 +36,7 @@ class PairIndex:
     valid: Integer[Tensor, "pairs"]
     differing: Integer[Tensor, "pairs"]
     pixels: int
+    whole: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairIndex":
         """Move the tensors."""
@@ -88,10 +90,24 @@ def pair_index(
     >>> index.position.tolist(), index.plus.tolist(), index.minus.tolist(), index.valid.tolist()
     ([0], [1], [0], [2])
     """
-    judged = (chosen != IGNORE) & (rejected != IGNORE)
+    judged = known(chosen) & known(rejected)
     if valid is not None:
         judged &= valid if image_index is None else valid[image_index.long()]
     return index_of(chosen, rejected, judged)
+
+
+def known(mask: Shaped[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Return where a mask is not ignored."""
+    # 255 is uint8's −1; a comparison with a number takes six times as long as both of these.
+    return mask.bitwise_not().bool() if mask.dtype == torch.uint8 else mask != IGNORE
+
+
+def count_pixels(masks: Bool[Tensor, "masks *space"]) -> Int64[Tensor, "masks"]:
+    """Return how many pixels of each mask are True."""
+    if masks.device.type != "cpu":
+        return masks.flatten(1).count_nonzero(1)
+    # One by one: along a dimension a CPU counts several times as slowly.
+    return torch.stack([mask.count_nonzero() for mask in masks])
 
 
 def index_of(
@@ -102,7 +118,9 @@ def index_of(
     """Find where the masks of each pair differ, among the pixels that are judged."""
     differs = (judged & (chosen != rejected)).flatten(1)
     position = differs.flatten().nonzero()[:, 0]
-    plus, minus = (mask.flatten()[position] for mask in (chosen, rejected))
+    plus, minus = (mask.flatten().index_select(0, position) for mask in (chosen, rejected))
     as_ids = torch.uint8 if chosen.dtype == torch.bool else chosen.dtype
-    valid, differing = (mask.count_nonzero(1) for mask in (judged.flatten(1), differs))
-    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels=differs.shape[1])
+    valid, differing = (count_pixels(mask) for mask in (judged, differs))
+    pixels = differs.shape[1]
+    whole = judged.device.type == "cpu" and min(valid.tolist(), default=0) == pixels
+    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels, whole)

@@ -11,7 +11,7 @@ from torch import Tensor
 from segdpo.kernels.pair_index import PairIndex
 from segdpo.kernels.pixels import ImageIndex, Logits, score_dtype
 from segdpo.kernels.planes import Planes, plane_sums, write_plane_slopes
-from segdpo.kernels.sparse import add_steps, step_values, sum_rows
+from segdpo.kernels.sparse import add_steps, places_in, poison, read_steps, sum_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,10 @@ class _Sums(torch.autograd.Function):
         ctx.blueprint = torch.empty_like(logits, device="meta")  # shape, dtype and strides without the memory
         ctx.steps, ctx.planes, ctx.in_place, ctx.device = steps, planes, in_place, logits.device
         ctx.spent = False
-        sums = None
+        sums = ctx.places = None
         if steps is not None:
-            values = step_values(logits, steps.index, steps.image_index)
+            ctx.places = places_in(logits, steps.index, steps.image_index)
+            values = read_steps(logits, ctx.places).add_(poison(steps.index, logits.shape[1]))
             rows = [sum_rows(values if weight is None else values * weight, steps.index) for weight in steps.weights]
             sums = torch.stack(rows)
         return sums, None if planes is None else plane_sums(logits, planes)
@@ -88,7 +89,9 @@ def _gradient(ctx: Any, grad_sums: Tensor | None, grad_whole: Tensor | None) -> 
     else:
         write_plane_slopes(grad, logits, ctx.planes, grad_whole.to(score_dtype(grad)))
     if steps is not None and grad_sums is not None:
-        add_steps(grad, _slope(steps, grad_sums.to(score_dtype(grad))), steps.index, steps.image_index)
+        same = grad.stride() == ctx.places.stride
+        places = ctx.places if same else places_in(grad, steps.index, steps.image_index)
+        add_steps(grad, _slope(steps, grad_sums.to(score_dtype(grad))), places)
     return logits.detach().copy_(grad) if ctx.in_place and not overwrites else grad.to(ctx.blueprint.dtype)
 
 

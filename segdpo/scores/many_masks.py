@@ -128,7 +128,7 @@ class _ManyMasks:
         steps, planes = Steps(index.rows, index.row_image, [None]), None
         if wanted and self.logits.device.type == "cpu":  # elsewhere chosen scores come when they are asked for
             each.check_chosen()
-            planes = Planes(each.labels[0], [each.measure(score.quantity, "image", "sum") for score in wanted])
+            planes = Planes(each.label(0), [each.measure(score.quantity, "image", "sum") for score in wanted])
         sums, whole = sums_of(self.logits.flatten(2), steps, planes, in_place=in_place)
         assert sums is not None
         found = {}
@@ -165,7 +165,7 @@ class _ManyMasks:
             return self.by_pairs([score], [])[score].chosen
         each.check_chosen()
         measure = each.measure(score.quantity, "image", "sum")
-        return self._of_pairs(fused_chosen(self.logits.flatten(2), each.labels[0], measure), weight)
+        return self._of_pairs(fused_chosen(self.logits.flatten(2), each.label(0), measure), weight)
 
     def _of_pairs(self, sums: Tensor, weight: Tensor) -> Tensor:
         return (sums.index_select(0, self.pairs[:, 0]) * weight).to(weight.dtype)

@@ -80,15 +80,14 @@ def scores_of(
         backend = choose_backend(logits, wants_chosen=any(wants_chosen), index=masks.has_index)
     sparse = backend == "sparse"
     measures = [masks.measure(*choice, sparse=sparse) for choice in choices]
-    # Whole masks are made legal, which passes over them, only for who reads them.
     if any(wants_chosen):
         masks.check_chosen()
-    better, worse = masks.flat if sparse and not any(wants_chosen) else masks.labels
     margins, chosen = scores_by(
         backend,
         logits.flatten(2),
-        better,
-        worse,
+        # Whole masks are made legal, which passes over them, only for who reads them.
+        masks.flat(0) if sparse and not any(wants_chosen) else masks.label(0),
+        masks.flat(1) if sparse else masks.label(1),
         measures,
         wants_chosen,
         index=masks.index if sparse else None,
@@ -122,6 +121,6 @@ def unless_written(logits: Tensor, compute: Callable[[], Tensor]) -> Callable[[]
 def _later(backend: str, logits: Tensor, masks: Masks, measure: Measure) -> Callable[[], Tensor]:
     def chosen() -> Tensor:
         masks.check_chosen()
-        return (whole_score if backend == "reference" else fused_chosen)(logits.flatten(2), masks.labels[0], measure)
+        return (whole_score if backend == "reference" else fused_chosen)(logits.flatten(2), masks.label(0), measure)
 
     return unless_written(logits, chosen)
