@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segdpo import PairScores, PreferenceLoss, objectives
-from segdpo.kernels.pair_index import PairIndex, pair_index
+from segdpo import PairIndex, PairScores, PreferenceLoss, objectives, pair_index
 
 DIFFERENT = 0.1
 BETA = 2.0

@@ -47,32 +47,32 @@ class Waiting:
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     """Measure the embedded data, a folder of real cells where there is one, and crops from a pack."""
     cv2.setNumThreads(0)
-    start = make_start(folder / "shapes", scale.loop_steps, "data.count=100")
-    yield from rows_of(start, scale, "data=shapes, default network, 8 × 64²", workers=(0, 1))
+    start = make_start(folder / "shapes", scale, scale.loop_steps, "data.count=100")
+    yield from rows_of(start, "data=shapes, default network, 8 × 64²", workers=(0, 1))
     if (DATA / "bubil").exists():
         given = ["data=bubil", f"data.root={DATA / 'bubil'}", "model=unet", "transforms=resized"]
-        start = make_start(folder / "bubil", 2, *given, "datamodule.batch_size=4")
-        yield from rows_of(start, scale, "data=bubil, U-Net ResNet-18, 4 × 128²")
+        start = make_start(folder / "bubil", scale, 2, *given, "datamodule.batch_size=4")
+        yield from rows_of(start, "data=bubil, U-Net ResNet-18, 4 × 128²")
     side = scale.record_side
     write_pack(folder / "pack", scale)
     given = ["data=pack", f"data.path={folder / 'pack'}", "model=unet", "pairs=given", "transforms=crop"]
     given += [f"transforms.size={side // 2}", "datamodule.batch_size=2", "start=checkpoint"]
-    start = make_start(folder / "run", 1, *given)
-    yield from rows_of(start, scale, f"crops of a pack of {side}², U-Net ResNet-18, 2 × {side // 2}²")
+    start = make_start(folder / "run", scale, 1, *given)
+    yield from rows_of(start, f"crops of a pack of {side}², U-Net ResNet-18, 2 × {side // 2}²")
 
 
-def rows_of(start: Start, scale: Scale, what: str, workers: tuple[int, ...] = (0,)) -> Iterator[Row]:
+def rows_of(start: Start, what: str, workers: tuple[int, ...] = (0,)) -> Iterator[Row]:
     """Measure the bare loop on batches in memory, and on those of the loader, prepared here or by a process beside."""
     waiting = {}
     for count in workers:
         start.data.workers = count
-        waiting[count] = Waiting(start.data.train_dataloader(), scale)
+        waiting[count] = Waiting(start.data.train_dataloader(), start.scale)
     batches: dict[int | None, Waiting | None] = {None: None} | dict(waiting.items())
     found: dict[int | None, list[float]] = {way: [] for way in batches}
-    for number in ticking(range(scale.rounds), what):
+    for number in ticking(range(start.scale.rounds), what):
         for way in list(batches)[:: 1 if number % 2 else -1]:
             gc.collect()
-            found[way].append(1e3 * loop(start, scale, batches[way])[0] / len(start))
+            found[way].append(1e3 * loop(start, batches[way])[0] / len(start))
     for count, one in waiting.items():
         waits = 1e3 * one.seconds / one.batches
         share = waits / median(found[count])

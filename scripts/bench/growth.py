@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.cases import make_case, margin_loss
+from bench.many_masks import make_many
 from bench.pair_table import probe, write_table
 from bench.rounds import rounds_of, ticking
 from bench.row import Row, at_most
 from bench.scale import Scale
-from bench.step_kinds import make_many
-from segdpo import PairScores
-from segdpo.kernels.pair_index import pair_index
+from segdpo import PairScores, pair_index
 
 PAIRS = (1, 2, 4, 8, 16, 28)
 CLASSES = (2, 5, 10, 21, 50, 150)

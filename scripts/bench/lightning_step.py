@@ -16,20 +16,19 @@ from segdpo.models.segmenter import Segmenter
 
 SIDE = 64
 
-Loop = Callable[[Start, Scale], tuple[float, dict[str, torch.Tensor]]]
+Loop = Callable[[Start], tuple[float, dict[str, torch.Tensor]]]
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     """Measure steps on batches of `data=shapes`, and what Lightning adds to them."""
-    # Logged once in ten steps, as in training.
-    steps = 10 * max(1, scale.loop_steps // 10)
-    start = make_start(folder, steps, f"data.size={SIDE}", "data.count=60")
-    found = rounds_of_loops(start, scale, f"steps at {SIDE}²")
+    steps = 10  # logged once, as in training
+    start = make_start(folder, scale, steps, f"data.size={SIDE}", "data.count=60")
+    found = rounds_of_loops(start, f"steps at {SIDE}²")
     where = f"data=shapes, default network, 8 × {SIDE}², {steps} steps"
     sides = {"fair baseline": found[loop], "ours": found[fit]}
     yield Row("F1", f"step in Lightning ÷ bare loop; {where}", "ms", sides, target=at_most(1.03))
     tiny = replace(start, network=Segmenter(nn.Conv2d(3, 1, 3, padding=1), classes=2))
-    added = rounds_of_loops(tiny, scale, "steps of one convolution")
+    added = rounds_of_loops(tiny, "steps of one convolution")
     # With a network of one convolution this is not lost in what else the machine does.
     more = [ours - bare for ours, bare in zip(added[fit], added[loop], strict=True)]
     sides = {"fair baseline": found[loop], "ours": [a + b for a, b in zip(more, found[loop], strict=True)]}
@@ -37,15 +36,15 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     yield Row("F1", what, "ms", sides, target=at_most(1.03))
 
 
-def rounds_of_loops(start: Start, scale: Scale, what: str) -> dict[Loop, list[float]]:
+def rounds_of_loops(start: Start, what: str) -> dict[Loop, list[float]]:
     """Return the milliseconds a step of each loop; after every round the weights of ours and bare have to be equal."""
     milliseconds: dict[Loop, list[float]] = {fit: [], loop: []}
-    for number in ticking(range(scale.rounds), what):
+    for number in ticking(range(start.scale.rounds), what):
         weights = {}
         # Every other round the other way round, so that neither always comes after the other.
         for way in list(milliseconds)[:: 1 if number % 2 else -1]:
             gc.collect()
-            seconds, weights[way] = way(start, scale)
+            seconds, weights[way] = way(start)
             milliseconds[way].append(1e3 * seconds / len(start))
         assert_equal(weights[fit], weights[loop])
     return milliseconds

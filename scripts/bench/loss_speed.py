@@ -41,7 +41,14 @@ def rows_of(scale: Scale, classes: int, dtype: torch.dtype, targets: tuple[Targe
     where = f"C = {classes}, {str(dtype).removeprefix('torch.')}, {scale.loss_size}, a tenth differs"
     sides = {"floor": found["zeros"], "fair baseline": found["fair"], "naive": found["naive"]}
     over = ("fair baseline", "ours")
-    yield Row("L1", f"fair ÷ our margin loss; {where}", "ms", {**sides, "ours": found["margin"]}, over, targets[0])
+    yield Row(
+        "L1",
+        f"fair ÷ our margin loss, index given; {where}",
+        "ms",
+        {**sides, "ours": found["margin"]},
+        over,
+        targets[0],
+    )
     what = f"the same, index found on the spot; {where}"
     yield Row("L1", what, "ms", {**sides, "ours": found["found"]}, over, targets[0])
     what = f"our margin loss, index given ÷ zeros_like(logits); {where}"

@@ -1,5 +1,6 @@
-"""R1: three epochs against a live reference beside filling a cache of its scores and three epochs with it."""
+"""R1: three epochs and a test against a live reference beside filling a cache of its scores and the same with it."""
 
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,44 +21,48 @@ OVERRIDES = (f"trainer.max_epochs={EPOCHS}", "trainer.max_steps=-1", "datamodule
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure whole fits of `data=shapes`, validation after each epoch included, with an empty cache each round."""
+    """Measure whole trainings of `data=shapes` with validation and a test at the end, the cache empty each time."""
     given = [f"data.count={60 if scale.rounds > 2 else 12}", *OVERRIDES]
-    live = make_start(folder / "live", 1, *given)
-    cached = make_start(folder / "cached", 1, *given, "reference=cached")
+    live = make_start(folder / "live", scale, 1, *given)
+    cached = make_start(folder / "cached", scale, 1, *given, "reference=cached")
     sides: dict[str, list[float]] = {"fair baseline": [], "ours": []}
     filling: list[float] = []
     for number in ticking(range(scale.rounds), f"{EPOCHS} epochs, live and cached"):
         losses = {}
         for side in ("fair baseline", "ours") if number % 2 else ("ours", "fair baseline"):
             shutil.rmtree(folder / "cached/cache", ignore_errors=True)
-            seconds, losses[side], filled = train(cached if side == "ours" else live, scale)
+            seconds, losses[side], filled = train(cached if side == "ours" else live)
             sides[side].append(seconds)
             filling += filled
         # Filling sums in another order, and Adam makes more of what rounding leaves.
         torch.testing.assert_close(losses["ours"], losses["fair baseline"], rtol=2e-2, atol=2e-3)
     images = sum(len(split) for split in (live.data.splits.train, live.data.splits.val, live.data.splits.test))
-    bare = forwards(live, images, scale)
+    bare = forwards(live, images)
     note = (
         f"filling {images} images (training, validation and test) takes {1e3 * median(filling):.0f} ms, the bare "
         f"forwards of as many {1e3 * bare:.0f} ms."
     )
-    what = f"{EPOCHS} live epochs ÷ (filling + {EPOCHS} cached epochs); data=shapes, default network and loss, 8 × 64²"
+    where = "data=shapes, default network and loss, 8 × 64²"
+    what = f"{EPOCHS} epochs and test, live ÷ cached, filling included; {where}"
     yield Row("R1", what, "s", sides, ("fair baseline", "ours"), at_least(1.15), note)
 
 
-def train(start: Start, scale: Scale) -> tuple[float, torch.Tensor, list[float]]:
+def train(start: Start) -> tuple[float, torch.Tensor, list[float]]:
     """Fit from the beginning; return its seconds, the last epoch's loss, and how long filling took, if it filled."""
     trainer, task = make_fit(start, [])
     assert isinstance(task, PreferenceTask)
     filled: list[float] = []
     if isinstance(task.reference, CachedScores):
-        filled = watch(task.reference, scale)
-    begin = scale.now()
+        filled = watch(task.reference, start.scale)
+    begin = start.scale.now()
     with drawing_elsewhere():
         trainer.fit(task, datamodule=start.data)
-    seconds = scale.now() - begin
+        # Filling has scored the test images too, so their test belongs to what is compared.
+        loss = trainer.callback_metrics["val/loss"]
+        trainer.test(task, datamodule=start.data, verbose=False)
+    seconds = start.scale.now() - begin
     assert not isinstance(task.reference, CachedScores) or task.reference.misses == 0
-    return seconds, trainer.callback_metrics["val/loss"], filled
+    return seconds, loss, filled
 
 
 def watch(reference: CachedScores, scale: Scale) -> list[float]:
@@ -74,13 +79,15 @@ def watch(reference: CachedScores, scale: Scale) -> list[float]:
     return found
 
 
-def forwards(start: Start, images: int, scale: Scale) -> float:
+def forwards(start: Start, images: int) -> float:
     """Return the seconds of the reference's forwards alone, on batches in memory; the median of three."""
-    network, batch = start.network.eval(), start.batches[0]
+    scale, image = start.scale, start.batches[0].image
+    network, image = copy.deepcopy(start.network).eval().to(scale.device), image.to(scale.device)
     found = []
     for _ in range(3):
         begin = scale.now()
         with torch.no_grad():
-            network(batch.image)
-        found.append((scale.now() - begin) * images / len(batch.image))
+            network(image)
+        scale.wait()
+        found.append((scale.now() - begin) * images / len(image))
     return median(found)

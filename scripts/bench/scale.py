@@ -21,8 +21,8 @@ class Scale:
     error_side: int = 1024
     record_side: int = 512
     records: int = 16
-    table_pairs: int = 10**6
-    loop_steps: int = 8
+    table_pairs: int = 300_000
+    loop_steps: int = 6
     growth_sides: tuple[int, ...] = (128, 256, 512, 1024)
     growth_pairs: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)
 

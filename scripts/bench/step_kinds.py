@@ -3,44 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import combinations
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.cases import BETA, Case, another_mask, make_case, margin_loss
+from bench.cases import BETA, Case, make_case, margin_loss
+from bench.many_masks import ManyMasks, make_many
 from bench.scale import Scale
-from segdpo import Anchor, PairScores, PreferenceLoss, Score, anchors, objectives
-from segdpo.kernels.pair_index import PairIndex, pair_index
+from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
 from segdpo.models.segmenter import smp_model
 from segdpo.training.references import frozen_copy
 from segdpo.training.scoring import reads_chosen, without_logits
-
-MASKS = 8
 
 
 def hinge_loss() -> PreferenceLoss:
     """Return the loss that is the default: dpo on the disagreement, a hinge on the whole image."""
     anchor = Anchor(1.0, partial(anchors.hinge, tau=0.2), score=Score())
     return PreferenceLoss(partial(objectives.dpo, beta=BETA), {"hinge": anchor}, Score(region="disagreement"))
-
-
-@dataclass(frozen=True, eq=False)
-class ManyMasks:
-    """All pairs of K masks an image, as a batch of the data module has them."""
-
-    chosen: Tensor
-    rejected: Tensor
-    image_index: Tensor
-    index: PairIndex
-
-    @property
-    def cached(self) -> PairScores:
-        """Reference scores from a cache."""
-        zeros = torch.zeros(len(self.chosen), device=self.chosen.device)
-        return PairScores(chosen=zeros, margin=zeros)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,16 +118,3 @@ def make_bench(scale: Scale, classes: int) -> Bench:
         case=case,
         many=make_many(case, classes),
     )
-
-
-def make_many(case: Case, classes: int) -> ManyMasks:
-    """Make all 28 pairs of eight masks an image, each a tenth off the first."""
-    generator = torch.Generator().manual_seed(2)
-    first = case.chosen.cpu().long()
-    masks = torch.stack([first, *(another_mask(first, classes, generator) for _ in range(MASKS - 1))], 1)
-    pairs = torch.tensor(list(combinations(range(MASKS), 2)))
-    chosen, rejected = (masks[:, pairs[:, k]].flatten(0, 1).to(torch.uint8) for k in (0, 1))
-    image_index = torch.arange(len(first)).repeat_interleave(len(pairs))
-    device = case.chosen.device
-    index = pair_index(chosen, rejected, image_index=image_index).to(device)
-    return ManyMasks(chosen.to(device), rejected.to(device), image_index.to(device), index)

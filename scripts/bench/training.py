@@ -39,6 +39,7 @@ OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null", "t
 class Start:
     """What every loop starts from: a configuration, weights, and batches in memory."""
 
+    scale: Scale
     setting: Setting
     data: DataModule
     network: Segmenter
@@ -60,20 +61,24 @@ class Stopwatch(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start."""
         if batch_idx == 0:
+            self.scale.wait()
             self.begin = self.scale.now()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop."""
+        self.scale.wait()
         self.seconds = self.scale.now() - self.begin
 
 
-def make_start(folder: Path, steps: int, *overrides: str) -> Start:
+def make_start(folder: Path, scale: Scale, steps: int, *overrides: str) -> Start:
     """Prepare the default run, with other choices, up to where its training would begin."""
     quieten()
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # meant: steps alone
     # As conf/trainer/default.yaml does it, from then on in the whole process: then from the first bare step on, too.
     torch.use_deterministic_algorithms(True)
-    given = [f"trainer.max_steps={steps}", "trainer.accelerator=cpu", f"run_folder={folder}", f"cache={folder}/cache"]
+    accelerator = "gpu" if scale.device.type == "cuda" else "cpu"
+    given = [f"trainer.max_steps={steps}", f"trainer.accelerator={accelerator}"]
+    given += [f"run_folder={folder}", f"cache={folder}/cache"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: DictConfig = compose("train", [*given, *OFF, *overrides])
     setting = open_setting(config)
@@ -82,7 +87,7 @@ def make_start(folder: Path, steps: int, *overrides: str) -> Start:
     torch.manual_seed(config.seed)
     network: Segmenter = build(config.model, classes=len(setting.source.classes))
     batches: list[PairBatch] = list(islice(data.train_dataloader(), steps))
-    return Start(setting, data, network, list(islice(cycle(batches), steps)))
+    return Start(scale, setting, data, network, list(islice(cycle(batches), steps)))
 
 
 def make_fit(start: Start, callbacks: Sequence[Callback]) -> tuple[Trainer, Task]:
@@ -91,9 +96,9 @@ def make_fit(start: Start, callbacks: Sequence[Callback]) -> tuple[Trainer, Task
     return make_trainer(start.setting.config, callbacks), task
 
 
-def fit(start: Start, scale: Scale) -> tuple[float, dict[str, torch.Tensor]]:
+def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
     """Train as `python train.py` does; return the seconds of all steps and the weights after them."""
-    stopwatch = Stopwatch(scale)
+    stopwatch = Stopwatch(start.scale)
     trainer, task = make_fit(start, [stopwatch])
     with drawing_elsewhere():
         trainer.fit(task, train_dataloaders=start)
@@ -101,19 +106,20 @@ def fit(start: Start, scale: Scale) -> tuple[float, dict[str, torch.Tensor]]:
     return stopwatch.seconds, dict(task.policy.state_dict())
 
 
-def loop(
-    start: Start, scale: Scale, batches: Iterable[PairBatch] | None = None
-) -> tuple[float, dict[str, torch.Tensor]]:
+def loop(start: Start, batches: Iterable[PairBatch] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
     """Train as a script of a page would, on the batches in memory or on others, as many."""
+    scale = start.scale
     config = start.setting.config
-    reference = copy.deepcopy(start.network).eval().requires_grad_(False)
-    policy = copy.deepcopy(start.network).train()
+    reference = copy.deepcopy(start.network).eval().requires_grad_(False).to(scale.device)
+    policy = copy.deepcopy(start.network).train().to(scale.device)
     hold_statistics(policy)
     loss = build(config.loss)
     optimizer = build(config.optimizer)(policy.parameters())
     scheduler = build(config.scheduler)(optimizer, steps=len(start))
+    scale.wait()
     begin = scale.now()
-    for batch in islice(batches or start, len(start)):
+    for waiting in islice(batches or start, len(start)):
+        batch = waiting.to(scale.device, non_blocking=True)
         with torch.no_grad():
             reference_logits = reference(batch.image)
         logits = policy(batch.image)
@@ -122,6 +128,7 @@ def loop(
         loss.on_logits(logits, reference_logits, batch.chosen, batch.rejected, **named).total.backward()
         optimizer.step()
         scheduler.step()
+    scale.wait()
     return scale.now() - begin, dict(policy.state_dict())
 
 

@@ -148,8 +148,8 @@ def test_the_step_is_measured_and_its_weights_are_those_of_the_bare_loop(tmp_pat
     assert_equal = lightning_step.assert_equal
     monkeypatch.setattr(lightning_step, "assert_equal", spy)
     console = dict(rich.get_console().__dict__)
-    start = training.make_start(tmp_path / "run", 10, "data.size=32", "data.count=60")
-    found = lightning_step.rounds_of_loops(start, replace(SCALE, rounds=1), "steps")
+    start = training.make_start(tmp_path / "run", replace(SCALE, rounds=1), 10, "data.size=32", "data.count=60")
+    found = lightning_step.rounds_of_loops(start, "steps")
     assert rich.get_console().__dict__ == console
     assert [len(found[loop]) for loop in (training.fit, training.loop)] == [1, 1]
     assert len(compared) == 1
