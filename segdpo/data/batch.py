@@ -17,6 +17,7 @@ from torch import Tensor
 from segdpo.data.errors import DataError
 from segdpo.data.item import Item, PairItem, RankingItem, SupervisedItem
 from segdpo.data.transforms import IGNORE
+from segdpo.kernels.mask_index import MaskIndex, mask_index
 from segdpo.kernels.pair_index import PairIndex, pair_index
 
 
@@ -44,8 +45,27 @@ class Batch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        moved |= {name: value.map(function) for name, value in values.items() if isinstance(value, PairIndex)}
+        indices = {name: value for name, value in values.items() if isinstance(value, PairIndex | SharedMasks)}
+        moved |= {name: value.map(function) for name, value in indices.items()}
         return replace(self, **moved)
+
+
+@dataclass(eq=False)
+class SharedMasks:
+    """The masks of a batch, each once, for pairs so many that every mask is better compared to one of its image.
+
+    Pair p prefers masks[pairs[p, 0]] to masks[pairs[p, 1]]; mask m is of image `mask_image[m]`.
+    """
+
+    masks: UInt8[Tensor, "masks height width"]
+    pairs: Int64[Tensor, "pairs two"]
+    mask_image: Int64[Tensor, "masks"]
+    index: MaskIndex
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "SharedMasks":
+        """Return the same with each tensor put through a function."""
+        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, index=self.index.map(function), **tensors)
 
 
 @dataclass(eq=False)
@@ -53,9 +73,10 @@ class PairBatch(Batch):
     """Images and all pairs between their masks; pair p belongs to image `image_index[p]`, so one forward serves all.
 
     `pair_masks` are the numbers of the chosen and the rejected mask in the record: with id and view they name a
-    cached score. `index` says where the masks of each pair differ, so that the loss need not look for it; None: it
-    does. `identical` counts pairs whose masks do not differ in this view (the loss defines them: margin 0);
-    `dropped` counts pairs left out since no pixel of theirs was valid in this view.
+    cached score. `index` says where the masks of each pair differ, so that the loss need not look for it; where masks
+    are in several pairs each, `shared` does. Whoever makes a batch of other masks leaves both out. `identical` counts
+    pairs whose masks do not differ in this view (the loss defines them: margin 0); `dropped` counts pairs left out
+    since no pixel of theirs was valid in this view.
     """
 
     chosen: UInt8[Tensor, "pairs height width"]
@@ -64,6 +85,7 @@ class PairBatch(Batch):
     weight: Float32[Tensor, "pairs"]
     pair_masks: Int64[Tensor, "pairs two"]
     index: PairIndex | None = None
+    shared: SharedMasks | None = None
     identical: int = 0
     dropped: int = 0
 
@@ -95,24 +117,30 @@ def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
     kept = [item for item in items if len(item.pairs)]
     if not kept:
         raise _nothing_valid(items)
-    masks = _pad([item.masks for item in kept], IGNORE, join=np.concatenate)
-    firsts = np.cumsum([0, *(len(item.masks) for item in kept[:-1])])
-    pairs = np.concatenate([item.pairs + first for item, first in zip(kept, firsts, strict=True)])
-    chosen, rejected = masks[pairs[:, 0]], masks[pairs[:, 1]]
-    counts = [len(item.pairs) for item in kept]
-    common = _common(kept)
-    image_index = torch.from_numpy(np.repeat(np.arange(len(kept)), counts))
+    masks = torch.from_numpy(_pad([item.masks for item in kept], IGNORE, join=np.concatenate))
+    counts = [len(item.masks) for item in kept]
+    firsts = np.cumsum([0, *counts[:-1]])
+    pairs = torch.from_numpy(np.concatenate([item.pairs + first for item, first in zip(kept, firsts, strict=True)]))
+    numbers = torch.from_numpy(np.concatenate([item.numbers for item in kept]))
+    common, mask_image = _common(kept), torch.from_numpy(np.repeat(np.arange(len(kept)), counts))
+    chosen, rejected = (masks.index_select(0, side) for side in pairs.unbind(1))
+    image_index = mask_image.index_select(0, pairs[:, 0])
+    index = shared = None
     # Of the masks as they are filled up, since positions count all pixels.
-    index = pair_index(torch.from_numpy(chosen), torch.from_numpy(rejected), common["valid"], image_index)
+    if len(pairs) > len(masks) - len(kept):
+        shared = SharedMasks(masks, pairs, mask_image, mask_index(masks, pairs, mask_image, common["valid"]))
+    else:
+        index = pair_index(chosen, rejected, common["valid"], image_index)
     return PairBatch(
         **common,
-        chosen=torch.from_numpy(chosen),
-        rejected=torch.from_numpy(rejected),
+        chosen=chosen,
+        rejected=rejected,
         image_index=image_index,
-        index=index,
         weight=torch.from_numpy(np.concatenate([item.weight for item in kept])),
-        pair_masks=torch.from_numpy(np.concatenate([item.numbers for item in kept])[pairs]),
-        identical=sum(bool(np.array_equal(a, b)) for a, b in zip(chosen, rejected, strict=True)),
+        pair_masks=numbers[pairs],
+        index=index,
+        shared=shared,
+        identical=sum(torch.equal(a, b) for a, b in zip(chosen, rejected, strict=True)),
         dropped=sum(item.dropped for item in items),
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from segdpo.data.batch import PairBatch, RankingBatch
 from segdpo.losses.preference_loss import PreferenceLoss
 from segdpo.regions import IGNORE
-from segdpo.scores import PairScores, Score, score_drift, score_pairs_by, score_ranking
+from segdpo.scores import PairScores, Score, score_drift, score_masks_by, score_pairs_by, score_ranking
 
 PreferenceBatch = PairBatch | RankingBatch
 Scores = Mapping[Score, PairScores]
@@ -19,6 +19,17 @@ def score_batch(
     scores: Iterable[Score], logits: Tensor, batch: PreferenceBatch, *, wants_chosen: Collection[Score] = ()
 ) -> dict[Score, PairScores]:
     """Return each of the scores of the batch's pairs, or of its rankings; s⁺ of those in `wants_chosen` at once."""
+    if isinstance(batch, PairBatch) and batch.shared is not None:
+        return score_masks_by(
+            scores,
+            logits,
+            batch.shared.masks,
+            batch.shared.pairs,
+            batch.shared.mask_image,
+            wants_chosen=wants_chosen,
+            valid=batch.valid,
+            index=batch.shared.index,
+        )
     if isinstance(batch, PairBatch):
         return score_pairs_by(
             scores,

@@ -38,8 +38,10 @@ def epochs(data, count=3):
 
 def values_of(batch):
     values = {name: value for name, value in vars(batch).items() if value is not None}
-    index = values.pop("index", None)
-    return values | ({} if index is None else {f"index.{name}": value for name, value in vars(index).items()})
+    for name in ("index", "shared", "shared.index", "shared.index.rows"):
+        nested = values.pop(name, None)
+        values |= {} if nested is None else {f"{name}.{key}": value for key, value in vars(nested).items()}
+    return values
 
 
 def same(one, other):

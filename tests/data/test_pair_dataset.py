@@ -249,8 +249,9 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
     batch = batch_of(record("a"), record("b", pairs=((1, 2),)))
     moved = batch.to("meta", non_blocking=True)
     tensors = {name for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    assert tensors == {*vars(PairBatch(**vars(batch)))} - {"ids", "index", "identical", "dropped"}
+    assert tensors == {*vars(PairBatch(**vars(batch)))} - {"ids", "index", "shared", "identical", "dropped"}
     assert all(getattr(moved, name).device.type == "meta" for name in tensors)
-    assert moved.index.position.device.type == "meta"
+    index = moved.shared.index.rows if moved.index is None else moved.index
+    assert index.position.device.type == "meta"
     assert moved.chosen.dtype == torch.uint8
     assert moved.ids == batch.ids

@@ -15,9 +15,9 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from torch import nn
 
-import segdpo.scores
 from segdpo import Anchor, PreferenceLoss, anchors, listwise, objectives
 from segdpo.data.pair_dataset import RankingDataset
+from segdpo.kernels import sums
 from segdpo.training.preference_task import PreferenceTask
 from segdpo.training.references import FrozenCopy, NoReference, Reference
 
@@ -203,8 +203,8 @@ def test_the_references_logits_are_gone_before_the_policys_forward(needed, netwo
 
 
 def test_what_the_loss_does_not_read_is_worked_out_only_for_the_log(network, data, fit, sgd, dpo, monkeypatch):
-    calls, whole = [], segdpo.scores.whole_score
-    monkeypatch.setattr(segdpo.scores, "whole_score", lambda *a: calls.append(1) or whole(*a))
+    calls, whole = [], sums.plane_sums
+    monkeypatch.setattr(sums, "plane_sums", lambda *a: calls.append(1) or whole(*a))
     task = PreferenceTask(copy.deepcopy(network), FrozenCopy(network), dpo, sgd)
     fit(task, data(), max_steps=5, log_every_n_steps=4, limit_val_batches=0)
     assert len(calls) == 2  # s⁺ of the policy and of the reference, at the fourth step
