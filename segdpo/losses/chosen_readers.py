@@ -1,13 +1,12 @@
 """Which terms read s⁺ or s⁻, and not the margin alone: found by asking them once."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from segdpo.losses.terms import GIVEN, Term, asks_for
+from segdpo.losses.terms import Term, asks_for
 from segdpo.scores import PairScores, Score
 
 
@@ -24,25 +23,19 @@ def chosen_readers(terms: Mapping[str, tuple[Term, Score]], watched: Collection[
 
     A watched term may compute the policy's s⁺ when it asks, without a gradient and so without much memory.
     """
-    found: dict[str, set[Score]] = {"policy": set(), "reference": set()}
+    policy: set[Score] = set()
+    reference: set[Score] = set()
     with torch.no_grad():
         for name, (term, score) in terms.items():
-            for network, others in found.items():
-                if network == "policy" and name in watched:
-                    continue
-                given = {key: _even() for key in GIVEN[:2]} | {"drift": torch.zeros(2)}
-                given |= {network: _spy(partial(others.add, score))}
-                term(**{key: given[key] for key in asks_for(term) & set(GIVEN)})
-    return ChosenReaders(frozenset(found["policy"]), frozenset(found["reference"]))
+            given = {"policy": _spy(set() if name in watched else policy, score), "reference": _spy(reference, score)}
+            asked = asks_for(term)
+            term(**{key: value for key, value in (given | {"drift": torch.zeros(2)}).items() if key in asked})
+    return ChosenReaders(frozenset(policy), frozenset(reference))
 
 
-def _even() -> PairScores:
-    return PairScores(chosen=torch.full((2,), -1.0), rejected=torch.full((2,), -1.0))
-
-
-def _spy(note: Callable[[], None]) -> PairScores:
+def _spy(noted: set[Score], score: Score) -> PairScores:
     def chosen() -> Tensor:
-        note()
+        noted.add(score)
         return torch.full((2,), -1.0)
 
     return PairScores(chosen=chosen, margin=torch.zeros(2))

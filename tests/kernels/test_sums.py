@@ -1,0 +1,205 @@
+"""What the one autograd Function promises: no waiting, no copies, no silent second derivative, gradients in place."""
+
+import re
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segdpo import Anchor, PreferenceLoss, Score, anchors, mask_index, objectives, pair_index, score_masks, score_pairs
+from segdpo.scores import score_pairs_by
+
+WAITS = ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique", "equal", "is_nonzero")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operations that on a GPU wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in WAITS, f"{name} waits for the device"
+        if name == "index":  # a bool index is a nonzero in disguise
+            assert all(index is None or index.dtype != torch.bool for index in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def pair_case(channels=4, images=2, size=8, pairs=None):
+    logits = torch.randn(images, channels, size, size, requires_grad=True)
+    chosen = torch.randint(0, max(2, channels), (pairs or images, size, size), dtype=torch.uint8)
+    rejected = chosen.clone()
+    rejected[:, :3, :4] = (chosen[:, :3, :4] + 1) % max(2, channels)
+    return logits, chosen, rejected
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("region", ["image", "disagreement"])
+@pytest.mark.parametrize("wants", [False, True])
+def test_nothing_waits_for_the_device(channels, region, wants):
+    logits, chosen, rejected = pair_case(channels)
+    score = Score(region=region)
+    options = {"index": pair_index(chosen, rejected), "check": False, "wants_chosen": [score] * wants}
+    with NoWaiting():
+        found = score_pairs_by([score, Score(reduction="sum")], logits, chosen, rejected, **options)[score]
+        (found.margin + found.chosen if wants else found.margin).sum().backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_no_whole_mask_is_read_for_a_margin():
+    """With an index, masks may hold anything: margins over image and disagreement are made from the index alone."""
+    logits, chosen, rejected = pair_case()
+    index = pair_index(chosen, rejected)
+    nonsense = torch.full_like(chosen, 77)
+    for region in ("image", "disagreement"):
+        for reduction in ("sum", "mean"):
+            what = {"region": region, "reduction": reduction}
+            ours = score_pairs(logits, nonsense, nonsense, index=index, **what).margin
+            torch.testing.assert_close(ours, score_pairs(logits, chosen, rejected, backend="reference", **what).margin)
+
+
+def peak_of(step):
+    """Return the most bytes that the step had allocated at once, by the allocator's own events."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("anchored", "in_place", "limit"), [(False, False, 1.1), (True, False, 1.2), (True, True, 0.15)]
+)
+def test_peak_memory_inside_the_loss(anchored, in_place, limit):
+    logits, chosen, rejected = pair_case(channels=20, images=6, size=256)
+    rejected[:, :80, :80] = (chosen[:, :80, :80] + 1) % 20  # a tenth of the pixels
+    index = pair_index(chosen, rejected)
+    margin, whole = Score(region="disagreement"), Score()
+
+    def step():
+        options = {"index": index, "in_place": in_place, "wants_chosen": [whole] * anchored}
+        found = score_pairs_by([margin, whole], logits, chosen, rejected, **options)
+        (found[margin].margin + (found[whole].chosen if anchored else 0)).sum().backward()
+
+    assert peak_of(step) <= limit * logits.numel() * logits.element_size()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("wants", [False, True])
+def test_in_place_gives_the_same_gradient_over_the_logits(channels, wants, dtype):
+    values, chosen, rejected = pair_case(channels, pairs=3)
+    index = torch.tensor([0, 1, 1])
+    gradients = []
+    for in_place in (False, True):
+        leaf = values.detach().to(dtype).requires_grad_()
+        logits = leaf * 1  # a network's output, whose memory may be written to
+        memory, places = logits.data_ptr(), []
+        logits.register_hook(lambda grad, places=places: places.append(grad.data_ptr()))
+        options = {"image_index": index, "in_place": in_place, "wants_chosen": [Score()] * wants}
+        scores = score_pairs_by([Score()], logits, chosen, rejected, **options)[Score()]
+        (scores.margin + (2 * scores.chosen if wants else 0)).sum().backward()
+        gradients.append(leaf.grad)
+        assert (places == [memory]) == in_place
+    torch.testing.assert_close(*gradients)
+
+
+def test_in_place_never_gives_a_wrong_number_afterwards():
+    logits, chosen, rejected = pair_case()
+    score = Score()
+    found = score_pairs_by([score], logits, chosen, rejected, in_place=True)[score]
+    found.margin.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="have been written to since"):
+        found.chosen  # noqa: B018
+    with pytest.raises(RuntimeError, match=r"modified by an inplace|second: the first has written"):
+        found.margin.sum().backward()
+    # A network whose last layer saved its own output for its backward.
+    logits = pair_case()[0].exp()
+    margin = score_pairs_by([score], logits, chosen, rejected, in_place=True)[score].margin
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        margin.sum().backward()
+    with pytest.raises(ValueError, match="memory of their own for in_place=True"):
+        score_pairs_by([score], torch.zeros(1, 4, 8, 8).expand(2, -1, -1, -1), chosen, rejected, in_place=True)
+    with pytest.raises(ValueError, match=r"in_place=True with log_likelihood"):
+        score_pairs_by([Score("log_odds")], pair_case()[0], chosen, rejected, in_place=True)
+
+
+def test_a_second_derivative_is_refused_in_words():
+    logits, chosen, rejected = pair_case()
+    for backend in ("sparse", "reference"):
+        scores = score_pairs(logits, chosen, rejected, backend=backend)
+        total = scores.margin.square().sum() + scores.chosen.square().sum()
+        (grad,) = torch.autograd.grad(total, logits, create_graph=True)
+        if backend == "reference":
+            torch.autograd.grad(grad.square().sum(), logits)
+        else:
+            with pytest.raises(RuntimeError, match=r"second was asked for .* score with backend=.reference."):
+                torch.autograd.grad(grad.square().sum(), logits)
+
+
+def test_gradcheck():
+    logits, chosen, rejected = pair_case(3, size=4)
+    image_index, logits = torch.tensor([1, 1]), logits.detach().double().requires_grad_()
+
+    def function(z):
+        found = score_pairs_by([Score()], z, chosen, rejected, image_index=image_index, wants_chosen=[Score()])
+        return found[Score()].margin, found[Score()].chosen
+
+    assert torch.autograd.gradcheck(function, logits)
+
+
+@pytest.mark.parametrize("check", [None, False])
+def test_a_class_that_the_logits_do_not_have_is_never_another_ones_number(check):
+    logits, chosen, rejected = pair_case(3)
+    chosen[1, 0, 0] = 9
+    index = pair_index(chosen, rejected)
+    if check is None:
+        with pytest.raises(ValueError, match="chosen has class 9 but the model predicts 3 classes"):
+            score_pairs(logits, chosen, rejected, index=index)
+        return
+    assert score_pairs(logits, chosen, rejected, index=index, check=False).margin.isnan().any()
+    binary = torch.randn(2, 1, 8, 8)
+    chosen[1, 5, 5] = rejected[1, 5, 5] = 3  # where the masks agree, so that only the chosen score meets it
+    index = pair_index(chosen.clamp(max=1), rejected.clamp(max=1))
+    with pytest.raises(ValueError, match="classes from 0 to 1 but got masks from 0 to 9"):
+        score_pairs(binary, chosen, rejected, index=index, check=False).chosen  # noqa: B018
+
+
+def test_logits_that_are_no_numbers_are_named_even_with_an_index():
+    logits, chosen, rejected = pair_case()
+    logits.data[1, :, 1, 1] = float("nan")
+    with pytest.raises(ValueError, match="finite logits but 4 of 512 are NaN or infinite, the first in image 1"):
+        score_pairs(logits, chosen, rejected, index=pair_index(chosen, rejected))
+
+
+def test_an_index_of_other_masks_is_refused():
+    logits, chosen, rejected = pair_case()
+    for other in (pair_index(chosen[:1], rejected[:1]), pair_index(chosen[..., :4], rejected[..., :4])):
+        with pytest.raises(ValueError, match=re.escape("an index of these masks, 2 pairs of 64 pixels, but got one")):
+            score_pairs(logits, chosen, rejected, index=other)
+    with pytest.raises(ValueError, match="index on the device of the logits, cpu, but it is on meta"):
+        score_pairs(logits, chosen, rejected, index=pair_index(chosen, rejected).to("meta"))
+    index = mask_index(torch.cat([chosen, rejected]), torch.tensor([[0, 2]]), torch.tensor([0, 1, 0, 1]))
+    pairs = torch.tensor([[0, 2], [1, 3]])
+    with pytest.raises(ValueError, match="an index of these 2 pairs but got one of 1"):
+        score_masks(logits, torch.cat([chosen, rejected]), pairs, torch.tensor([0, 1, 0, 1]), index=index)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_a_step_in_fp16_with_a_grad_scaler(scale):
+    torch.manual_seed(1)
+    network = torch.nn.Conv2d(2, 3, 3, padding=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    _, chosen, rejected = pair_case(3)
+    images = torch.randn(2, 2, 8, 8)
+    loss = PreferenceLoss(objectives.sft, anchors={"nll": Anchor(1.0, anchors.nll, score=Score(reduction="sum"))})
+    with torch.autocast("cpu", torch.float16):
+        total = loss.on_logits(network(images), None, chosen, rejected, index=pair_index(chosen, rejected)).total
+    scaler.scale(total).backward()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    scaler.unscale_(optimizer)
+    ours = network.weight.grad.clone()
+    network.zero_grad()
+    loss.on_logits(network(images), None, chosen, rejected, backend="reference").total.backward()
+    torch.testing.assert_close(ours, network.weight.grad, rtol=2e-2, atol=2e-1)
