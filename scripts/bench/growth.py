@@ -13,7 +13,6 @@ from bench.pair_table import probe, write_table
 from bench.rounds import rounds_of, ticking
 from bench.row import Row, at_most
 from bench.scale import Scale
-from segdpo import PairScores, pair_index
 
 PAIRS = (1, 2, 4, 8, 16, 28)
 CLASSES = (2, 5, 10, 21, 50, 150)
@@ -57,18 +56,16 @@ def step(side: int, classes: int, device: torch.device, pairs: int | None = None
     network = nn.Conv2d(3, classes, 3, padding=1).to(device)
     image = torch.randn(1, 3, side, side, device=device)
     case, loss = make_case(1, classes, side, device), margin_loss()
-    chosen, rejected, image_index = case.chosen, case.rejected, None
-    if pairs is not None:
-        many = make_many(case, classes)
-        chosen, rejected, image_index = many.chosen[:pairs], many.rejected[:pairs], many.image_index[:pairs]
-    index = pair_index(chosen, rejected, image_index=image_index)
-    reference = torch.zeros(len(chosen), device=device)
-    cached = PairScores(chosen=reference, margin=reference)
+    many = None if pairs is None else make_many(1, classes, side, device, pairs)
+    index = case.index
 
     def run() -> Tensor:
         network.zero_grad()
         logits = network(image)
-        total = loss.on_logits(logits, cached, chosen, rejected, image_index=image_index, index=index).total
+        if many is None:
+            total = loss.on_logits(logits, case.cached, case.chosen, case.rejected, index=index).total
+        else:
+            total = loss(many.score(logits), many.cached).total
         total.backward()
         return total
 

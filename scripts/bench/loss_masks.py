@@ -2,36 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import BETA, another_mask, assert_same, back, make_case, make_logits
+from bench.cases import BETA, assert_same, back, make_logits
+from bench.many_masks import MASKS, ManyMasks, make_many
 from bench.rounds import rounds_of
 from bench.row import Row, at_least
 from bench.scale import Scale
-from segdpo import MaskIndex, mask_index, score_masks
-
-MASKS = 8
+from segdpo import score_masks
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     """Measure dpo over all pairs, forward and backward."""
     for classes in (2, 21):
-        images, side = scale.loss_images, scale.loss_side
-        masks = eight_masks(images, classes, side, scale.device)
-        pairs = pairs_of(images, scale.device)
-        mask_image = torch.arange(images, device=scale.device).repeat_interleave(MASKS)
-        logits = make_logits(images, classes, side, scale.device)
-        wide = masks.long()
+        many = make_many(scale.loss_images, classes, scale.loss_side, scale.device)
+        logits = make_logits(scale.loss_images, classes, scale.loss_side, scale.device)
+        wide = many.masks.long()
         kinds = {
-            "ours": partial(ours, logits, masks, pairs, mask_image, mask_index(masks, pairs, mask_image)),
-            "found": partial(ours, logits, masks, pairs, mask_image, None),
-            "fair baseline": partial(gathers, logits, wide, pairs),
-            "naive": partial(cross_entropies, logits, wide, pairs),
+            "ours": partial(ours, logits, many),
+            "found": partial(found_on_the_spot, logits, many),
+            "fair baseline": partial(gathers, logits, wide, many.pairs),
+            "naive": partial(cross_entropies, logits, wide, many.pairs),
         }
         for name in ("ours", "found"):
             assert_same(logits, kinds[name], kinds["fair baseline"])
@@ -46,9 +41,14 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         yield Row("L5", f"the same, index found on the spot; {where}", "ms", {**found, "ours": spot}, over, at_least(4))
 
 
-def ours(logits: Tensor, masks: Tensor, pairs: Tensor, mask_image: Tensor, index: MaskIndex | None) -> Tensor:
+def ours(logits: Tensor, many: ManyMasks) -> Tensor:
     """Compute dpo of every pair through differences to a base mask."""
-    return -F.logsigmoid(BETA * score_masks(logits, masks, pairs, mask_image, index=index).margin).mean()
+    return -F.logsigmoid(BETA * many.score(logits).margin).mean()
+
+
+def found_on_the_spot(logits: Tensor, many: ManyMasks) -> Tensor:
+    """Compute the same without an index from the collate."""
+    return -F.logsigmoid(BETA * score_masks(logits, many.masks, many.pairs, many.mask_image).margin).mean()
 
 
 def gathers(logits: Tensor, masks: Tensor, pairs: Tensor) -> Tensor:
@@ -67,18 +67,3 @@ def cross_entropies(logits: Tensor, masks: Tensor, pairs: Tensor) -> Tensor:
     losses = [F.cross_entropy(logits, of_image[:, k], reduction="none").mean((1, 2)) for k in range(MASKS)]
     scores = -torch.stack(losses, 1).flatten()
     return -F.logsigmoid(BETA * (scores[pairs[:, 0]] - scores[pairs[:, 1]])).mean()
-
-
-def eight_masks(images: int, classes: int, side: int, device: torch.device) -> Tensor:
-    """Draw eight masks an image, [images · 8, side, side], each a tenth off the first."""
-    generator = torch.Generator().manual_seed(2)
-    first = make_case(images, classes, side, torch.device("cpu")).chosen.long()
-    others = [another_mask(first, classes, generator) for _ in range(MASKS - 1)]
-    return torch.stack([first, *others], 1).flatten(0, 1).to(device, torch.uint8)
-
-
-def pairs_of(images: int, device: torch.device) -> Tensor:
-    """Return all pairs of each image's masks, by their numbers among all masks."""
-    of_one = torch.tensor(list(combinations(range(MASKS), 2)), device=device)
-    first = MASKS * torch.arange(images, device=device)[:, None, None]
-    return (of_one + first).flatten(0, 1)

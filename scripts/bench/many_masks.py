@@ -1,4 +1,4 @@
-"""All 28 pairs of eight masks an image, as a batch of the data module has them."""
+"""All 28 pairs of eight masks an image, as a batch of the data module has them: masks once, pairs by their numbers."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -6,36 +6,40 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from bench.cases import Case, another_mask
-from segdpo import PairIndex, PairScores, pair_index
+from bench.cases import another_mask, make_case
+from segdpo import MaskIndex, PairScores, mask_index, score_masks
 
 MASKS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class ManyMasks:
-    """All pairs of K masks an image, as a batch of the data module has them."""
+    """Eight masks an image [images · 8, side, side], pairs of their numbers, and where they differ."""
 
-    chosen: Tensor
-    rejected: Tensor
-    image_index: Tensor
-    index: PairIndex
+    masks: Tensor
+    pairs: Tensor
+    mask_image: Tensor
+    index: MaskIndex
+
+    def score(self, logits: Tensor) -> PairScores:
+        """Score all pairs, each mask once."""
+        return score_masks(logits, self.masks, self.pairs, self.mask_image, index=self.index)
 
     @property
     def cached(self) -> PairScores:
         """Reference scores from a cache."""
-        zeros = torch.zeros(len(self.chosen), device=self.chosen.device)
+        zeros = torch.zeros(len(self.pairs), device=self.pairs.device)
         return PairScores(chosen=zeros, margin=zeros)
 
 
-def make_many(case: Case, classes: int) -> ManyMasks:
-    """Make all 28 pairs of eight masks an image, each a tenth off the first."""
+def make_many(images: int, classes: int, side: int, device: torch.device, pairs: int = 28) -> ManyMasks:
+    """Make masks each a tenth off the first, and the first of all pairs of each image."""
     generator = torch.Generator().manual_seed(2)
-    first = case.chosen.cpu().long()
-    masks = torch.stack([first, *(another_mask(first, classes, generator) for _ in range(MASKS - 1))], 1)
-    pairs = torch.tensor(list(combinations(range(MASKS), 2)))
-    chosen, rejected = (masks[:, pairs[:, k]].flatten(0, 1).to(torch.uint8) for k in (0, 1))
-    image_index = torch.arange(len(first)).repeat_interleave(len(pairs))
-    device = case.chosen.device
-    index = pair_index(chosen, rejected, image_index=image_index).to(device)
-    return ManyMasks(chosen.to(device), rejected.to(device), image_index.to(device), index)
+    first = make_case(images, classes, side, torch.device("cpu")).chosen.long()
+    others = [another_mask(first, classes, generator) for _ in range(MASKS - 1)]
+    masks = torch.stack([first, *others], 1).flatten(0, 1).to(torch.uint8)
+    of_one = torch.tensor(list(combinations(range(MASKS), 2))[:pairs])
+    numbers = (of_one + MASKS * torch.arange(images)[:, None, None]).flatten(0, 1)
+    mask_image = torch.arange(images).repeat_interleave(MASKS)
+    index = mask_index(masks, numbers, mask_image).to(device)
+    return ManyMasks(masks.to(device), numbers.to(device), mask_image.to(device), index)

@@ -77,10 +77,7 @@ class Bench:
 
     def all_pairs(self) -> Tensor:
         """Ours on every pair of K masks, one forward."""
-        many = self.many
-        logits, pairs = self.policy(self.image), (many.chosen, many.rejected)
-        found = self.loss.on_logits(logits, many.cached, *pairs, image_index=many.image_index, index=many.index)
-        return found.total
+        return self.loss(self.many.score(self.policy(self.image)), self.many.cached).total
 
     def language_model(self) -> Tensor:
         """Train as language models are: the batch holds each image twice, one copy a mask; so for both networks."""
@@ -116,5 +113,5 @@ def make_bench(scale: Scale, classes: int) -> Bench:
         image=torch.randn(scale.step_images, 3, scale.step_side, scale.step_side, device=scale.device),
         gold=case.wide[0],
         case=case,
-        many=make_many(case, classes),
+        many=make_many(scale.step_images, classes, scale.step_side, scale.device),
     )
