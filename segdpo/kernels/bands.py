@@ -20,6 +20,8 @@ ScoreBand = Callable[[Sequence[Logits], slice], PerPair]
 
 # Upsampled numbers in a band: with what scoring makes of it, a few MB that a CPU's caches mostly hold.
 CPU_BAND, DEVICE_BAND = 1 << 18, 1 << 23
+# Thinner bands read about as many rows as they make, and are widened anew for each.
+LEAST_ROWS = 8
 
 
 def sum_of_bands(score: ScoreBand, low: LowResolution, *beside: LowResolution, numbers: int | None = None) -> PerPair:
@@ -33,7 +35,7 @@ def sum_of_bands(score: ScoreBand, low: LowResolution, *beside: LowResolution, n
     """
     if numbers is None:
         numbers = CPU_BAND if low.logits.device.type == "cpu" else DEVICE_BAND
-    rows = max(1, numbers // (low.shape[0] * low.shape[1] * low.grid[1]))
+    rows = max(LEAST_ROWS, numbers // (low.shape[0] * low.shape[1] * low.grid[1]))
     result: PerPair = _SumOfBands.apply(low.logits, low, list(beside), score, rows)
     return result
 
@@ -104,7 +106,7 @@ class Rows:
         wide = wide[..., : self.low.size[1]]
         first, down = self._first[some.start], self._down[some, None]
         above, below = (wide.index_select(2, rows[some] - first) for rows in (self._above, self._below))
-        return (above * (1 - down) + below * down).flatten(2)
+        return torch.lerp(above, below, down).flatten(2)
 
 
 def _bands(size: tuple[int, int], rows: int) -> Iterator[tuple[slice, slice]]:

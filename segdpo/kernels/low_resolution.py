@@ -105,7 +105,6 @@ def low_resolution_margin(
     `position` are flat indices into [pairs, height · width] of the image, `plus` and `minus` the classes there, as a
     PairIndex holds them. For log-likelihood, or for log-odds of one channel with the weights doubled.
     """
-    plus, minus = plus.long(), minus.long()
     legal = [ids.clamp(0, max(2, low.shape[1]) - 1) for ids in (plus, minus)]
     # A class that the logits do not have gives no number, rather than another class's.
     weight = weight.masked_fill((plus != legal[0]) | (minus != legal[1]), float("nan"))
@@ -188,12 +187,12 @@ class _Places:
 def _entries(shape: torch.Size, index: Tensor, plus: Tensor, minus: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (sign, flat index) such that the pixel's margin is Σ sign · logit."""
     if shape[1] == 1:
-        yield (plus - minus).float(), index
+        yield (plus > 0).float() - (minus > 0).float(), index
         return
     one = torch.ones((), device=index.device)
     plane = shape[2] * shape[3]
-    yield one, index + plus * plane
-    yield -one, index + minus * plane
+    yield one, index + plus.long() * plane
+    yield -one, index + minus.long() * plane
 
 
 def _ratio(numerator: int, denominator: int, dtype: torch.dtype) -> Tensor:

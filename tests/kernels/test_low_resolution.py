@@ -23,10 +23,11 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 @pytest.fixture(autouse=True, scope="module")
 def _many_bands_and_chunks():
     """Small images would otherwise be one band and one chunk."""
-    kept = bands.CPU_BAND, low_resolution.CHUNK
-    bands.CPU_BAND, low_resolution.CHUNK = 200, 37
-    yield
-    bands.CPU_BAND, low_resolution.CHUNK = kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bands, "CPU_BAND", 200)
+        patch.setattr(bands, "LEAST_ROWS", 1)
+        patch.setattr(low_resolution, "CHUNK", 37)
+        yield
 
 
 @st.composite
@@ -204,7 +205,7 @@ def test_twice_the_same_on_a_cpu(monkeypatch):
     assert all(torch.equal(first, grad()) for _ in range(3))
 
 
-def test_what_a_band_brings_along_is_summed_over_all_of_them():
+def test_what_a_band_brings_along_is_summed_over_all_of_them(monkeypatch):
     low = LowResolution(torch.randn(2, 3, 4, 5), (17, 20), (15, 19))
     seen = []
 
@@ -212,9 +213,13 @@ def test_what_a_band_brings_along_is_summed_over_all_of_them():
         seen.append(pixels)
         return given[0].sum((1, 2)) - given[1].sum((1, 2))
 
-    found = sum_of_bands(score, low, replace(low, logits=low.logits * 2), numbers=200)
-    torch.testing.assert_close(found, -upsampled(low).sum((1, 2, 3)), rtol=1e-5, atol=1e-4)
-    assert [(some.start, some.stop) for some in seen] == [(r * 19, (r + 1) * 19) for r in range(15)]
+    for least, numbers, rows in ((1, 200, 1), (8, 200, 8), (1, 2 * 3 * 20 * 4, 4)):
+        monkeypatch.setattr(bands, "LEAST_ROWS", least)
+        seen.clear()
+        found = sum_of_bands(score, low, replace(low, logits=low.logits * 2), numbers=numbers)
+        torch.testing.assert_close(found, -upsampled(low).sum((1, 2, 3)), rtol=1e-5, atol=1e-4)
+        firsts = range(0, 15, rows)
+        assert [(some.start, some.stop) for some in seen] == [(r * 19, min(r + rows, 15) * 19) for r in firsts]
 
 
 @pytest.mark.parametrize(
