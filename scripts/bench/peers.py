@@ -38,7 +38,7 @@ def trl_row(scale: Scale) -> Row:
         trl = import_module("trl")
         trainer = import_module("trl.trainer.dpo_trainer").DPOTrainer
     except ImportError as error:
-        return Row("P1", what, failed=f"not installed: {error}")
+        return Row("P1", what, over=(), note=f"{what}: not installed ({error}).")
     bench = make_bench(scale, CLASSES)
     theirs = partial(trl_loss, trainer, bench)
     torch.testing.assert_close(theirs().detach(), bench.live().detach(), rtol=1e-3, atol=1e-4)
@@ -119,7 +119,7 @@ def cross_entropy_rows(scale: Scale) -> Iterator[Row]:
         try:
             entropy = getattr(import_module(module), function)
         except ImportError as error:
-            yield Row("P1", what, failed=f"not installed: {error}")
+            yield Row("P1", what, over=(), note=f"{what}: not installed ({error}).")
             continue
 
         def theirs(entropy: Any = entropy, name: str = name) -> Tensor:

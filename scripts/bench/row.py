@@ -38,8 +38,9 @@ def at_least(limit: float) -> Target:
 class Row:
     """One line: `sides` holds the samples of each side, round by round; `over` the two whose ratio counts.
 
-    With one name in `over`, what counts is that side itself (an error, a count, a slope). `failed` is why there is
-    nothing to show. `curve` holds samples by size, where cost is measured against a size; `against` names both axes.
+    With one name in `over`, what counts is that side itself (an error, a count, a slope); with none, nothing was
+    measured, and `note` says why. `failed` is what went wrong. `curve` holds samples by size, where cost is measured
+    against a size; `against` names both axes.
     """
 
     id: str
@@ -63,7 +64,7 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """The ratio of every round."""
-        if self.failed:
+        if self.failed or not self.over:
             return []
         first, *second = (self.sides[name] for name in self.over)
         if not second:
@@ -72,14 +73,18 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without a target."""
-        return None if self.target is None else not self.failed and self.target.is_met(median(self.ratios))
+        """Whether the target is met; None without a target, False for what failed."""
+        if self.failed:
+            return False
+        return None if self.target is None else self.target.is_met(median(self.ratios))
 
     def cells(self) -> tuple[str, ...]:
         """Return the line as the table shows it."""
-        if self.failed:
-            return (self.id, self.what, "", "", "", "", "failed", str(self.target or ""), "not met")
-        sides = [f"{median(self.sides[side]):.3g} {self.unit}".strip() if side in self.sides else "" for side in SIDES]
+        if self.failed or not self.over:
+            said = ("failed", str(self.target or ""), "not met") if self.failed else ("not measured", "", "")
+            return (self.id, self.what, "", "", "", "", *said)
+        middles = {side: number(median(samples)) for side, samples in self.sides.items()}
+        sides = [f"{middles[side]} {self.unit}".strip() if side in middles else "" for side in SIDES]
         met = {True: "met", False: "not met", None: ""}[self.met]
         return (self.id, self.what, *sides, saying(self.ratios), str(self.target or ""), met)
 
@@ -102,5 +107,10 @@ class Row:
 def saying(values: Sequence[float]) -> str:
     """Return the median with the lowest and the highest value."""
     if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
+        return number(values[0])
+    return f"{number(median(values))} ({number(min(values))}–{number(max(values))})"
+
+
+def number(value: float) -> str:
+    """Return three digits, or all that stand before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -13,7 +13,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import benchmark
-from bench import cases, lightning_step, memory, rounds, training
+from bench import cases, lightning_step, memory, peers, rounds, training
 from bench.row import Row, Target, at_least, at_most
 from bench.scale import choose_scale
 
@@ -99,12 +99,21 @@ def test_a_row_says_medians_the_ratio_of_each_round_and_whether_the_target_is_me
     assert Row("S1", "step", "ms", sides, target=at_least(2.5)).cells()[-1] == "not met"
     assert Row("L6", "error", "nats", {"ours": [0.5]}, ("ours",)).cells()[-3:] == ("0.5", "", "")
     assert Row("L5", "none", failed="why", target=at_most(1)).met is False
+    assert Row("S2", "step", "ms", {"fair baseline": [1.0], "ours": [1160.4]}).cells()[5:7] == ("1160 ms", "1160")
     assert str(Target(2, at_least=True)) == "≥ 2"
 
 
 def test_a_ratio_of_what_was_not_measured_is_refused():
     with pytest.raises(ValueError, match=r"Expected sides among .* but got \('ours',\)"):
         Row("S1", "step", "ms", {"ours": [1.0]})
+
+
+def test_a_peer_that_is_not_installed_is_said_and_is_no_failure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    row = peers.trl_row(SCALE)
+    assert row.cells()[2:] == ("", "", "", "", "not measured", "", "")
+    assert not row.failed
+    assert "not installed" in row.note
 
 
 def test_sides_take_turns_in_going_first():
