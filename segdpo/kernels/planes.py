@@ -21,8 +21,8 @@ Slope = tuple[Label, str, Tensor]
 """A plane's labels in a chunk, a quantity, and how much it counts in the end, pixel by pixel or as one number."""
 
 CHUNK = 2**18
-"""Logits a chunk, 1 MiB of fp32: about a core's L2 cache. A quarter of it took a fifth longer, eight times twice as
-long (21 classes)."""
+"""Logits a chunk, 1 MiB of fp32: about a core's L2 cache. A third of it took a fifth longer, five times as much more
+than twice as long (21 classes)."""
 
 
 @dataclass(frozen=True, eq=False)

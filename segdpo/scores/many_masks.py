@@ -79,7 +79,7 @@ def score_masks_by(
     scores, wanted = list(scores), [score for score in scores if score in wants_chosen]
     _check_pairs(masks, pairs, mask_image, index)
     if backend == "auto":
-        backend = choose_backend(logits, wants_chosen=bool(wanted), index=index is not None)
+        backend = choose_backend(logits, wants_chosen=bool(wanted), index=index is not None, meets=True)
     many = _ManyMasks(logits, masks, pairs, mask_image.long(), valid, check, backend)
     if backend == "sparse" and all(many.is_sum(score) for score in scores):
         found = mask_index(masks, pairs, mask_image, valid) if index is None else index

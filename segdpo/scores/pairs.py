@@ -77,7 +77,8 @@ def scores_of(
     """Score the pairs under each choice; a chosen score that is wanted comes along, another when it is asked for."""
     check_choice("backend", backend, ("auto", *BACKENDS))
     if backend == "auto":
-        backend = choose_backend(logits, wants_chosen=any(wants_chosen), index=masks.has_index)
+        meets = masks.image_index is not None
+        backend = choose_backend(logits, wants_chosen=any(wants_chosen), index=masks.has_index, meets=meets)
     sparse = backend == "sparse"
     measures = [masks.measure(*choice, sparse=sparse) for choice in choices]
     if any(wants_chosen):
