@@ -29,7 +29,7 @@ class SharedEncoder(Reference):
     Args:
         network: the reference; its encoder is not copied.
         encoder: name of the submodule in network and policy alike, such as "network.backbone" (torchvision) or
-            "network.segformer.encoder" (Hugging Face). Whatever follows it must not change features in place.
+            "network.segformer" (Hugging Face). Whatever follows it must not change features in place.
     """
 
     def __init__(self, network: nn.Module, encoder: str = "network.encoder") -> None:
