@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -49,12 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
     torch.set_num_threads(given.threads)
     scale = choose_scale(given.device, given.quick, given.rounds, given.clock)
-    start, found = time.monotonic(), []
+    found: list[Row] = []
+    taken: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in chosen_parts(given.only):
             torch.use_deterministic_algorithms(False)
+            start = time.monotonic()
             found += [row for row in measure(part, scale, Path(folder) / part) if is_chosen(part, row.id, given.only)]
-    taken = time.monotonic() - start
+            taken[part] = time.monotonic() - start
     show(found, taken, scale)
     write(given.json, found, taken, scale)
     if curves := [row for row in found if row.curve]:
@@ -106,12 +108,12 @@ def measure(part: str, scale: Scale, folder: Path) -> Iterator[Row]:
             yield Row(name, f"{part}: {reason}", failed=reason)
 
 
-def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
+def show(found: Sequence[Row], taken: Mapping[str, float], scale: Scale) -> None:
     """Print the table, and what is to be said about its rows."""
     size = "" if scale.rounds > 2 else ", sizes of a test: no figure means anything"
     said = f"{scale.rounds} rounds in turns, {scale.clock} clock"
     title = f"{said}; sides: medians; ratio: median (lowest–highest){size}"
-    table = Table(*COLUMNS, title=title, caption=f"{taken:.0f} s")
+    table = Table(*COLUMNS, title=title, caption=f"{sum(taken.values()):.0f} s")
     for row in found:
         table.add_row(*row.cells())
     console = Console(width=200)
@@ -121,7 +123,7 @@ def show(found: Sequence[Row], taken: float, scale: Scale) -> None:
             console.print(f"{row.id}: {row.note}", highlight=False, markup=False)
 
 
-def write(path: Path, found: Sequence[Row], taken: float, scale: Scale) -> None:
+def write(path: Path, found: Sequence[Row], taken: Mapping[str, float], scale: Scale) -> None:
     """Write the machine, the versions and every sample; and the table as Markdown."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
