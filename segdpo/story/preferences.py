@@ -23,6 +23,8 @@ from segdpo.story.configs import MISSING, Plain, build, plain
 log = logging.getLogger(__name__)
 
 WITH_WEIGHTS = "segdpo.pairs.prediction.with_weights"
+PREDICT_WITH = "segdpo.pairs.prediction.predict_with"
+PREDICT_IN_VIEWS = "segdpo.data.view_prediction.predict_in_views"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ def with_preferences(
     keep the preferences of then, so that all rounds are measured on the same.
     """
     judged = selected(config, source, splits, network) if first is None else first.images
-    mask_source = build(asking_the_reference(plain(config.pairs), network))
+    mask_source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
     if mask_source is None:
         infos = [info_of(source, int(number), preferences=True) for number in judged]
         return Judged(source, replace(splits, train=judged), judged, pairs=sum(info.pairs or 0 for info in infos))
@@ -77,7 +79,7 @@ def with_preferences(
 
 def selected(config: DictConfig, source: RecordSource, splits: Splits, network: Plain) -> Numbers:
     """Return the training images that are worth judging, by the selection of the configuration."""
-    selection = build(asking_the_reference(plain(config.selection), network))
+    selection = build(asking_the_reference(plain(config.selection), network, plain(config.transforms.eval)))
     chosen: Sequence[int] = selection(Subset(source, splits.train.tolist()), seed=config.seed)
     return np.sort(splits.train[np.asarray(chosen, np.int64)])
 
@@ -86,8 +88,10 @@ def given() -> None:
     """Stand for the preferences that the data came with, where a yaml of conf/pairs names a source of masks."""
 
 
-def asking_the_reference(node: Plain, network: Plain) -> Plain:
+def asking_the_reference(node: Plain, network: Plain, views: Plain | None = None) -> Plain:
     """Put the reference, as `network` builds it, wherever a source of masks asks a network and names no weights.
+
+    `views`: the eval transform; through it the network sees images as it does in training and in evaluation.
 
     >>> node = {"predict": {"model": {"_target_": WITH_WEIGHTS, "path": MISSING}, "device": "cpu"}}
     >>> asking_the_reference(node, {"_target_": "my.reference"})
@@ -99,11 +103,18 @@ def asking_the_reference(node: Plain, network: Plain) -> Plain:
             return [visit(one) for one in part]
         if not isinstance(part, dict):
             return part
-        if part.get("_target_") == WITH_WEIGHTS and part.get("path") == MISSING:
+        if _is_open(part):
             return network
+        if views is not None and part.get("_target_") == PREDICT_WITH and _is_open(part.get("model")):
+            return {"_target_": PREDICT_IN_VIEWS, "model": network, "views": views, "device": part["device"]}
         return {key: visit(value) for key, value in part.items()}
 
     return {key: visit(value) for key, value in node.items()}
+
+
+def _is_open(part: Any) -> bool:
+    """Say whether this is a network whose weights are left open."""
+    return isinstance(part, dict) and part.get("_target_") == WITH_WEIGHTS and part.get("path") == MISSING
 
 
 def asks_a_network(node: Plain) -> bool:

@@ -2,10 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from small import STARTED, composed
+from toy_records import record as toy
 
 from segdpo.story.configs import build, check_at_start, key_of, plain, stamp_of_files
 from segdpo.story.preferences import asking_the_reference
@@ -39,6 +41,19 @@ def test_only_networks_without_weights_are_the_reference():
     node = {"sources": [{"model": own}, {"model": open_}]}
     found = asking_the_reference(node, {"_target_": "the.reference"})
     assert found == {"sources": [{"model": own}, {"model": {"_target_": "the.reference"}}]}
+
+
+def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():
+    config = composed(*STARTED, "pairs=own_candidates", "transforms=resized", "transforms.size=16")
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
+    sizes: list[torch.Size] = []
+    source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
+    for part in source.keywords["sources"].values():
+        model = part.keywords["predict"].keywords["model"]
+        model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
+    masks = source(toy(size=(40, 24)), np.random.default_rng(1)).masks
+    assert masks.shape[1:] == (40, 24)
+    assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
 
 
 @pytest.mark.parametrize(
