@@ -25,7 +25,7 @@ train: $(STAMP)  ## the main job on the embedded data; options: make train ARGS=
 	$(BIN)/python train.py loss=hinge_anchor $(ARGS)
 
 test: check  ## every check and every test, with coverage
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 bench: $(STAMP)  ## the table of speed and memory, and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)

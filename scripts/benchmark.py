@@ -25,14 +25,15 @@ from bench.scale import Scale, choose_scale
 from rich.console import Console
 from rich.table import Table
 
-# Each is a module of scripts/bench/ and has rows(scale, folder).
+# Each is a module of scripts/bench/ and has rows(scale, folder). Losses first: after whole steps the C library holds
+# memory back that a new tensor of zeros then finds paged in, and L2 would measure that.
 PARTS = {
-    "steps": ("S1", "S2", "S3", "S4", "S5"),
-    "steps_memory": ("S6",),
     "loss_speed": ("L1", "L2", "L3"),
     "loss_memory": ("L4",),
     "loss_masks": ("L5",),
     "loss_error": ("L6",),
+    "steps": ("S1", "S2", "S3", "S4", "S5"),
+    "steps_memory": ("S6",),
     "data_store": ("D1", "D"),
     "data_loader": ("D2",),
     "lightning_step": ("F1",),

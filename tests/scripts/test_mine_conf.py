@@ -28,6 +28,9 @@ NEEDED = {
     ("pairs", "function"): ["pairs.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
     "entropy": ["selection.acquisition.predict.model.path=null"],
+    "own_candidates": [
+        f"pairs.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
+    ],
     **{name: ["pairs.predict.model.path=null"] for name in ("thresholds", "class_biases", "tta", "logit_noise")},
 }
 
