@@ -20,9 +20,9 @@ class Scale:
     loss_side: int = 512
     error_side: int = 1024
     record_side: int = 512
-    records: int = 16
-    table_pairs: int = 300_000
-    loop_steps: int = 6
+    records: int = 12
+    table_pairs: int = 100_000
+    loop_steps: int = 4
     growth_sides: tuple[int, ...] = (128, 256, 512, 1024)
     growth_pairs: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)
 
