@@ -127,9 +127,7 @@ class Masks:
         return Measure(inside, pixel_weights(divisor, self.dtype), best, self.image_index, quantity)
 
     def _even(self, quantity: str, region: str, reduction: str) -> Measure:
-        counts = self.index.valid if region == "image" else self.index.differing
-        divisor = torch.ones_like(counts) if reduction == "sum" else counts
-        weights = pixel_weights(divisor[:, None], self.dtype)
+        weights = even_weights(region, reduction, self.index.valid, self.index.differing, self.dtype)
         return EvenMeasure(lambda: (self._inside(region), self.label(0)), weights, self.image_index, quantity)
 
     def _inside(self, region: RegionChoice) -> Tensor:
@@ -177,6 +175,12 @@ def prepare(
     """
     found = Masks(logits, masks, valid=valid, image_index=image_index, check=check)
     return found.labels, found.measure(quantity, region, reduction)
+
+
+def even_weights(region: str, reduction: str, valid: Tensor, differing: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what each pixel of a pair weighs, [pairs, 1], where `is_even`: from how many are judged and differ."""
+    counts = valid if region == "image" else differing
+    return pixel_weights((torch.ones_like(counts) if reduction == "sum" else counts)[:, None], dtype)
 
 
 def is_even(region: RegionChoice, reduction: str) -> bool:

@@ -16,7 +16,6 @@ from bench.loss_speed import anchored_loss
 from bench.row import Row, at_most
 from bench.scale import Scale
 from segdpo import PairScores, PreferenceLoss, score_pairs
-from segdpo.training.scoring import reads_chosen
 
 SIDE, CLASSES, WARM_UP, AFTER = 32, 5, 4, 6
 # What has to know a value, or how many there are, before the host can go on: a GPU is waited for.
@@ -35,7 +34,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     count: Callable[[Callable[[], object]], list[str]] = waits_on_cuda if scale.device.type == "cuda" else waits_on_cpu
     for name, loss in losses.items():
         check_without_values(loss)
-        waits = count(partial(score, reads_chosen(loss), make_case(2, CLASSES, SIDE, scale.device)))
+        waits = count(partial(score, loss.reads_chosen.reference, make_case(2, CLASSES, SIDE, scale.device)))
         what = f"waits for the device a step of the {name} loss, index given, forward and backward"
         note = f"{what}: {', '.join(waits)}." if waits else ""
         yield Row("C1", what, "", {"ours": [float(len(waits))]}, ("ours",), at_most(0), note)

@@ -15,7 +15,7 @@ from bench.scale import Scale
 from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
 from segdpo.models.segmenter import smp_model
 from segdpo.training.references import frozen_copy
-from segdpo.training.scoring import reads_chosen, without_logits
+from segdpo.training.scoring import without_logits
 
 
 def hinge_loss() -> PreferenceLoss:
@@ -72,7 +72,7 @@ class Bench:
         pairs = (self.case.chosen, self.case.rejected)
         with torch.no_grad():
             scores = self.loss.score_logits(self.reference(self.image), *pairs, index=self.case.index)
-            reference = without_logits(scores, reads_chosen(self.loss))
+            reference = without_logits(scores, self.loss.reads_chosen.reference)
         return self.loss.on_logits(self.policy(self.image), reference, *pairs, index=self.case.index).total
 
     def all_pairs(self) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segdpo.kernels.low_resolution import LowResolution, SmallLogits
-from segdpo.kernels.pixels import Logits, PerPair, score_dtype
+from segdpo.kernels.pixels import Logits, PerPair, score_dtype, wide_dtype
 
 ScoreBand = Callable[[Sequence[Logits], slice], PerPair]
 """Takes upsampled logits [images, channels, pixels] of one band and which of the image's pixels these are."""
@@ -50,7 +50,7 @@ class _SumOfBands(torch.autograd.Function):
         ctx.save_for_backward(logits)
         ctx.rows = [Rows(one) for one in (low, *beside)]
         ctx.score, ctx.step = score, rows
-        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        wide = wide_dtype(logits)
         with _no_autocast(logits.device):
             parts = [
                 score([one.upsample(some) for one in ctx.rows], pixels).to(wide)

@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from segdpo.kernels.margin import dense_margin
-from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, whole_score
+from segdpo.kernels.pixels import Labels, Logits, Measure, Scores
+from segdpo.kernels.plain import reference_scores
 
 
 def compiled_scores(
@@ -19,7 +19,7 @@ def compiled_scores(
     *,
     index: object = None,
     in_place: bool = False,
-) -> tuple[list[PerPair], list[PerPair | None]]:
+) -> Scores:
     """Return the margin of every measure, and the chosen score of those that want it; `index` is not needed.
 
     Compiled at the first call for each kind of loss (its quantities and which scores it wants), not for each size.
@@ -39,14 +39,12 @@ def _dense(
     image_index: Tensor | None,
     quantities: tuple[str, ...],
     wants_chosen: tuple[bool, ...],
-) -> tuple[list[Tensor], list[Tensor | None]]:
+) -> Scores:
     measures = [Measure(*table, image_index, quantity) for table, quantity in zip(tables, quantities, strict=True)]
-    margins = [dense_margin(logits, chosen, rejected, measure) for measure in measures]
-    wanted = zip(measures, wants_chosen, strict=True)
-    return margins, [whole_score(logits, chosen, measure) if wants else None for measure, wants in wanted]
+    return reference_scores(logits, chosen, rejected, measures, wants_chosen)
 
 
 @cache
-def _compiled() -> Callable[..., tuple[list[PerPair], list[PerPair | None]]]:
+def _compiled() -> Callable[..., Scores]:
     # Sizes are symbols from the first call on: else the eighth new size makes torch fall back without a word.
     return torch.compile(_dense, dynamic=True, fullgraph=True)

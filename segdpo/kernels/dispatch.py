@@ -8,8 +8,8 @@ from torch import Tensor
 from segdpo.kernels.compiled import compiled_scores
 from segdpo.kernels.fused import fused_scores
 from segdpo.kernels.pair_index import PairIndex
-from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
-from segdpo.kernels.plain import Scores, log_odds_scores, reference_scores
+from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, Scores, log_sum_exp_cancels
+from segdpo.kernels.plain import log_odds_scores, reference_scores
 from segdpo.kernels.triton_scores import is_usable, triton_scores
 
 BACKENDS: dict[str, Callable[..., Scores]] = {
@@ -50,8 +50,7 @@ def scores_by(
     """Return the margin of every measure, and the chosen score of those that want it."""
     whole: dict[int, PerPair | None] = {}
     margins: dict[int, PerPair] = {}
-    # Log-sum-exp cancels in a margin of log-likelihoods, but not in one of log-odds unless there is one channel.
-    cancels = [measure.quantity == "log_likelihood" or logits.shape[1] == 1 for measure in measures]
+    cancels = [log_sum_exp_cancels(measure.quantity, logits.shape[1]) for measure in measures]
     for function, kind in ((BACKENDS[backend], True), (log_odds_scores, False)):
         own = [number for number, linear in enumerate(cancels) if linear is kind]
         if own:

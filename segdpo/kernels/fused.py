@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from segdpo.kernels.pair_index import PairIndex, index_of
-from segdpo.kernels.pixels import EvenMeasure, Labels, Logits, Measure, PerPair, score_dtype, whole_score
+from segdpo.kernels.pixels import (
+    EvenMeasure,
+    Labels,
+    Logits,
+    Measure,
+    PerPair,
+    Scores,
+    log_sum_exp_cancels,
+    score_dtype,
+    step_factor,
+    whole_score,
+)
 from segdpo.kernels.planes import Planes
 from segdpo.kernels.sparse import entry_weights
 from segdpo.kernels.sums import Steps, sums_of
@@ -26,7 +37,7 @@ def fused_scores(
     *,
     index: PairIndex | None = None,
     in_place: bool = False,
-) -> tuple[list[PerPair], list[PerPair | None]]:
+) -> Scores:
     """Return the margin of every measure, and the chosen score of those that want it.
 
     For log-likelihood, and for log-odds of one channel, where log-sum-exp cancels. Whole masks are read only if a
@@ -55,7 +66,7 @@ def fused_scores(
 
 def fused_chosen(logits: Logits, chosen: Labels, measure: Measure) -> PerPair:
     """Return the chosen score alone."""
-    if logits.device.type != "cpu" or (measure.quantity == "log_odds" and logits.shape[1] > 1):
+    if logits.device.type != "cpu" or not log_sum_exp_cancels(measure.quantity, logits.shape[1]):
         return whole_score(logits, chosen, measure)
     _, whole = sums_of(logits, None, Planes(chosen, [measure]))
     assert whole is not None
@@ -67,6 +78,5 @@ def _margins(sums: Tensor, measures: Sequence[Measure]) -> list[Tensor]:
     found = []
     for measure in measures:
         total = sums[-1] * measure.weights[:, 0] if isinstance(measure, EvenMeasure) else next(uneven)
-        # One channel: log-odds are ±z, and swapping the class moves them by 2z.
-        found.append(total * 2 if measure.quantity == "log_odds" else total)
+        found.append(total * step_factor(measure.quantity))
     return found

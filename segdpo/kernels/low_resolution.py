@@ -18,7 +18,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segdpo.kernels.pixels import ImageIndex, PerPair, score_dtype
+from segdpo.kernels.pixels import ImageIndex, PerPair, score_dtype, wide_dtype
 
 Position = Integer[Tensor, "differing"]
 Weight = Float[Tensor, "differing"]
@@ -130,8 +130,7 @@ class _LowResolutionMargin(torch.autograd.Function):
         ctx.save_for_backward(position, plus, minus, weight, image_index)
         ctx.shape, ctx.dtype, ctx.device = logits.shape, logits.dtype, logits.device
         ctx.places = _Places(low)
-        # Adding one by one in fp32 loses what the identity has just saved. MPS has no float64.
-        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        wide = wide_dtype(logits)
         total = torch.zeros(pairs, dtype=wide, device=logits.device)
         for some in range(0, len(position), CHUNK):
             part = slice(some, some + CHUNK)

@@ -14,6 +14,8 @@ Labels = Integer[Tensor, "pairs pixels"]
 ImageIndex = Integer[Tensor, "pairs"]
 PixelScores = Float[Tensor, "pairs pixels"]
 PerPair = Float[Tensor, "pairs"]
+Scores = tuple[list[PerPair], list[PerPair | None]]
+"""Of each measure the margins, and the chosen scores where they are wanted."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,24 @@ class EvenMeasure(Measure):
 def whole_score(logits: Logits, labels: Labels, measure: Measure) -> PerPair:
     """Return s = Σ weight · quantity over the pixels inside."""
     return measure.spread(pixel_scores(logits, labels, measure.image_index, measure.quantity)).sum(1)
+
+
+def log_sum_exp_cancels(quantity: str, channels: int) -> bool:
+    """Whether a margin is a sum of differences of logits.
+
+    In log-odds of several classes each is left out of its own log-sum-exp, so it does not cancel.
+    """
+    return quantity == "log_likelihood" or channels == 1
+
+
+def step_factor(quantity: str) -> float:
+    """Return what z[y⁺] − z[y⁻] counts: log-odds of one channel are ±z, and swapping the class moves them by 2z."""
+    return 2.0 if quantity == "log_odds" else 1.0
+
+
+def wide_dtype(values: Tensor) -> torch.dtype:
+    """Return what sums are made in: adding in fp32 loses what the identity has saved, and MPS has no fp64."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 def score_dtype(logits: Tensor) -> torch.dtype:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from segdpo.kernels.margin import dense_margin, log_odds_margin
 from segdpo.kernels.pair_index import PairIndex
-from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, whole_score
-
-Scores = tuple[list[PerPair], list[PerPair | None]]
+from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, Scores, whole_score
 
 
 def reference_scores(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from segdpo.kernels.pair_index import PairIndex
-from segdpo.kernels.pixels import EvenMeasure, ImageIndex, Logits, Measure, score_dtype
+from segdpo.kernels.pixels import EvenMeasure, ImageIndex, Logits, Measure, score_dtype, wide_dtype
 
 Place = Integer[Tensor, "entries"]
 
@@ -76,10 +76,8 @@ def poison(index: PairIndex, channels: int) -> Float[Tensor, ""]:
 
 def sum_rows(values: Float[Tensor, "entries"], index: PairIndex) -> Float[Tensor, "rows"]:
     """Return the sum of each row's values, in fp64 where the device has it."""
-    # One by one in fp32 loses what the identity has just saved. MPS has no float64.
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
     # `unsafe` leaves out a look at the lengths, which a GPU would be waited for.
-    return torch.segment_reduce(values.to(wide), "sum", lengths=index.differing, unsafe=True)
+    return torch.segment_reduce(values.to(wide_dtype(values)), "sum", lengths=index.differing, unsafe=True)
 
 
 def entry_weights(measure: Measure, index: PairIndex) -> Float[Tensor, "entries"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from segdpo.kernels.in_place import check_not_spent, check_own_memory
 from segdpo.kernels.pair_index import PairIndex
 from segdpo.kernels.pixels import ImageIndex, Logits, score_dtype
 from segdpo.kernels.planes import Planes, plane_sums, write_plane_slopes
@@ -33,11 +34,8 @@ def sums_of(
 
     In fp64 where the device has it. The backward writes one gradient: with `in_place` over the logits, else anew.
     """
-    if in_place and any(step == 0 and size > 1 for step, size in zip(logits.stride(), logits.shape, strict=True)):
-        raise ValueError(
-            "Expected logits with memory of their own for in_place=True but got an expanded tensor of strides "
-            f"{logits.stride()}; leave in_place out, or pass logits.contiguous()."
-        )
+    if in_place:
+        check_own_memory(logits)
     sums: tuple[Tensor | None, Tensor | None] = _Sums.apply(logits, steps, planes, in_place)
     return sums
 
@@ -63,11 +61,7 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_sums: Tensor | None, grad_whole: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.spent:
-            raise RuntimeError(
-                "Expected one backward through scores with in_place=True, but this is the second: the first has "
-                "written the gradient over the logits; leave in_place out to go backward twice."
-            )
+        check_not_spent(ctx.spent)
         ctx.spent, create_graph = ctx.in_place, torch.is_grad_enabled()
         with torch.no_grad():
             grad = _gradient(ctx, grad_sums, grad_whole)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair
+from segdpo.kernels.in_place import check_not_spent, check_own_memory
+from segdpo.kernels.pixels import Labels, Logits, Measure, Scores
 from segdpo.kernels.triton_plan import Plan, make_plan
 
 
@@ -45,17 +46,14 @@ def triton_scores(
     *,
     index: object = None,
     in_place: bool = False,
-) -> tuple[list[PerPair], list[PerPair | None]]:
+) -> Scores:
     """Return the margin of every measure, and the chosen score of those that want it.
 
     The masks hold a class everywhere, and the same one where a pixel is ignored. They are read whole; `index` is taken
     for the sake of one signature. With `in_place` the backward writes the gradient over the logits, which are lost.
     """
-    if in_place and any(step == 0 and size > 1 for step, size in zip(logits.stride(), logits.shape, strict=True)):
-        raise ValueError(
-            "Expected logits with memory of their own for in_place=True but got an expanded tensor of strides "
-            f"{logits.stride()}; leave in_place out, or pass logits.contiguous()."
-        )
+    if in_place:
+        check_own_memory(logits)
     if not is_usable(logits):
         raise ValueError(
             f'Expected logits on a GPU of capability 8 or newer, and Triton 3.3 or newer, for backend="triton", but '
@@ -87,11 +85,7 @@ class _TritonScores(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from segdpo.kernels.triton_launch import gradient_of
 
-        if ctx.spent:
-            raise RuntimeError(
-                "Expected one backward through scores with in_place=True, but this is the second: the first has "
-                "written the gradient over the logits; leave in_place out to go backward twice."
-            )
+        check_not_spent(ctx.spent)
         # once_differentiable would let a constant `grad` through, and the second derivative be taken for 0.
         if torch.is_grad_enabled():
             raise RuntimeError(

@@ -15,7 +15,7 @@ from segdpo.kernels.drift import pixel_kl
 from segdpo.kernels.low_resolution import LowResolution, low_resolution_margin
 from segdpo.kernels.margin import dense_margin
 from segdpo.kernels.pair_index import PairIndex, index_of
-from segdpo.kernels.pixels import Measure, whole_score
+from segdpo.kernels.pixels import Measure, log_sum_exp_cancels, step_factor, whole_score
 from segdpo.kernels.sparse import entry_weights
 from segdpo.measures import Masks, RegionChoice
 from segdpo.scores.pair_scores import PairScores
@@ -43,7 +43,7 @@ def low_resolution_pairs(
     """
     masks = _masks(low, {"chosen": chosen, "rejected": rejected}, valid, image_index, index, check)
     measure = masks.measure(quantity, region, reduction, sparse=True)
-    if _is_linear(low, quantity):
+    if log_sum_exp_cancels(quantity, low.shape[1]):
         margin = _margin(low, masks.index, measure)
     else:
         margin = _dense_margin(low, masks.labels[0], masks.labels[1], measure)
@@ -66,7 +66,7 @@ def low_resolution_ranking(
     masks = _masks(low, named, valid, image_index, None, check)
     measure = masks.measure(quantity, region, reduction)
     *better, worst = masks.labels
-    if _is_linear(low, quantity):
+    if log_sum_exp_cancels(quantity, low.shape[1]):
         judged = masks.judged.flatten(1)
         margins = [_margin(low, index_of(mask, worst, judged), measure) for mask in better]
     else:
@@ -127,14 +127,8 @@ def _masks(
     return masks
 
 
-def _is_linear(low: LowResolution, quantity: str) -> bool:
-    # In log-odds of several classes each is left out of its own log-sum-exp, so it does not cancel.
-    return quantity == "log_likelihood" or low.shape[1] == 1
-
-
 def _margin(low: LowResolution, index: PairIndex, measure: Measure) -> Tensor:
-    # One channel: log-odds are ±z, and swapping the class moves them by 2z.
-    weight = entry_weights(measure, index) * (2.0 if measure.quantity == "log_odds" else 1.0)
+    weight = entry_weights(measure, index) * step_factor(measure.quantity)
     where = index.position, index.plus, index.minus
     return low_resolution_margin(low, *where, weight, pairs=len(index.valid), image_index=measure.image_index)
 

@@ -11,10 +11,10 @@ from segdpo.checks import check_finite, check_labels
 from segdpo.kernels.dispatch import choose_backend
 from segdpo.kernels.fused import fused_chosen
 from segdpo.kernels.mask_index import MaskIndex, mask_index
+from segdpo.kernels.pixels import log_sum_exp_cancels, step_factor
 from segdpo.kernels.planes import Planes
 from segdpo.kernels.sums import Steps, sums_of
-from segdpo.measures import Masks, is_even
-from segdpo.regions import pixel_weights
+from segdpo.measures import Masks, even_weights, is_even
 from segdpo.scores.pair_scores import PairScores
 from segdpo.scores.pairs import unless_written
 from segdpo.scores.score import Score, score_pairs_by
@@ -102,8 +102,7 @@ class _ManyMasks:
 
     def is_sum(self, score: Score) -> bool:
         """Whether the score's margins are differences of sums that several pairs share."""
-        linear = score.quantity == "log_likelihood" or self.logits.shape[1] == 1
-        return linear and is_even(score.region, score.reduction)
+        return log_sum_exp_cancels(score.quantity, self.logits.shape[1]) and is_even(score.region, score.reduction)
 
     def by_pairs(self, scores: list[Score], wanted: list[Score], in_place: bool = False) -> dict[Score, PairScores]:
         """Score each pair by itself."""
@@ -133,9 +132,8 @@ class _ManyMasks:
         assert sums is not None
         found = {}
         for score in scores:
-            weight = _weight(score, index, each.dtype)
-            # One channel: log-odds are ±z, and swapping the class moves them by 2z.
-            margin = index.margins(sums[0]) * weight * (2 if score.quantity == "log_odds" else 1)
+            weight = even_weights(str(score.region), score.reduction, index.valid, index.differing, each.dtype)[:, 0]
+            margin = index.margins(sums[0]) * weight * step_factor(score.quantity)
             later = partial(self._chosen_later, score, each, weight)
             chosen: Tensor | Callable[[], Tensor] = unless_written(self.logits, later)
             if whole is not None and score in wanted:
@@ -169,11 +167,6 @@ class _ManyMasks:
 
     def _of_pairs(self, sums: Tensor, weight: Tensor) -> Tensor:
         return (sums.index_select(0, self.pairs[:, 0]) * weight).to(weight.dtype)
-
-
-def _weight(score: Score, index: MaskIndex, dtype: torch.dtype) -> Tensor:
-    counts = index.valid if score.region == "image" else index.differing
-    return pixel_weights((torch.ones_like(counts) if score.reduction == "sum" else counts)[:, None], dtype)[:, 0]
 
 
 def _check_pairs(masks: Tensor, pairs: Tensor, mask_image: Tensor, index: MaskIndex | None) -> None:

@@ -2,15 +2,13 @@
 
 from collections.abc import Collection, Iterable
 
-import torch
 from torch import Tensor, nn
 
 from segdpo.data.batch import PairBatch
 from segdpo.kernels.low_resolution import LowResolution
-from segdpo.regions import IGNORE
 from segdpo.scores import PairScores, Score
 from segdpo.scores.low_resolution import low_resolution_drift, low_resolution_pairs, low_resolution_ranking
-from segdpo.training.scoring import PreferenceBatch, drift_of_batch, score_batch
+from segdpo.training.scoring import PreferenceBatch, as_pair, drift_of_batch, score_batch
 
 Logits = Tensor | LowResolution
 
@@ -60,14 +58,6 @@ def drift_of_logits(policy: Logits, reference: Logits, batch: PreferenceBatch) -
         masks = (batch.chosen, batch.rejected)
         return low_resolution_drift(policy, reference, *masks, valid=batch.valid, image_index=batch.image_index)
     return low_resolution_drift(policy, reference, *as_pair(batch.ranking), valid=batch.valid)
-
-
-def as_pair(ranking: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two masks that agree where all masks of a ranking do, and are judged where all are."""
-    best = ranking[:, 0].masked_fill((ranking == IGNORE).any(1), IGNORE)
-    agree = (ranking == ranking[:, :1]).all(1)
-    # Another legal class wherever any mask disagrees.
-    return best, torch.where(agree, best, (best == 0).to(best.dtype))
 
 
 def _score(score: Score, low: LowResolution, batch: PreferenceBatch) -> PairScores:

@@ -27,7 +27,6 @@ from segdpo.training.low_resolution import (
 from segdpo.training.references import Reference
 from segdpo.training.scoring import (
     PreferenceBatch,
-    reads_chosen,
     weight_of,
     without_logits,
 )
@@ -96,7 +95,6 @@ class PreferenceTask(Task):
         self._hold_statistics, self._starts_at_reference = hold_statistics, starts_at_reference
         self._low_resolution = low_resolution
         self.watched = Score() if watch is None else watch
-        self._reads_chosen = reads_chosen(loss)
         self._start_is_checked = False
         self.train()
 
@@ -177,7 +175,7 @@ class PreferenceTask(Task):
         if isinstance(answer, Mapping):
             return answer, None
         watched = [self.watched] * closely
-        wanted = {*self._reads_chosen, *watched}
+        wanted = {*self.loss.reads_chosen.reference, *watched}
         scores = score_logits(dict.fromkeys([*self.loss.scores, *watched]), answer, batch, wants_chosen=wanted)
         kept = without_logits(scores, wanted)
         return kept, answer if self.loss.needs_drift or not self.training else None

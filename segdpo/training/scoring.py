@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from segdpo.data.batch import PairBatch, RankingBatch
-from segdpo.losses.preference_loss import PreferenceLoss
 from segdpo.regions import IGNORE
 from segdpo.scores import PairScores, Score, score_drift, score_masks_by, score_pairs_by, score_ranking
 
@@ -59,11 +58,15 @@ def drift_of_batch(policy_logits: Tensor, reference_logits: Tensor, batch: Prefe
     if isinstance(batch, PairBatch):
         pairs, index = (batch.chosen, batch.rejected), batch.image_index
         return score_drift(policy_logits, reference_logits, *pairs, valid=batch.valid, image_index=index)
-    best = batch.ranking[:, 0].masked_fill((batch.ranking == IGNORE).any(1), IGNORE)
-    agree = (batch.ranking == batch.ranking[:, :1]).all(1)
-    # Another legal class wherever any mask disagrees, so that a ranking looks like a pair.
-    other = torch.where(agree, best, (best == 0).to(best.dtype))
-    return score_drift(policy_logits, reference_logits, best, other, valid=batch.valid)
+    return score_drift(policy_logits, reference_logits, *as_pair(batch.ranking), valid=batch.valid)
+
+
+def as_pair(ranking: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two masks that agree where all masks of a ranking do, and are judged where all are."""
+    best = ranking[:, 0].masked_fill((ranking == IGNORE).any(1), IGNORE)
+    agree = (ranking == ranking[:, :1]).all(1)
+    # Another legal class wherever any mask disagrees.
+    return best, torch.where(agree, best, (best == 0).to(best.dtype))
 
 
 def weight_of(batch: PreferenceBatch) -> Tensor:
@@ -71,11 +74,6 @@ def weight_of(batch: PreferenceBatch) -> Tensor:
     if isinstance(batch, PairBatch):
         return batch.weight
     return torch.ones(len(batch.ranking), device=batch.ranking.device)
-
-
-def reads_chosen(loss: PreferenceLoss) -> frozenset[Score]:
-    """Return the scores whose s⁺ of the reference some term reads."""
-    return loss.reads_chosen.reference
 
 
 def without_logits(scores: Scores, whole: Collection[Score]) -> dict[Score, PairScores]:
