@@ -1,0 +1,1 @@
+"""A segmenter as a distribution over masks: log-probabilities, entropies, divergences and samples."""
