@@ -27,6 +27,7 @@ NEEDED = {
     "mc_dropout": ["pairs.model.path=null"],
     ("pairs", "function"): ["pairs.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
+    ("judge", "reward_model"): ["judge.model._target_=tests_of_mine_conf.Brightness", "judge.model.path=null"],
     "entropy": ["selection.acquisition.predict.model.path=null"],
     "own_candidates": [
         f"pairs.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
@@ -41,6 +42,16 @@ def dark_and_bright(image, rng):
 
 def size(image, mask):
     return mask.mean()
+
+
+class Brightness(torch.nn.Module):
+    """A reward model without weights: how bright the image is under the mask."""
+
+    def __init__(self, path, classes):
+        super().__init__()
+
+    def forward(self, image, masks, image_index):
+        return (image.mean(1)[image_index] * (masks == 1)).mean((1, 2))
 
 
 @pytest.fixture(autouse=True)
