@@ -11,7 +11,9 @@ from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
 from segdpo.story.configs import Plain, build
 from segdpo.story.evaluation import Evaluated, write_evaluation
 from segdpo.story.evaluation_measure import CHEAP, Examination, Measured, Network, Values, measure_network
+from segdpo.story.frontier import frontier_of
 from segdpo.story.headers import description_of
+from segdpo.story.memory import peak_mib
 from segdpo.story.setting import Setting
 
 # What summary.json of a run says; evaluation/ beside it has all the metrics.
@@ -21,8 +23,10 @@ OVERLAPS = ("iou", "dice")
 def compare_on_test(setting: Setting, policy: nn.Module, reference: nn.Module, device: torch.device) -> Plain:
     """Measure both on the test images, write all of it to evaluation/, and return what summary.json says of it.
 
-    Distances between contours are left to scripts/evaluate.py: they take longer than all the rest.
+    Distances between contours are left to scripts/evaluate.py: they take longer than all the rest. `frontier` says what
+    the policy gained, by the judge, and how far it went for that; its peak of memory is that of what came before.
     """
+    peak = peak_mib()
     networks = {"policy": network_of(setting, policy), "reference": network_of(setting, reference)}
     examination = examination_of(setting, setting.splits.test, CHEAP)
     after, before = (
@@ -32,7 +36,11 @@ def compare_on_test(setting: Setting, policy: nn.Module, reference: nn.Module, d
     if after is not None and before is not None:
         evaluated = Evaluated(after, before)
         write_evaluation(setting.folder / "evaluation", evaluated, networks, examination, device, {"split": "test"})
-    return compare(after, before)
+    summary = compare(after, before)
+    if len(examination.numbers):
+        found = frontier_of(setting, networks["policy"], networks["reference"], device)
+        summary["frontier"] = {**found, "peak_memory": peak}
+    return summary
 
 
 def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, say: str) -> Measured | None:

@@ -18,6 +18,7 @@ from segdpo.story.fitting import metric_of
 from segdpo.story.headers import header_for
 from segdpo.story.judging import Price, judgements, price_of
 from segdpo.story.learning import Learn, learn_from_pairs, pairs_on_test
+from segdpo.story.memory import reset_peak
 from segdpo.story.outputs import draw_test_panel
 from segdpo.story.reference import Reference, make_reference
 from segdpo.story.rounds import check_rounds
@@ -36,6 +37,7 @@ def tell(setting: Setting, callbacks: Sequence[Callback], learn: Learn, price: P
     check_rounds(config)
     reference = make_reference(config, setting.source, setting.splits)
     seconds = {"reference": clock.lap()}
+    reset_peak()
     course = walk(setting, reference, callbacks, learn)
     clock.lap()
     lesson, learned = course.lesson, course.learned
@@ -46,6 +48,9 @@ def tell(setting: Setting, callbacks: Sequence[Callback], learn: Learn, price: P
     summary = finish(setting, lesson.policy, reference, lesson.data, learned.trainer.strategy.root_device)
     summary["pairs"] = pairs_of(tested, lesson.data) | {"judgements": judgements(course.judged, price)}
     summary["metric"] = metric
+    if "frontier" in summary:
+        # What the road takes from the reference on, which all roads start from.
+        summary["frontier"]["seconds"] = sum(course.seconds.values())
     summary["seconds"] = seconds | course.seconds | {"comparison": clock.lap()}
     return summary
 
