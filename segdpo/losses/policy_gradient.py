@@ -19,7 +19,7 @@ Surrogate = Callable[[Tensor, Tensor, Tensor], Tensor]
 def clipped_surrogate(
     log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float = 0.2, clip_higher: float | None = None
 ) -> Tensor:
-    """Return −min(rA, clamp(r, 1 − ε, 1 + ε₊) A), r = e^{log p − log p_old}; ε₊ = `clip_higher`, or ε if that is left out.
+    """Return −min(rA, clamp(r, 1 − ε, 1 + ε₊) A), r = e^{log p − log p_old}; ε₊ = `clip_higher`, else ε.
 
     Schulman et al., "Proximal Policy Optimization Algorithms", 2017; ε₊ > ε: Yu et al., "DAPO", 2025.
 
@@ -40,13 +40,9 @@ def reinforce(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tens
 
 
 @torch.no_grad()
-def clipped(
-    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, *, clip: float = 0.2, clip_higher: float | None = None
-) -> Tensor:
-    """Say where the clipped surrogate has no gradient: r above its range at A > 0, or below it at A < 0."""
-    ratio, advantage = _ratio(log_prob, old_log_prob), like_pixels(advantage, log_prob)
-    low, high = _range(clip, clip_higher)
-    return ((ratio > high) & (advantage > 0)) | ((ratio < low) & (advantage < 0))
+def cut_off(loss: Tensor, log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Say where a surrogate `loss` has left −rA behind, and with it the gradient: what the clip fraction counts."""
+    return loss > -_ratio(log_prob, old_log_prob) * like_pixels(advantage, log_prob)
 
 
 def per_ratio(log_prob: Tensor, inside: Tensor, ratio: str) -> Tensor:
@@ -67,7 +63,7 @@ def per_ratio(log_prob: Tensor, inside: Tensor, ratio: str) -> Tensor:
 
 
 def kl_k1(log_ratio: Tensor) -> Tensor:
-    """Return −d for d = log p_ref − log p of what the policy drew: unbiased for KL(policy ‖ reference), may be negative.
+    """Return −d, d = log p_ref − log p of what the policy drew: unbiased for KL(policy ‖ reference), of either sign.
 
     Schulman, "Approximating KL divergence", 2020. As a loss it needs the ratio as a weight: without it, its gradient
     is that of log p, zero on average.
@@ -76,7 +72,7 @@ def kl_k1(log_ratio: Tensor) -> Tensor:
 
 
 def kl_k3(log_ratio: Tensor) -> Tensor:
-    """Return e^d − d − 1 for d = log p_ref − log p of what the policy drew: unbiased, never negative.
+    """Return e^d − d − 1, d = log p_ref − log p of what the policy drew: unbiased, never negative.
 
     >>> kl_k3(torch.tensor([0.0, 1.0]))
     tensor([0.0000, 0.7183])

@@ -9,9 +9,9 @@ LEAST = 1e-4
 
 
 def group_advantages(rewards: Tensor, *, divide_by_std: bool = True) -> Tensor:
-    """Return (R − mean) / (std + 10⁻⁴) over the K masks of each image, rewards [images, K]; without the division: R − mean.
+    """Return (R − mean) / (std + 10⁻⁴) over the masks of each image, rewards [images, K]; undivided: R − mean.
 
-    Shao et al., "DeepSeekMath" (GRPO), 2024; without: Liu et al., "Understanding R1-Zero-Like Training", 2025. The
+    Shao et al., "DeepSeekMath" (GRPO), 2024; undivided: Liu et al., "Understanding R1-Zero-Like Training", 2025. The
     division gives images where all masks are about as good the same say as those where they differ.
 
     >>> import torch
@@ -27,7 +27,7 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool = True) -> Tensor:
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """Return R − the mean of the other K − 1 masks of the image, rewards [images, K]: a baseline that keeps the mean exact.
+    """Return R − the mean of the image's other K − 1 masks, rewards [images, K]: a baseline without a bias.
 
     Kool et al., "Buy 4 REINFORCE samples, get a baseline for free", 2019; Ahmadian et al. (RLOO), 2024.
     """
