@@ -1,0 +1,75 @@
+"""The story of `task=policy_gradient`: reference → a policy that climbs a reward → comparison."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lightning.pytorch import Callback, seed_everything
+from torch import nn
+
+from segdpo.models.weights import load_weights
+from segdpo.rewards.request import Reward
+from segdpo.story.clock import Clock
+from segdpo.story.configs import Plain, build
+from segdpo.story.course import judged_of
+from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
+from segdpo.story.headers import description_of
+from segdpo.story.learning import make_policy
+from segdpo.story.preference import finish
+from segdpo.story.reference import make_reference
+from segdpo.story.setting import Setting
+from segdpo.training.policy_gradient_settings import Algorithm
+from segdpo.training.policy_gradient_task import PolicyGradientTask
+
+
+def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
+    """Run the story; return its part of summary.json."""
+    config, source, clock = setting.config, setting.source, Clock()
+    if config.rounds != 1:
+        raise ValueError(
+            f"Expected rounds=1 with task=policy_gradient, which draws anew at every batch, but got {config.rounds}."
+        )
+    algorithm: Algorithm = build(config.algorithm)
+    reward = build(config.reward)
+    reference = make_reference(config, source, setting.splits)
+    seconds = {"reference": clock.lap()}
+    # Whether the reference was trained here or found must not change what is drawn from here on.
+    seed_everything(config.seed, workers=True, verbose=False)
+    policy = make_policy(config, reference.network)
+    data = make_data(config, source, replace(setting.splits, train=judged_of(setting, reference)))
+    task = make_task(setting, policy, reference.network, algorithm, reward)
+    task.save_hyperparameters({"config": description_of(config, source.classes)})
+    trainer = make_trainer(config, callbacks)
+    fit(trainer, task, data, config)
+    if config.final == "best":
+        load_weights(setting.folder / "checkpoints" / "best.ckpt", policy)
+    seconds["policy"] = clock.lap()
+    metric = metric_of(trainer, task, data, config.optimise)
+    summary = finish(setting, policy, reference, data, trainer.strategy.root_device)
+    summary["loss"] = algorithm.name  # the loss of the configuration is not asked
+    summary["rewards"] = {"asked": task.rewards_asked, "rollouts": task.rollouts, "masks": algorithm.masks}
+    summary["pairs"] = {"train": len(data.train_data()), "test": len(setting.splits.test)}
+    summary["metric"] = metric
+    if "frontier" in summary:
+        summary["frontier"]["seconds"] = seconds["policy"]
+    summary["seconds"] = seconds | {"comparison": clock.lap()}
+    return summary
+
+
+def make_task(
+    setting: Setting, policy: nn.Module, held: nn.Module, algorithm: Algorithm, reward: Reward
+) -> PolicyGradientTask:
+    """Return the policy with all that trains it; no reference is made where no divergence asks for one."""
+    config = setting.config
+    return PolicyGradientTask(
+        policy,
+        build(config.reference)(held) if algorithm.divergence.asks_reference else None,
+        reward,
+        algorithm,
+        build(config.optimizer),
+        classes=len(setting.source.classes),
+        in_channels=setting.source[int(setting.splits.train[0])].image.shape[2],
+        scheduler=build(config.scheduler),
+        background=config.background,
+        hold_statistics=config.hold_statistics,
+        starts_at_reference=True,
+    )
