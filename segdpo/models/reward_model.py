@@ -158,10 +158,10 @@ KINDS: Mapping[str, type[RewardModel] | type[DenseRewardModel]] = {
 }
 
 
-def save_reward_model(
-    path: str | Path, model: RewardModel | DenseRewardModel, header: Mapping[str, str] | None = None
-) -> None:
+def save_reward_model(path: str | Path, model: nn.Module, header: Mapping[str, str] | None = None) -> None:
     """Write the weights with what builds the model, and `header`, more to say of it, beside them."""
+    if not isinstance(model, RewardModel | DenseRewardModel):
+        raise TypeError(f"Expected a {' or a '.join(KINDS)} to save but got a {type(model).__name__}.")
     description = json.dumps({"kind": type(model).__name__, "settings": model.settings})
     save_weights(path, model, {**(header or {}), KEY: description})
 
