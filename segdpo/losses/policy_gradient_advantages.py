@@ -20,7 +20,7 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool = True) -> Tensor:
             [ 0.,  0.]])
     """
     _check_group(rewards, "GRPO")
-    # Rewards that are all alike are exactly 0 apart; their mean may be a rounding beside them.
+    # Rewards that are all alike are exactly 0 apart; their mean may be a rounding beside them. So too in `normalised`.
     centred = rewards - rewards[:, :1]
     centred = centred - centred.mean(1, keepdim=True)
     return centred / (rewards.std(1, keepdim=True) + LEAST) if divide_by_std else centred
@@ -39,7 +39,8 @@ def normalised(advantages: Tensor) -> Tensor:
     """Return (A − mean) / (std + 10⁻⁴) over the whole batch; of a single number: as it is."""
     if advantages.numel() < 2:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std() + LEAST)
+    centred = advantages - advantages.flatten()[0]
+    return (centred - centred.mean()) / (advantages.std() + LEAST)
 
 
 def adaptive_coefficient(coefficient: float, kl: float, target: float, *, rate: float = 0.1) -> float:
