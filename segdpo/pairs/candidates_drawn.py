@@ -28,7 +28,7 @@ def samples(
     err together, as contours do. At 0 each pixel is drawn on its own, and at temperature 1 the masks are the policy's.
     """
     check_range("count", count, least=1)
-    logits = torch.from_numpy(logits_of(predict, record.image[None]))
+    logits = torch.tensor(logits_of(predict, record.image[None]))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     masks = sample(logits, count, temperature=temperature, smoothness=smoothness, generator=generator)
     return Candidates(masks.numpy(), tuple(f"samples-{k}" for k in range(count)))

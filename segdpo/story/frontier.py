@@ -129,8 +129,10 @@ def judge_of(config: DictConfig) -> Judge | None:
 
 
 def name_of(judge: Any) -> str:
-    """Return a judge's target and all its options: equal names, equal judges."""
-    options = [f"{key}={value}" for key, value in leaves(plain(judge)) if key not in ("_target_", "_partial_")]
+    """Return a judge's target and its options: equal names, equal judges."""
+    # How it looks at an image is the same for all runs that share transforms, and would fill a page.
+    told = [(key, value) for key, value in leaves(plain(judge)) if key.split(".")[0] not in ("views", "device")]
+    options = [f"{key}={value}" for key, value in told if not key.rpartition(".")[2].startswith("_")]
     return f"{judge._target_.rpartition('.')[2]}({', '.join(options)})"
 
 

@@ -32,7 +32,10 @@ NEEDED = {
     "own_candidates": [
         f"pairs.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
     ],
-    **{name: ["pairs.predict.model.path=null"] for name in ("thresholds", "class_biases", "tta", "logit_noise")},
+    **{
+        name: ["pairs.predict.model.path=null"]
+        for name in ("thresholds", "class_biases", "tta", "logit_noise", "samples")
+    },
 }
 
 

@@ -1,0 +1,69 @@
+"""The frontier's cells are what they are called, its sweep has all of them; online training draws from its policy."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from small import CONF, SMALL, composed
+
+from segdpo.story.configs import check_at_start
+from segdpo.story.run import run_story
+
+CELLS = sorted(path.stem for path in (CONF / "cell").glob("frontier_*.yaml"))
+STRENGTHS = range(4)
+# Where each cell's strength acts.
+ACTS = {
+    "sft": "trainer.max_steps",
+    "ppo": "algorithm.divergence.loss",
+    "grpo": "algorithm.divergence.loss",
+    "best_of": "best_of.k",
+}
+
+
+@pytest.mark.parametrize("name", ["frontier", "frontier_bubil"])
+def test_a_sweep_has_every_cell_strength_and_seed(name, tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra
+    words = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    runs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
+    assert len({tuple(run) for run in runs}) == len(CELLS) * len(STRENGTHS) * 3
+    assert {word for run in runs for word in run if word.startswith("cell=")} == {f"cell={cell}" for cell in CELLS}
+    assert hydra.sweep.dir == f"multirun/{name}"
+    assert "experiment" in hydra.job.config.override_dirname.exclude_keys
+    check_at_start(composed(f"experiment={name}", *runs[-1], folder=tmp_path))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
+    name = cell.removeprefix("frontier_")
+    values = []
+    for strength in STRENGTHS:
+        config = composed(f"cell={cell}", f"strength={strength}", folder=tmp_path)
+        assert config.frontier.method == name
+        node = config
+        for key in ACTS.get(name, "beta").split("."):
+            node = node[key]
+        assert config.frontier.value == (node[0] if name == "best_of" else node)
+        values.append(config.frontier.value)
+    assert values == sorted(set(values))
+    target = config.task._target_.split(".")[-2]
+    if target == "preference":
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert config.loss == compose("train", [f"loss={name}", f"beta={config.beta}"]).loss
+    else:
+        assert target == ("best_of" if name == "best_of" else "policy_gradient")
+        assert name == (config.algorithm.name if target == "policy_gradient" else "best_of")
+    # Whatever rewards a policy is what defines preference, and what the table's reward is.
+    assert config.judge._target_.endswith(".iou")
+    assert "reward" not in config or config.reward._target_.endswith(".iou")
+
+
+def test_rounds_draw_from_the_policy_that_the_one_before_has_left(tmp_path):
+    own = ["rounds=2", "pairs.count=3", "start.images=8", "callbacks=none", "logger=none"]
+    summary = run_story(composed("experiment=online_dpo", *SMALL, *own, folder=tmp_path))
+    assert summary["pairs"]["judgements"] > 0
+    assert summary["frontier"]["kl"]["mean"] > 0
+    assert (tmp_path / "run" / "round_1" / "policy.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["frontier"] == summary["frontier"]
