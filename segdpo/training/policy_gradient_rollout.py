@@ -73,7 +73,7 @@ def roll_out(
     rollout = Rollout(batch.image, batch.valid, logits, reference_logits, masks, rewards, advantages)
     if price == 0 or reference_logits is None:
         return rollout
-    return Rollout(**{**vars(rollout), "advantages": _priced(rollout, price, algorithm.ratio)})
+    return Rollout(**{**vars(rollout), "advantages": priced(rollout, price, algorithm.ratio)})
 
 
 def advantages_of(rewards: Tensor, values: Tensor | None, algorithm: Algorithm) -> Tensor:
@@ -87,7 +87,7 @@ def advantages_of(rewards: Tensor, values: Tensor | None, algorithm: Algorithm) 
     return normalised(found) if algorithm.normalise else found
 
 
-def _priced(rollout: Rollout, price: float, ratio: str) -> Tensor:
+def priced(rollout: Rollout, price: float, ratio: str) -> Tensor:
     """Take from each pixel's advantage the price of its own log-ratio; of a whole mask's, of all its pixels' together.
 
     What is to be expected of the log-ratio is its divergence, known exactly: taking it out leaves the same gradient
