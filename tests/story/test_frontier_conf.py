@@ -12,7 +12,7 @@ from segdpo.story.configs import check_at_start
 from segdpo.story.run import run_story
 
 CELLS = sorted(path.stem for path in (CONF / "cell").glob("frontier_*.yaml"))
-STRENGTHS = range(4)
+STRENGTHS = ("nearest", "near", "far", "farthest")
 # Where each cell's strength acts.
 ACTS = {
     "sft": "trainer.max_steps",
@@ -47,7 +47,8 @@ def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
             node = node[key]
         assert config.frontier.value == (node[0] if name == "best_of" else node)
         values.append(config.frontier.value)
-    assert values == sorted(set(values))
+    # More steps and a larger K go farther; a larger beta and a dearer nat stay nearer.
+    assert values == sorted(set(values), reverse=name not in ("sft", "best_of"))
     target = config.task._target_.split(".")[-2]
     if target == "preference":
         with initialize_config_dir(str(CONF), version_base="1.3"):
