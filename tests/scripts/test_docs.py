@@ -50,7 +50,7 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
 
 COMPOSED = [
     words[1:]
-    for page in ("../README.md", "sweeps.md", "training.md")
+    for page in ("../README.md", "sweeps.md", "training.md", "rlhf.md")
     for words in commands(page)
     if words[1:2] in (["train.py"], ["scripts/search.py"])
 ]
