@@ -50,8 +50,8 @@ def plackett_luce(
 
     Masks that are not `kept` are as if they were not in the ranking. Plackett, 1975; Luce, 1959.
 
-    >>> plackett_luce(torch.zeros(1, 3)).exp()  # all 3! orders alike
-    tensor([6.0000])
+    >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, all alike
+    tensor([6.])
     """
     if rewards.ndim != 2:
         raise ValueError(

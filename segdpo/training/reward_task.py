@@ -17,7 +17,7 @@ from segdpo.training.task import MakeOptimizer, MakeScheduler, Task
 
 Judged = Mapping[str, NDArray[np.float64]]
 PARTS = ("objective", "centring")
-LOGGED = ("reward/chosen", "reward/rejected", "pairs/margin", "pairs/accuracy")
+LOGGED = ("reward/chosen", "reward/rejected", "reward/margin", "pairs/accuracy")
 
 
 class RewardTask(Task):
@@ -132,6 +132,6 @@ def _values(rewards: Tensor, terms: RewardTerms) -> dict[str, Tensor]:
         **{f"loss/{name}": part for name, part in terms.parts.items()},
         "reward/chosen": rewards[:, 0],
         "reward/rejected": rewards[:, -1],
-        "pairs/margin": rewards[:, 0] - rewards[:, -1],
+        "reward/margin": rewards[:, 0] - rewards[:, -1],
         "pairs/accuracy": in_order(rewards),
     }

@@ -89,7 +89,7 @@ def test_what_is_logged_is_what_the_pairs_say(data, fit, sgd, objective):
         ahead = rewards[:, 0] - rewards[:, 1]
         values.append(np.stack([np.log1p(np.exp(-ahead)), ahead > 0, ahead, rewards[:, 1]]))
         weights.append(batch.weight.numpy())
-    names = ("loss/objective", "pairs/accuracy", "pairs/margin", "reward/rejected")
+    names = ("loss/objective", "pairs/accuracy", "reward/margin", "reward/rejected")
     expected = np.average(np.concatenate(values, 1), axis=1, weights=np.concatenate(weights))
     for name, value in zip(names, expected, strict=True):
         assert logged[f"val/{name}"] == pytest.approx(value, rel=1e-4, abs=1e-5), name
