@@ -14,6 +14,7 @@ from segdpo.story.course import judged_of
 from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
 from segdpo.story.headers import description_of
 from segdpo.story.learning import make_policy
+from segdpo.story.memory import reset_peak
 from segdpo.story.preference import finish
 from segdpo.story.reference import make_reference
 from segdpo.story.setting import Setting
@@ -32,6 +33,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     reward = build(config.reward)
     reference = make_reference(config, source, setting.splits)
     seconds = {"reference": clock.lap()}
+    reset_peak()
     # Whether the reference was trained here or found must not change what is drawn from here on.
     seed_everything(config.seed, workers=True, verbose=False)
     policy = make_policy(config, reference.network)

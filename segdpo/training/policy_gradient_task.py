@@ -250,8 +250,9 @@ class PolicyGradientTask(Task):
         if moved > TOLERANCE or (self._starts_at_reference and abs(divergence) > TOLERANCE):
             rank_zero_warn(
                 "Expected the policy at the first step to be the one that drew the masks, and the reference, but it is "
-                f"{moved:.2g} nats a pixel from the one and {divergence:.2g} from the other. Likely causes: BatchNorm or dropout of the policy runs in training mode (keep "
-                "hold_statistics=true); policy and reference were loaded from different files."
+                f"{moved:.2g} nats a pixel from the one and {divergence:.2g} from the other. Likely causes: BatchNorm "
+                "or dropout of the policy runs in training mode (keep hold_statistics=true); policy and reference were "
+                "loaded from different files."
             )
 
     @torch.no_grad()
