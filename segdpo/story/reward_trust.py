@@ -18,7 +18,6 @@ from segdpo.metrics.statistics import mean_interval
 from segdpo.pairs.candidates import distinct
 from segdpo.pairs.judges import Judge
 from segdpo.pairs.judges_network import by_network
-from segdpo.pairs.overlap import CannotJudge
 from segdpo.pairs.seeding import record_rng
 from segdpo.story.configs import Plain, build, plain
 from segdpo.story.preferences import asking_the_reference
@@ -90,7 +89,8 @@ def held_out(trusted: Trusted) -> Plain:
 def on_other_masks(trusted: Trusted) -> Plain:
     """Return the rank correlations of rewards with true quality, image by image, on masks of `reward_test.other`.
 
-    An image whose masks all have one quality, or one reward, has no correlation; it is counted in `without`.
+    An image whose masks all have one quality, or one reward, has no correlation; it is counted in `without`. One that
+    the source has no masks for, or that has no gold, is `left_out`.
     """
     config, source = trusted.setting.config, trusted.setting.source
     views = plain(config.transforms.eval)
@@ -100,19 +100,25 @@ def on_other_masks(trusted: Trusted) -> Plain:
         by_network, model=trusted.model, device=str(trusted.device), views=build(config.transforms)["eval"]
     )
     found: list[tuple[float, float]] = []
+    left_out: list[str] = []
     for index in trusted.setting.splits.test:
         record = source[int(index)]
-        masks = distinct(masks_of(record, record_rng(config.seed, record.id, "reward test"))).masks
         rng = record_rng(config.seed, record.id, "judge")
         try:
-            found.append(correlations(truth(record, masks, rng), rewards(record, masks, rng)))
-        except CannotJudge as error:
-            log.warning("%s It is left out of the rank correlations.", error)
+            masks = distinct(masks_of(record, record_rng(config.seed, record.id, "reward test"))).masks
+            quality = truth(record, masks, rng)
+        except ValueError as error:  # nothing to corrupt, no gold to judge by
+            left_out.append(str(error))
+            continue
+        found.append(correlations(quality, rewards(record, masks, rng)))
+    if left_out:
+        log.warning("%d images are left out of the rank correlations; the first: %s", len(left_out), left_out[0])
     kendall, spearman = np.array(found, np.float64).reshape(-1, 2).T
     return {
         "kendall": asdict(mean_interval(kendall)),
         "spearman": asdict(mean_interval(spearman)),
         "without": int(np.isnan(kendall).sum()),
+        "left_out": len(left_out),
     }
 
 

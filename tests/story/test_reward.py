@@ -133,7 +133,7 @@ def test_it_judges_in_the_place_of_gold(trained, tmp_path):
     [
         ["datamodule=ranking", "reward_loss=plackett_luce", "reward_model=dense"],
         ["pairs=tta", "start.steps=2", "reward_loss.margin_per_gap=2", "final=best", "callbacks=reward"],
-        ["data=shapes_multiclass", "reward_test.attack.images=0"],
+        ["data=shapes_multiclass", "reward_test.attack.images=0", "reward_test.other.start=nobody"],
     ],
     ids=lambda choices: choices[0],
 )
@@ -143,6 +143,10 @@ def test_other_choices(choices, tmp_path):
     summary = told(tmp_path, *tiny, *choices, *depth)
     assert summary["reward_test"]["pairs"] > 0
     assert summary["metric"] is not None
+    other = summary["reward_test"]["other"]
+    assert other["kendall"]["n"] + other["without"] + other["left_out"] == 6
+    # No record has a mask of that name.
+    assert (other["left_out"] == 6) is ("reward_test.other.start=nobody" in choices)
     assert ("attack" in summary["reward_test"]) is ("reward_test.attack.images=0" not in choices)
 
 
