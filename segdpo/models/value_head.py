@@ -30,8 +30,8 @@ class ValueHead(nn.Module):
         check_range("width", width, least=1)
         self.per = per
         last = nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias if last.bias is not None else last.weight)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels + classes, width, 3, padding=1),
             nn.ReLU(),
@@ -47,16 +47,14 @@ class ValueHead(nn.Module):
         valid: Bool[Tensor, "images height width"],
     ) -> Float[Tensor, "images *pixels"]:
         """Return [images], the mean over valid pixels, or [images, height, width]."""
-        size = image.shape[2:]
         shown = torch.cat([image, chances], 1)
-        # Not adaptive pooling, which has no deterministic gradient on a GPU; the images need no gradient anyhow.
-        coarse = F.avg_pool2d(shown, COARSE, ceil_mode=True) if min(size) >= COARSE else shown
-        values = self.layers(coarse)
+        values: Tensor = self.layers(_coarse(shown))
         if self.per == "image":
-            weight = (
-                F.avg_pool2d(valid[:, None].to(values), COARSE, ceil_mode=True)
-                if min(size) >= COARSE
-                else (valid[:, None].to(values))
-            )
+            weight = _coarse(valid[:, None].to(values))
             return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1e-6)
-        return F.interpolate(values, size, mode="nearest")[:, 0]
+        return F.interpolate(values, image.shape[2:], mode="nearest")[:, 0]
+
+
+def _coarse(planes: Tensor) -> Tensor:
+    """Average cells of 4 × 4; not adaptively, which has no deterministic gradient on a GPU."""
+    return F.avg_pool2d(planes, COARSE, ceil_mode=True) if min(planes.shape[2:]) >= COARSE else planes

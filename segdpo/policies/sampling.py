@@ -80,4 +80,5 @@ def _uniform(like: Tensor, smoothness: float, generator: torch.Generator | None)
         moved = field.movedim(axis, -1)
         smooth = F.conv1d(moved.reshape(-1, 1, moved.shape[-1]), kernel.view(1, 1, -1))
         field = smooth.view(*moved.shape[:-1], -1).movedim(-1, axis)
-    return torch.special.ndtr(field)
+    uniform: Tensor = torch.special.ndtr(field)
+    return uniform

@@ -1,6 +1,7 @@
 """A rollout: masks drawn from the policy as it is, what they are worth, and what a few epochs of steps need of that."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -32,7 +33,8 @@ class Rollout:
     def part(self, images: Tensor) -> "Rollout":
         """Return some of the images, with all their masks."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Rollout(**{name: None if value is None else value[images] for name, value in values.items()})
+        own: dict[str, Any] = {name: None if value is None else value[images] for name, value in values.items()}
+        return Rollout(**own)
 
     def image_index(self) -> Tensor:
         """Return the image of each of the masks, taken image by image."""
@@ -73,7 +75,7 @@ def roll_out(
     rollout = Rollout(batch.image, batch.valid, logits, reference_logits, masks, rewards, advantages)
     if price == 0 or reference_logits is None:
         return rollout
-    return Rollout(**{**vars(rollout), "advantages": priced(rollout, price, algorithm.ratio)})
+    return replace(rollout, advantages=priced(rollout, price, algorithm.ratio))
 
 
 def advantages_of(rewards: Tensor, values: Tensor | None, algorithm: Algorithm) -> Tensor:

@@ -12,19 +12,17 @@ from torch.optim import Optimizer
 from segdpo.data.batch import Batch
 from segdpo.losses.policy_gradient_advantages import adaptive_coefficient
 from segdpo.models import freezing
-from segdpo.policies.pixel_policy import entropy, greedy, kl, log_probs
+from segdpo.policies.pixel_policy import greedy, log_probs
 from segdpo.rewards.request import Reward, RewardRequest, asked
 from segdpo.training.finite import naming
 from segdpo.training.policy_gradient_collapse import Collapse
-from segdpo.training.policy_gradient_loss import Terms, mean_inside, terms_of
+from segdpo.training.policy_gradient_loss import Terms, terms_of
 from segdpo.training.policy_gradient_rollout import Rollout, roll_out
 from segdpo.training.policy_gradient_settings import Algorithm
+from segdpo.training.policy_gradient_watching import NAMES, means_of_steps, values_of
 from segdpo.training.references import Reference
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task
 
-PARTS = ("surrogate", "divergence", "entropy", "value")
-POLICY = ("kl", "entropy", "moved", "ratio", "clip_fraction", "one_class", "epochs", "gradient_norm")
-NAMES = ("loss", "reward", "reward_std", "price", *(f"loss/{name}" for name in PARTS), *(f"policy/{n}" for n in POLICY))
 # Nats a pixel that half precision may make of none.
 TOLERANCE = 1e-3
 
@@ -115,7 +113,10 @@ class PolicyGradientTask(Task):
         with naming(batch.ids, self.global_step):
             rollout = self._roll_out(batch)
         alone = self.collapse.look(rollout.logits, batch.valid, batch.gold, batch.ids)
-        values = self._values(rollout) | {"policy/one_class": alone.float()}
+        values = values_of(rollout) | {"policy/one_class": alone.float()}
+        if self.reference is not None:
+            prices = self.algorithm.divergence
+            values["price"] = torch.tensor(self.scale * max(prices.reward, prices.loss))
         with naming(batch.ids, self.global_step):
             values |= self._learn(rollout, batch)
         weight = torch.ones(len(batch.ids), device=batch.image.device)
@@ -192,7 +193,7 @@ class PolicyGradientTask(Task):
             norms.append(self._step(terms.total))
             if 0 < self.trainer.max_steps <= self.global_step:
                 break
-        return _means(found, norms, self.algorithm.minibatches)
+        return means_of_steps(found, norms, self.algorithm.minibatches)
 
     def _minibatches(self, images: int) -> Iterator[Tensor]:
         for _ in range(self.algorithm.epochs):
@@ -219,21 +220,6 @@ class PolicyGradientTask(Task):
             return None
         values: Tensor = self.value(image, log_probs(logits.detach()).exp(), valid)
         return values.float()
-
-    @torch.no_grad()
-    def _values(self, rollout: Rollout) -> dict[str, Tensor]:
-        values = {
-            "reward": rollout.rewards.mean(1),
-            "policy/entropy": mean_inside(entropy(rollout.logits), rollout.valid),
-        }
-        if rollout.rewards.shape[1] > 1:
-            values["reward_std"] = rollout.rewards.std(1)
-        if rollout.reference_logits is not None:
-            nats = kl(rollout.logits, rollout.reference_logits).masked_fill(~rollout.valid, 0.0)
-            values["policy/kl"] = nats.flatten(1).sum(1)
-            divergence = self.algorithm.divergence
-            values["price"] = torch.tensor(self.scale * max(divergence.reward, divergence.loss))
-        return values
 
     def _adapt(self, values: dict[str, Tensor]) -> None:
         divergence = self.algorithm.divergence
@@ -276,17 +262,3 @@ class PolicyGradientTask(Task):
             return make(cast(Any, groups))
 
         return grouped
-
-
-def _means(found: list[Terms], norms: list[Tensor], minibatches: int) -> dict[str, Tensor]:
-    """Return means over the steps of a rollout; `moved` is how far the policy was at its last look."""
-    values = {"loss": torch.stack([terms.total.detach() for terms in found]).mean()}
-    for name in found[0].parts:
-        values[f"loss/{name}"] = torch.stack([terms.parts[name] for terms in found]).mean()
-    for name in ("ratio", "clip_fraction"):
-        values[f"policy/{name}"] = torch.stack([terms.watched[name] for terms in found]).mean()
-    values["policy/moved"] = found[-1].watched["moved"]
-    values["policy/epochs"] = torch.tensor(len(norms) / minibatches)
-    if norms:
-        values["policy/gradient_norm"] = torch.stack(norms).mean()
-    return values

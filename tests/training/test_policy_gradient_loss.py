@@ -1,5 +1,6 @@
 """The gradient of a rollout's loss, on an image of 2 × 2 pixels: all 16 masks enumerated, and by Monte Carlo."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -100,7 +101,7 @@ def test_a_price_in_the_reward_is_a_price_in_the_loss(ratio):
     price = 0.7
     algorithm = algorithm_of(ratio=ratio, divergence=Divergence(reward=price))
     every = rollout_of(MASKS[:, None], torch.zeros(16, 1, dtype=torch.float64))
-    rollout = Rollout(**{**vars(every), "advantages": priced(every, price, ratio)})
+    rollout = replace(every, advantages=priced(every, price, ratio))
     in_reward = (chances(LOGITS)[:, None, None] * gradients(rollout, algorithm)).sum(0)
     logits = LOGITS.clone().requires_grad_()
     (price * kl(logits, REFERENCE).sum()).backward()
