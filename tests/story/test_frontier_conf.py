@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from small import CONF, SMALL, composed
 
-from segdpo.story.configs import check_at_start
+from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
+from segdpo.story.configs import build, check_at_start
 from segdpo.story.run import run_story
+from segdpo.story.setting import open_setting
+from segdpo.training.open_run import open_segmenter
 
 CELLS = sorted(path.stem for path in (CONF / "cell").glob("frontier_*.yaml"))
 STRENGTHS = ("nearest", "near", "far", "farthest")
@@ -61,10 +66,27 @@ def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
     assert "reward" not in config or config.reward._target_.endswith(".iou")
 
 
-def test_rounds_draw_from_the_policy_that_the_one_before_has_left(tmp_path):
+def test_online_rounds_judged_by_a_reward_model(tmp_path):
+    """Candidates, judge and the reward of the frontier are the networks' own; rewards again, one mask at a time."""
+    torch.manual_seed(0)
+    path = tmp_path / "reward_model.safetensors"
+    save_reward_model(path, RewardModel(classes=2, encoder_depth=2))
     own = ["rounds=2", "pairs.count=3", "start.images=8", "callbacks=none", "logger=none"]
-    summary = run_story(composed("experiment=online_dpo", *SMALL, *own, folder=tmp_path))
+    judge = ["judge=reward_model", f"judge.model.path={path}"]
+    config = composed("experiment=online_dpo", *SMALL, *own, *judge, folder=tmp_path)
+    summary = run_story(config)
     assert summary["pairs"]["judgements"] > 0
-    assert summary["frontier"]["kl"]["mean"] > 0
-    assert (tmp_path / "run" / "round_1" / "policy.safetensors").exists()
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["frontier"] == summary["frontier"]
+    frontier, run = summary["frontier"], tmp_path / "run"
+    assert frontier["kl"]["mean"] > 0
+    assert frontier["judge"] == f"by_network(model.path={path}, model.classes=None)"
+    assert (run / "round_1" / "policy.safetensors").exists()
+    assert json.loads((run / "summary.json").read_text())["frontier"] == frontier
+    setting, model = open_setting(config), load_reward_model(path).eval()
+    network, pipeline = open_segmenter(run)[0].eval(), build(config.transforms)["eval"]
+    rewards = []
+    for number in setting.splits.test:
+        record = setting.source[int(number)]
+        image = torch.from_numpy(pipeline(record.image, record.gold[None], np.random.default_rng(0)).image)[None]
+        with torch.no_grad():
+            rewards.append(model(image, (network(image)[:, 0] > 0).byte(), None).item())
+    assert frontier["reward"]["mean"] == pytest.approx(np.mean(rewards), abs=1e-4)
