@@ -60,6 +60,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     return {
         **summary,
         "loss": "best_of",
+        "pairs": {"test": len(drawn)},
         "frontier": {**last, "reference": before, **named, "points": points},
         "metric": summary["policy"]["iou"]["mean"],
         "seconds": seconds,

@@ -47,6 +47,8 @@ def test_the_summary_is_that_of_the_largest(told):
     assert summary["policy"]["iou"] == last["iou"]
     assert summary["frontier"]["reward"] == last["reward"]
     assert summary["loss"] == "best_of"
+    # Under these names Hydra's choices would stand there as words, which no table can read.
+    assert {name for name in ("reference", "pairs") if not isinstance(summary[name], dict)} == set()
     assert summary["metric"] == last["iou"]["mean"]
     plain = np.mean([one.greedy_overlaps["iou"] for one in drawn])
     assert summary["reference"]["iou"]["mean"] == pytest.approx(plain)
