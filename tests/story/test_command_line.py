@@ -89,3 +89,11 @@ def test_mistakes_end_in_words(override, said, tmp_path):
     output = Warm(words_for(tmp_path / "run", override), tmp_path).finish(status=1)
     assert said in output
     assert "Traceback" not in output
+
+
+def test_training_on_masks_alone_ends_with_its_table(tmp_path):
+    """Without pairs and reference, Hydra's choices of both once stood where the table looks for figures."""
+    said = Warm(words_for(tmp_path / "run", "task=supervised"), tmp_path).finish()
+    assert "IoU" in said
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert not {"pairs", "reference"} & set(summary)
