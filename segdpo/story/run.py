@@ -27,6 +27,9 @@ from segdpo.story.setting import Setting, open_setting
 
 log = logging.getLogger(__name__)
 
+# Groups whose names summary.json gives to what was measured; their choices are in config.yaml and the overrides.
+FIGURES = ("pairs", "reference")
+
 
 def run_story(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Plain:
     """Check the whole configuration, then run the task's story; return what summary.json says.
@@ -73,6 +76,8 @@ def choices_of() -> dict[str, Any]:
         return {}
     choices = HydraConfig.get().runtime.choices
     chosen = {group: choices[group] for group in choices if not group.startswith("hydra/") and "@" not in group}
+    # A story without pairs or reference would leave the choice where tables look for figures.
+    chosen = {group: choice for group, choice in chosen.items() if group not in FIGURES}
     # .hydra/ is written anew before a run can say that its folder is taken; these stay those of the summary.
     return {**chosen, "overrides": list(HydraConfig.get().overrides.task)}
 

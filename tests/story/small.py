@@ -40,7 +40,11 @@ def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
         return compose("train", overrides=[*overrides, *own])
 
 
+def words_for(folder: Path, *overrides: str) -> list[str]:
+    """Return what is typed after train.py for a small run that writes to `folder`."""
+    return [*SMALL, f"hydra.run.dir={folder}", f"cache={folder.parent / 'cache'}", *overrides]
+
+
 def command(folder: Path, *overrides: str) -> list[str]:
     """Return the command line of a small run that writes to `folder`."""
-    own = [f"hydra.run.dir={folder}", f"cache={folder.parent / 'cache'}"]
-    return [sys.executable, str(ROOT / "train.py"), *SMALL, *own, *overrides]
+    return [sys.executable, str(ROOT / "train.py"), *words_for(folder, *overrides)]

@@ -8,14 +8,15 @@ import sys
 import time
 
 import pytest
-from small import ROOT, SMALL, command
+from small import ROOT, SMALL, command, words_for
+from warm import Warm
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def call(words, folder, status=0):
+def call(words, folder):
     done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
-    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
@@ -43,8 +44,7 @@ def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path
 def test_two_processes_tell_one_story(tmp_path):
     words = command(tmp_path / "run", "trainer=ddp", "trainer.devices=2", "datamodule.batch_size=2")
     call(words, tmp_path)
-    alone = command(tmp_path / "alone", "datamodule.batch_size=4")
-    call(alone, tmp_path)
+    Warm(words_for(tmp_path / "alone", "datamodule.batch_size=4"), tmp_path).finish()
     together, one = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "alone"))
     assert together["policy"]["iou"]["mean"] == pytest.approx(one["policy"]["iou"]["mean"], abs=2e-3)
     for name in ("margin", "chosen_gain"):
@@ -86,6 +86,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     ],
 )
 def test_mistakes_end_in_words(override, said, tmp_path):
-    output = call(command(tmp_path / "run", override), tmp_path, status=1)
+    output = Warm(words_for(tmp_path / "run", override), tmp_path).finish(status=1)
     assert said in output
     assert "Traceback" not in output
+
+
+def test_training_on_masks_alone_ends_with_its_table(tmp_path):
+    """Without pairs and reference, Hydra's choices of both once stood where the table looks for figures."""
+    said = Warm(words_for(tmp_path / "run", "task=supervised"), tmp_path).finish()
+    assert "IoU" in said
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert not {"pairs", "reference"} & set(summary)
