@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data")]
 import check_data  # noqa: E402
 import pack as pack_script  # noqa: E402
 from stored import CLASSES, contents, draw_many, folder  # noqa: E402
+from warm import Warm  # noqa: E402
 
 from segdpo.data.pack import PackDataset  # noqa: E402
 
@@ -123,8 +123,7 @@ def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
             assert call(scripts[script], *words)[0] == 0, command
             continue
         # Hydra's own command line, in a process of its own.
-        mined = subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True)
-        assert mined.returncode == 0, mined.stderr
+        Warm(words, tmp_path, script=script).finish()
     assert len(PackDataset(tmp_path / "outputs" / "fifty")) == 50
 
 

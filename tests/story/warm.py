@@ -1,4 +1,4 @@
-"""train.py in a process of its own, forked from one that has imported the libraries: a start costs no seconds."""
+"""Scripts in a process of their own, forked from one that has imported the libraries: a start costs no seconds."""
 
 import multiprocessing
 import os
@@ -12,17 +12,30 @@ from small import ROOT
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["hydra", "segdpo.story.preference", "segdpo.models.segmenter", "segdpo.data.transforms", "segdpo.data.shapes"]
+    [
+        "hydra",
+        "matplotlib.pyplot",
+        "segdpo.data.shapes",
+        "segdpo.data.transforms",
+        "segdpo.models.segmenter",
+        "segdpo.story.preference",
+    ]
 )
 
 
 class Warm:
-    """A running `python train.py …`; what it prints goes to a file."""
+    """A running `python SCRIPT …`, started in `folder`; what it prints goes to a file there."""
 
-    def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        script: str = "train.py",
+    ) -> None:
         self.said = folder / f"said_{len(list(folder.glob('said_*')))}.txt"
         own = {"OMP_NUM_THREADS": "1", **(environment or {})}
-        self.process: BaseProcess = _CONTEXT.Process(target=_tell, args=(list(words), folder, self.said, own))
+        self.process: BaseProcess = _CONTEXT.Process(target=_tell, args=(script, list(words), folder, self.said, own))
         self.process.start()
 
     def finish(self, status: int = 0) -> str:
@@ -33,7 +46,7 @@ class Warm:
         return said
 
 
-def _tell(words: Sequence[str], folder: Path, said: Path, environment: Mapping[str, str]) -> None:
+def _tell(script: str, words: Sequence[str], folder: Path, said: Path, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
     os.chdir(folder)
@@ -42,5 +55,7 @@ def _tell(words: Sequence[str], folder: Path, said: Path, environment: Mapping[s
         os.dup2(file.fileno(), 2)
     # pytest's worker has replaced them; these are a terminal's that is no terminal.
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    sys.argv = ["train.py", *words]
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    sys.argv = [script, *words]
+    # As Python does for a script, so that it finds the modules beside it.
+    sys.path.insert(0, str((ROOT / script).parent))
+    runpy.run_path(str(ROOT / script), run_name="__main__")
