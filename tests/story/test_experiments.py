@@ -22,7 +22,7 @@ TABLES = {
     "worth_cheap_masks": 13,
     "worth_few_masks": 11,
     "worth_bubil_cheap": 7,
-    "worth_bubil_few": 8,
+    "worth_bubil_few": 6,
     "budget": 18,
     "label_noise": 15,
     "near_ties": 9,
