@@ -18,7 +18,9 @@ from segdpo.data.record_source import RecordSource, info_of
 from segdpo.data.splits import Numbers, Splits
 from segdpo.data.subset import Subset
 from segdpo.models.weights import load_weights
+from segdpo.pairs.candidates_value import MaskSource
 from segdpo.story.configs import MISSING, Plain, build, plain
+from segdpo.story.kept_candidates import KeptCandidates, candidates_key
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def with_preferences(
     keep the preferences of then, so that all rounds are measured on the same.
     """
     judged = selected(config, source, splits, network) if first is None else first.images
-    mask_source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
+    # Candidates of later rounds are those of a policy that no other run has.
+    mask_source = source_of_masks(config, network, keep=first is None)
     if mask_source is None:
         infos = [info_of(source, int(number), preferences=True) for number in judged]
         return Judged(source, replace(splits, train=judged), judged, pairs=sum(info.pairs or 0 for info in infos))
@@ -75,6 +78,19 @@ def with_preferences(
         evaluated = np.concatenate([first.splits.val, first.splits.test]).tolist()
         ours = Joined([ours, Subset(first.source, evaluated)])
     return Judged(ours, _renumbered(splits, len(judged)), judged, masks)
+
+
+def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSource | None:
+    """Build the source of masks of the configuration, `network` in it where it asks one; None: the data has pairs.
+
+    `keep`: read what another run with the same network has had from it, and keep what it makes.
+    """
+    node = asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval))
+    mask_source: MaskSource | None = build(node)
+    if mask_source is None or not (keep and asks_a_network(plain(config.pairs))):
+        return mask_source
+    key = candidates_key(config, node)
+    return mask_source if key is None else KeptCandidates(mask_source, Path(config.cache) / "candidates" / key)
 
 
 def selected(config: DictConfig, source: RecordSource, splits: Splits, network: Plain) -> Numbers:
