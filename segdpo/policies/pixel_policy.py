@@ -68,8 +68,8 @@ def kl(logits: Logits, reference_logits: Logits) -> PerPixel:
     return pixel_kl(reference_logits.flatten(2), logits.flatten(2)).view(len(logits), *logits.shape[2:])
 
 
-def greedy(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
-    """Return the most likely mask: logit > 0 for one channel, else the class of the largest logit."""
+def predicted_classes(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
+    """Return the most likely mask, class ids: logit > 0 for one channel, else the class of the largest logit."""
     return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else logits.argmax(1).byte()
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segdpo.metrics.best_of import Doubles, best_of, bound
 from segdpo.metrics.masks import mean_over_classes, measure_masks
 from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
-from segdpo.policies.pixel_policy import greedy
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
 from segdpo.story.clock import Clock
 from segdpo.story.compare import OVERLAPS, network_of
@@ -93,7 +93,7 @@ def draw_all(setting: Setting, network: Network, device: torch.device) -> list[D
         logits = logits_of(network.module, seen.image, device, [seen.record.id])
         options = {"temperature": chosen.temperature, "smooth": chosen.smoothness}
         masks = np.concatenate(
-            [hidden(seen, greedy(logits)), draw(seen, logits, chosen.samples, config.seed, **options)]
+            [hidden(seen, predicted_classes(logits)), draw(seen, logits, chosen.samples, config.seed, **options)]
         )
         scores = rewards(judge, seen.record, masks, config.seed)
         overlaps = overlaps_of(setting, seen, masks)

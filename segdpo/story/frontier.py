@@ -24,7 +24,7 @@ from segdpo.pairs.judges_noisy import gumbel
 from segdpo.pairs.overlap import CannotJudge
 from segdpo.pairs.record import Masks, Record
 from segdpo.pairs.seeding import record_rng
-from segdpo.policies.pixel_policy import greedy, kl
+from segdpo.policies.pixel_policy import kl, predicted_classes
 from segdpo.policies.sampling import sample
 from segdpo.regions import IGNORE
 from segdpo.story.configs import Plain, build, leaves, plain
@@ -89,7 +89,7 @@ def frontier_of(setting: Setting, policy: Network, reference: Network, device: t
 def rewards_of(judge: Judge | None, seen: Seen, logits: Tensor, seed: int) -> dict[str, float]:
     """Return the reward of the most probable mask, and the mean of masks drawn pixel by pixel."""
     drawn = draw(seen, logits, DRAWN, seed)
-    masks = np.concatenate([hidden(seen, greedy(logits)), drawn])
+    masks = np.concatenate([hidden(seen, predicted_classes(logits)), drawn])
     scores = rewards(judge, seen.record, masks, seed)
     return {"reward": float(scores[0]), "reward_sampled": float(scores[1:].mean())}
 

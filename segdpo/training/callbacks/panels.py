@@ -13,8 +13,8 @@ from segdpo.data.batch import Batch, PairBatch, RankingBatch
 from segdpo.data.panel_row import PanelRow
 from segdpo.pairs.prediction import MEAN, STD
 from segdpo.pairs.record import Image
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
-from segdpo.training.task import predicted_classes
 
 Draw = Callable[..., None]
 
