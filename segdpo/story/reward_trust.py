@@ -53,6 +53,7 @@ def trust(trusted: Trusted) -> Plain:
 
 def test_batches(trusted: Trusted) -> Iterator[PreferenceBatch]:
     """Give the test images with their pairs, in order."""
+    # Not data.test_dataloader(), which after a training of several processes would give this one its share alone.
     items: Any = trusted.data.eval_data(trusted.data.splits.test)
     for start in range(0, len(items), trusted.data.batch_size):
         numbers = range(start, min(start + trusted.data.batch_size, len(items)))
