@@ -97,8 +97,12 @@ def in_order(rewards: Tensor) -> Tensor:
     >>> in_order(torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 0.0]]))
     tensor([0.6667, 0.5000])
     """
-    ahead = margins_of(rewards)
-    return ((ahead > 0).float() + 0.5 * (ahead == 0).float()).mean(1)
+    return share_ahead(margins_of(rewards)).mean(1)
+
+
+def share_ahead(margins: Tensor) -> Tensor:
+    """Return 1 for each margin above 0, ½ for a tie, 0 for one below."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
 def margins_of(rewards: Tensor) -> Tensor:
