@@ -8,8 +8,8 @@ from segdpo.losses import anchors as anchors
 from segdpo.losses import listwise as listwise
 from segdpo.losses import objectives as objectives
 from segdpo.losses.preference_loss import Anchor as Anchor
-from segdpo.losses.preference_loss import LossTerms as LossTerms
 from segdpo.losses.preference_loss import PreferenceLoss as PreferenceLoss
+from segdpo.losses.terms import LossTerms as LossTerms
 from segdpo.regions import IGNORE as IGNORE
 from segdpo.regions import Boundary as Boundary
 from segdpo.scores import PairScores as PairScores

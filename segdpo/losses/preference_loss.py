@@ -10,7 +10,7 @@ from torch import Tensor
 from segdpo.checks import check_range, check_same_shape
 from segdpo.kernels.pair_index import PairIndex
 from segdpo.losses.chosen_readers import ChosenReaders, chosen_readers
-from segdpo.losses.terms import Term, asks_for, check_result, check_term, dry_run
+from segdpo.losses.terms import LossTerms, Term, asks_for, check_result, check_term, dry_run
 from segdpo.scores import PairScores, Score, score_drift, score_pairs_by
 
 Reference = Tensor | PairScores | Mapping[Score, PairScores]
@@ -26,14 +26,6 @@ class Anchor:
     weight: float
     term: Term
     score: Score | None = None
-
-
-@dataclass(frozen=True)
-class LossTerms:
-    """`total` is what to minimise; `parts` holds every term's unweighted values, one a pair."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
+from segdpo.losses.terms import LossTerms
 
 Objective = Callable[..., Tensor]
 
@@ -70,14 +71,6 @@ def plackett_luce(
 
 
 @dataclass(frozen=True)
-class RewardTerms:
-    """`total` is what to minimise; `parts` holds every term's unweighted values, one a list of masks."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
 class RewardLoss:
     """total = mean over lists (weighed) of objective + c · centring; a pair is a list of two, the chosen mask first.
 
@@ -112,7 +105,7 @@ class RewardLoss:
         """Whether the objective takes a chosen and a rejected mask, not a ranking."""
         return "chosen" in inspect.signature(self.objective).parameters
 
-    def __call__(self, rewards: Tensor, *, weight: Tensor | None = None, gap: Tensor | None = None) -> RewardTerms:
+    def __call__(self, rewards: Tensor, *, weight: Tensor | None = None, gap: Tensor | None = None) -> LossTerms:
         """Return total and parts of rewards [lists, masks], best first; `gap` [lists]: what the judge saw between two.
 
         `weight` [lists]: 2 is the list twice, 0 the list left out.
@@ -128,10 +121,10 @@ class RewardLoss:
             parts["centring"] = (2 * rewards.mean(1)) ** 2
             total = total + self.centring * parts["centring"]
         if weight is None:
-            return RewardTerms(total.mean(), parts)
+            return LossTerms(total.mean(), parts)
         check_same_shape("weight", weight, "the lists", total)
         weight = weight.to(total.dtype)
-        return RewardTerms((weight * total).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), parts)
+        return LossTerms((weight * total).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), parts)
 
     def _objective(self, rewards: Tensor, gap: Tensor | None) -> Tensor:
         if not self.is_of_pairs:

@@ -1,7 +1,8 @@
-"""The contract of a term: what it may ask for, what it must return, and the errors that say where it fails."""
+"""The contract of a term: what it may ask for, what it must return, where it fails; and what a loss returns."""
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
@@ -12,6 +13,14 @@ from segdpo.scores import PairScores, Score
 Term = Callable[..., Tensor]
 GIVEN = ("policy", "reference", "drift")
 """What PreferenceLoss gives to a term that names it; every other argument is a hyperparameter."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """`total` is what to minimise; `parts` holds every term's unweighted values, one a pair or list of masks."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
 
 
 @lru_cache(maxsize=256)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.pairs.record import Masks
+from segdpo.pairs.record import Image, Masks
 
 Images = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
@@ -74,6 +74,12 @@ def to_model_input(
     shift = -(np.asarray(mean, np.float32) / np.asarray(std, np.float32))[:, None, None]
     out = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
     return torch.from_numpy(out + shift)
+
+
+def to_image(inputs: Float[np.ndarray, "C H W"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Image:
+    """Undo `to_model_input`: return round(255 · (inputs · std + mean)) as uint8 [H, W, C], held within 0 … 255."""
+    pixels = inputs.transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def with_weights(model: nn.Module, path: str | Path | None, *, prefix: str = "") -> nn.Module:

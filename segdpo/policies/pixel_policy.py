@@ -39,6 +39,7 @@ def log_prob(
         own = logits[:, 0] if image_index is None else logits[:, 0].index_select(0, image_index)
         found = F.logsigmoid(torch.where(labels > 0, own, -own))
     else:
+        # Not kernels.pixels.pixel_scores, whose `take` has no deterministic gradient on CUDA; `gather` has one.
         # One row for each class of each image, so that no image's logits are copied for each of its masks.
         rows = F.log_softmax(logits, dim=1).flatten(0, 1)
         images = torch.arange(len(masks), device=masks.device) if image_index is None else image_index
@@ -68,8 +69,8 @@ def kl(logits: Logits, reference_logits: Logits) -> PerPixel:
     return pixel_kl(reference_logits.flatten(2), logits.flatten(2)).view(len(logits), *logits.shape[2:])
 
 
-def greedy(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
-    """Return the most likely mask: logit > 0 for one channel, else the class of the largest logit."""
+def predicted_classes(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
+    """Return the most likely mask, class ids: logit > 0 for one channel, else the class of the largest logit."""
     return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else logits.argmax(1).byte()
 
 

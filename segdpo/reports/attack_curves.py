@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segdpo.reports.curves import BLUE, VERMILION
+from segdpo.reports.colours import BLUE, VERMILION
 
 
 def draw_attack(reward: Sequence[Sequence[float]], iou: Sequence[Sequence[float]], path: Path) -> None:

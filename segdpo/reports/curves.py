@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's, told apart by colour-blind eyes.
-BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
+from segdpo.reports.colours import BLUE, GREEN, GREY, VERMILION
+
 Series = tuple[list[float], list[float]]
 
 

@@ -1,14 +1,12 @@
 """The frontier, gathered from runs: reward against KL to the reference, method by method, strength by strength."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segdpo.metrics.statistics import Interval
-from segdpo.reports.sweep import METHODS, NOT_GROUPED, Run, read_run, t_interval
+from segdpo.reports.sweep import METHODS, NOT_GROUPED, Run, read_runs, t_interval, value_at
 
 # Where the frontier of a summary.json has what.
 MEASURES = {
@@ -64,34 +62,21 @@ class Frontier:
 
 def read_frontier(folder: Path) -> Frontier:
     """Return the frontier of the runs under `folder`; refuse runs that were rewarded by different judges."""
-    places = sorted({path.parent.parent for path in folder.rglob(".hydra/overrides.yaml")})
-    finished = [place for place in places if (place / "summary.json").exists()]
-    runs = [(read_run(place), _summary(place)) for place in finished]
-    told = [(run, summary) for run, summary in runs if isinstance(summary.get("frontier"), Mapping)]
+    runs, unfinished = read_runs(folder)
+    told = [run for run in runs if isinstance(run.summary.get("frontier"), Mapping)]
     if not told:
         raise ValueError(
-            f"Expected runs whose summary.json has a frontier under {folder} but found none among {len(places)} runs, "
-            f"{len(places) - len(runs)} of them unfinished; run `python train.py -m experiment=frontier` first."
+            f"Expected runs whose summary.json has a frontier under {folder} but found none among "
+            f"{len(runs) + len(unfinished)} runs, {len(unfinished)} of them unfinished; run "
+            "`python train.py -m experiment=frontier` first."
         )
-    judge = _judge(told)
-    rows = _rows(_points(told))
-    with_one = {run.folder for run, _ in told}
-    absent = {
-        "unfinished": [place for place in places if place not in finished],
-        "without a frontier": [place for place in finished if place not in with_one],
-    }
-    return Frontier(
-        judge, rows, [f"{len(found)} {what}: {', '.join(map(str, found))}" for what, found in absent.items() if found]
-    )
+    absent = {"unfinished": unfinished, "without a frontier": [run.folder for run in runs if run not in told]}
+    notes = [f"{len(found)} {what}: {', '.join(map(str, found))}" for what, found in absent.items() if found]
+    return Frontier(_judge(told), _rows(_points(told)), notes)
 
 
-def _summary(place: Path) -> dict[str, Any]:
-    found = json.loads((place / "summary.json").read_text())
-    return found if isinstance(found, dict) else {}
-
-
-def _judge(told: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
-    judges = {str(summary["frontier"].get("judge", "unknown")): run.folder for run, summary in told}
+def _judge(told: Sequence[Run]) -> str:
+    judges = {str(run.summary["frontier"].get("judge", "unknown")): run.folder for run in told}
     if len(judges) > 1:
         said = "; ".join(f"{judge} in {folder}" for judge, folder in sorted(judges.items()))
         raise ValueError(
@@ -101,18 +86,18 @@ def _judge(told: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
     return next(iter(judges))
 
 
-def _points(told: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[Point]:
-    varied = _varied([run for run, _ in told])
+def _points(told: Sequence[Run]) -> list[Point]:
+    varied = _varied(told)
     found: dict[tuple[str, str, str], Point] = {}
-    for run, summary in told:
-        frontier = summary["frontier"]
-        start = _number(frontier, (REFERENCE, "reward", "mean"))
+    for run in told:
+        frontier = run.summary["frontier"]
+        start = value_at(frontier, (REFERENCE, "reward", "mean"))
         for one in frontier.get("points", [frontier]):
             method, strength, order = _label(run, frontier, one, varied)
             own = {"iou": {"mean": run.values["policy"]}, "peak_memory": frontier.get("peak_memory"), **one}
-            values = {name: _number(own, place) for name, place in MEASURES.items()}
+            values = {name: value_at(own, place) for name, place in MEASURES.items()}
             found.setdefault((method, strength, run.seed), Point(method, strength, order, run.seed, values, start))
-        first = _reference(run.seed, frontier, _number(summary, (REFERENCE, "iou", "mean")), start)
+        first = _reference(run.seed, frontier, value_at(run.summary, (REFERENCE, "iou", "mean")), start)
         found.setdefault((REFERENCE, "", run.seed), first)
     return list(found.values())
 
@@ -120,7 +105,7 @@ def _points(told: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[Point]:
 def _reference(seed: str, frontier: Mapping[str, Any], iou: float, start: float) -> Point:
     before = frontier.get(REFERENCE, {})
     known = {**before, "kl": {"mean": 0.0}, "kl_per_pixel": {"mean": 0.0}, "iou": {"mean": iou}}
-    values = {name: _number(known, place) for name, place in MEASURES.items()}
+    values = {name: value_at(known, place) for name, place in MEASURES.items()}
     return Point(REFERENCE, "", 0.0, seed, values, start)
 
 
@@ -152,9 +137,3 @@ def _rows(points: Sequence[Point]) -> list[Row]:
         groups.setdefault((point.method, point.strength), []).append(point)
     rows = [Row(*key, sorted(members, key=lambda point: point.seed)) for key, members in groups.items()]
     return sorted(rows, key=lambda row: (row.method != REFERENCE, row.method, row.points[0].order, row.strength))
-
-
-def _number(content: Any, place: Sequence[str]) -> float:
-    for key in place:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return float(content) if isinstance(content, int | float) else math.nan

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from segdpo.reports.colours import COLOURS, GREY
 from segdpo.reports.frontier import REFERENCE, Frontier, Row
 
-# Okabe and Ito's, which the colour-blind can tell apart; markers help where there are more methods than colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# They help where there are more methods than colours.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-GREY = "#6b6b6b"
 PANELS = {"reward": "most probable masks", "sampled": "masks drawn pixel by pixel"}
 
 

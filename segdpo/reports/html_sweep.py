@@ -14,7 +14,7 @@ from segdpo.reports.html_plots import seed_figure
 from segdpo.reports.html_run import RunView, view_of
 from segdpo.reports.html_text import Verdict, bounds, images, plain, signed, tone_of
 from segdpo.reports.html_tolerant import at, number
-from segdpo.reports.sweep import NOT_GROUPED, Group, Run, Sweep, group_runs, read_run
+from segdpo.reports.sweep import NOT_GROUPED, Group, Run, Sweep, best_first, group_runs, read_run
 from segdpo.reports.sweep_contrasts import contrasts
 
 DRAWN = {
@@ -57,7 +57,7 @@ def sweep_view(
     `planned` are the folders of their sweeps; `dense` and `against` name rows that others are held against.
     """
     runs, missing = _runs(read)
-    groups = sorted(group_runs(runs, NOT_GROUPED), key=_best_first) if runs else []
+    groups = sorted(group_runs(runs, NOT_GROUPED), key=best_first) if runs else []
     sweep = Sweep(groups, [])
     files = {each.folder: each for each in read}
     bundles = [
@@ -109,11 +109,6 @@ def _labels(read: Sequence[RunFiles]) -> list[str]:
     counts = Counter(word for files in read for word in set(files.overrides))
     own = [[word.lstrip("+") for word in files.overrides if counts[word] < len(read)] for files in read]
     return [" ".join(words) or files.folder.name for words, files in zip(own, read, strict=True)]
-
-
-def _best_first(group: Group) -> float:
-    mean = group.interval("policy").mean
-    return math.inf if math.isnan(mean) else -mean
 
 
 def _verdict(groups: Sequence[Group]) -> Verdict:

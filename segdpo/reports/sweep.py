@@ -11,6 +11,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from segdpo.metrics.statistics import Interval, student
+from segdpo.reports.html_tolerant import at
 
 # Where a summary.json has what; "gain" falls below 0 when the policy loses the chosen masks.
 MEASURES = {
@@ -30,12 +31,13 @@ NOT_GROUPED = ("seed", "threads", "jobs", "ckpt_path", "cache")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end: what was chosen, the seed, and what it measured (NaN where it did not)."""
+    """A run that came to its end: what was chosen, the seed, what it measured (NaN where it did not), its summary."""
 
     folder: Path
     overrides: Mapping[str, str]
     seed: str
     values: Mapping[str, float]
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,23 @@ class Sweep:
 
 def read_sweep(folder: Path, ignore: Iterable[str] = ()) -> Sweep:
     """Return the sweep under `folder`; `ignore` names further keys that do not make an experiment another one."""
+    runs, unfinished = read_runs(folder)
+    if not runs:
+        hint = f"{len(unfinished)} runs there did not come to their end" if unfinished else "run train.py -m first"
+        raise ValueError(f"Expected runs with a summary.json under {folder} but found none; {hint}.")
+    groups = group_runs(runs, (*NOT_GROUPED, *ignore))
+    return Sweep(sorted(groups, key=best_first), unfinished)
+
+
+def read_runs(folder: Path) -> tuple[list[Run], list[Path]]:
+    """Return the runs under `folder` that came to their end, and the folders of those that did not."""
     runs, unfinished = [], []
     for place in sorted({path.parent.parent for path in folder.rglob(".hydra/overrides.yaml")}):
         if (place / "summary.json").exists():
             runs.append(read_run(place))
         else:
             unfinished.append(place)
-    if not runs:
-        hint = f"{len(unfinished)} runs there did not come to their end" if unfinished else "run train.py -m first"
-        raise ValueError(f"Expected runs with a summary.json under {folder} but found none; {hint}.")
-    groups = group_runs(runs, (*NOT_GROUPED, *ignore))
-    return Sweep(sorted(groups, key=_best_first), unfinished)
+    return runs, unfinished
 
 
 def read_run(folder: Path) -> Run:
@@ -83,8 +91,8 @@ def read_run(folder: Path) -> Run:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); run that run again, or remove its folder.") from error
     overrides = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    values = {name: _value(summary, place) for name, place in (MEASURES | COUNTED).items()}
-    return Run(folder, overrides, str(summary.get("seed", overrides.get("seed", "?"))), values)
+    values = {name: value_at(summary, place) for name, place in (MEASURES | COUNTED).items()}
+    return Run(folder, overrides, str(summary.get("seed", overrides.get("seed", "?"))), values, summary)
 
 
 def group_runs(runs: Sequence[Run], ignore: Iterable[str] = NOT_GROUPED) -> list[Group]:
@@ -101,6 +109,18 @@ def group_runs(runs: Sequence[Run], ignore: Iterable[str] = NOT_GROUPED) -> list
     return [
         Group(_name(keys, values), members, dict(zip(keys, values, strict=True))) for values, members in groups.items()
     ]
+
+
+def value_at(summary: Mapping[str, Any], place: Sequence[str]) -> float:
+    """Return the number that lies in a tree of mappings at `place`, NaN where there is nothing."""
+    found = at(summary, *place)
+    return math.nan if found is None else float(found)
+
+
+def best_first(group: Group) -> float:
+    """Return what sorts groups, the best policy first and those without a number last."""
+    mean = group.interval("policy").mean
+    return math.inf if math.isnan(mean) else -mean
 
 
 def t_interval(values: Iterable[float]) -> Interval:
@@ -126,15 +146,3 @@ def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
 
 def _words(path: Path) -> list[str]:
     return cast(list[str], OmegaConf.to_container(OmegaConf.load(path)))
-
-
-def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:
-    found: Any = summary
-    for key in place:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return math.nan if found is None else float(found)
-
-
-def _best_first(group: Group) -> float:
-    mean = group.interval("policy").mean
-    return math.inf if math.isnan(mean) else -mean

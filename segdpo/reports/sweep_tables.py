@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from segdpo.metrics.statistics import Interval
+from segdpo.reports.colours import BLUE, GREY, VERMILION
 from segdpo.reports.sweep import COUNTED, MEASURES, Group, Sweep
 
 Columns = Mapping[str, Sequence[Interval]]
 
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#6b6b6b"
 SIGNED = ("difference", "chosen gain")
 DRAWN = {"difference": "policy − reference, IoU", "chosen gain": "chosen gain"}
 

@@ -9,7 +9,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#6b6b6b"
+from segdpo.reports.colours import BLUE, GREY, ORANGE
+
 WORDS = {
     TrialState.COMPLETE: "whole",
     TrialState.PRUNED: "given up",

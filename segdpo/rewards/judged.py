@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segdpo.pairs.judges import Judge
-from segdpo.pairs.prediction import MEAN, STD
-from segdpo.pairs.record import Image, Record
+from segdpo.pairs.prediction import MEAN, STD, to_image
+from segdpo.pairs.record import Record
 from segdpo.pairs.seeding import record_rng
 from segdpo.regions import IGNORE
 from segdpo.rewards.request import RewardRequest
@@ -45,18 +45,12 @@ def _record(request: RewardRequest, number: int, mean: Sequence[float], std: Seq
     gold = None
     if request.gold is not None:
         gold = request.gold[number].masked_fill(~request.valid[number], IGNORE).cpu().numpy()
-    image = _pixels(request.image[number], mean, std)
-    none = np.zeros((0, *image.shape[:2]), np.uint8)
-    return Record(f"image {number} of the batch", image, none, (), gold=gold)
-
-
-def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:
-    """Undo the normalisation."""
-    pixels = image.float().cpu().numpy().transpose(1, 2, 0)
-    if pixels.shape[2] != len(mean):
+    seen = request.image[number].float().cpu().numpy()
+    if len(seen) != len(mean):
         raise ValueError(
-            f"Expected images of {len(mean)} channels, as mean and std have values, but got {pixels.shape[2]}; set "
+            f"Expected images of {len(mean)} channels, as mean and std have values, but got {len(seen)}; set "
             "reward.mean and reward.std."
         )
-    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
+    image = to_image(seen, mean, std)
+    none = np.zeros((0, *image.shape[:2]), np.uint8)
+    return Record(f"image {number} of the batch", image, none, (), gold=gold)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from segdpo.metrics.best_of import Doubles, best_of, bound
 from segdpo.metrics.masks import mean_over_classes, measure_masks
-from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
-from segdpo.policies.pixel_policy import greedy
+from segdpo.metrics.statistics import mean_interval
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
 from segdpo.story.clock import Clock
-from segdpo.story.compare import OVERLAPS, network_of
+from segdpo.story.compare import OVERLAPS, compare, network_of
 from segdpo.story.configs import Plain
 from segdpo.story.evaluation_measure import Network, logits_of
 from segdpo.story.frontier import Seen, SeenImages, draw, hidden, judge_of, name_of, point_of, rewards
@@ -93,7 +93,7 @@ def draw_all(setting: Setting, network: Network, device: torch.device) -> list[D
         logits = logits_of(network.module, seen.image, device, [seen.record.id])
         options = {"temperature": chosen.temperature, "smooth": chosen.smoothness}
         masks = np.concatenate(
-            [hidden(seen, greedy(logits)), draw(seen, logits, chosen.samples, config.seed, **options)]
+            [hidden(seen, predicted_classes(logits)), draw(seen, logits, chosen.samples, config.seed, **options)]
         )
         scores = rewards(judge, seen.record, masks, config.seed)
         overlaps = overlaps_of(setting, seen, masks)
@@ -129,13 +129,8 @@ def point(drawn: Sequence[Drawn], size: int, seconds: float) -> dict[str, Any]:
     return {"k": size, "reward": reward, "reward_sampled": reward, "kl": far, "iou": iou, "seconds": share}
 
 
-def overlap_summary(drawn: Sequence[Drawn], size: int) -> dict[str, Any]:
+def overlap_summary(drawn: Sequence[Drawn], size: int) -> Plain:
     """Return the overlap with gold as other stories do: `policy` is the best of `size`, `reference` the plain mask."""
-    after = {name: [best_of(one.overlaps[name], one.rewards, size) for one in drawn] for name in OVERLAPS}
-    before = {name: [one.greedy_overlaps[name] for one in drawn] for name in OVERLAPS}
-    difference = {name: asdict(paired_difference(after[name], before[name])) for name in OVERLAPS}
-    return {
-        "policy": {name: asdict(mean_interval(after[name])) for name in OVERLAPS},
-        "reference": {name: asdict(mean_interval(before[name])) for name in OVERLAPS},
-        "difference": {**difference, "win_rate": asdict(win_rate(after["iou"], before["iou"]))},
-    }
+    after = {name: np.array([best_of(one.overlaps[name], one.rewards, size) for one in drawn]) for name in OVERLAPS}
+    before = {name: np.array([one.greedy_overlaps[name] for one in drawn]) for name in OVERLAPS}
+    return compare(after, before)

@@ -20,11 +20,14 @@ from segdpo.story.setting import Setting
 OVERLAPS = ("iou", "dice")
 
 
-def compare_on_test(setting: Setting, policy: nn.Module, reference: nn.Module, device: torch.device) -> Plain:
+def compare_on_test(
+    setting: Setting, policy: nn.Module, reference: nn.Module, device: torch.device, *, took: float
+) -> Plain:
     """Measure both on the test images, write all of it to evaluation/, and return what summary.json says of it.
 
     Distances between contours are left to scripts/evaluate.py: they take longer than all the rest. `frontier` says what
-    the policy gained, by the judge, and how far it went for that; its peak of memory is that of what came before.
+    the policy gained, by the judge, and how far it went for that; its peak of memory is that of what came before, and
+    its seconds are those that it `took`.
     """
     peak = peak_mib()
     networks = {"policy": network_of(setting, policy), "reference": network_of(setting, reference)}
@@ -33,13 +36,14 @@ def compare_on_test(setting: Setting, policy: nn.Module, reference: nn.Module, d
         measure_network(network, examination, device, f"{name} on test") if len(examination.numbers) else None
         for name, network in networks.items()
     )
+    summary: Plain = {}
     if after is not None and before is not None:
         evaluated = Evaluated(after, before)
         write_evaluation(setting.folder / "evaluation", evaluated, networks, examination, device, {"split": "test"})
-    summary = compare(after, before)
+        summary = compare(after.values, before.values)
     if len(examination.numbers):
         found = frontier_of(setting, networks["policy"], networks["reference"], device)
-        summary["frontier"] = {**found, "peak_memory": peak}
+        summary["frontier"] = {**found, "peak_memory": peak, "seconds": took}
     return summary
 
 
@@ -81,19 +85,14 @@ def examination_of(setting: Setting, images: Numbers, metrics: tuple[str, ...]) 
     )
 
 
-def compare(policy: Measured | None, reference: Measured | None) -> Plain:
-    """Return what summary.json says of both, and of the difference image by image."""
-    if policy is None:
-        return {}
-    summary: dict[str, Any] = {"policy": means_of(policy.values)}
-    if reference is None:
-        return summary
-    summary["reference"] = means_of(reference.values)
-    summary["difference"] = {
-        name: asdict(paired_difference(policy.values[name], reference.values[name])) for name in OVERLAPS
+def compare(policy: Values, reference: Values) -> Plain:
+    """Return what summary.json says of the overlaps of both, and of the difference image by image."""
+    difference = {name: asdict(paired_difference(policy[name], reference[name])) for name in OVERLAPS}
+    return {
+        "policy": means_of(policy),
+        "reference": means_of(reference),
+        "difference": difference | {"win_rate": asdict(win_rate(policy["iou"], reference["iou"]))},
     }
-    summary["difference"]["win_rate"] = asdict(win_rate(policy.values["iou"], reference.values["iou"]))
-    return summary
 
 
 def means_of(values: Values) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from segdpo.data.splits import Numbers
 from segdpo.models.weights import load_weights, save_weights
 from segdpo.story.clock import Clock
-from segdpo.story.fitting import make_data
+from segdpo.story.fitting import make_data, take_final
 from segdpo.story.headers import header_for
 from segdpo.story.learning import Learn, Learned, Lesson, make_policy
 from segdpo.story.preferences import Judged, network_node, with_preferences
@@ -58,8 +58,7 @@ def walk(setting: Setting, reference: Reference, callbacks: Sequence[Callback], 
             load_weights(ended, policy)
         else:
             learned = learn(lesson, callbacks)
-            if config.final == "best":
-                load_weights(own.folder / "checkpoints" / "best.ckpt", policy)
+            take_final(config, own.folder, policy)
         if own is not rounds[-1]:
             save_weights(ended, policy, header_for(config, setting.source.classes, adapter=True))
             asked = network_node(config, setting.source, ended, adapter=bool(config.adapter))

@@ -16,9 +16,9 @@ from segdpo.data.splits import Numbers
 from segdpo.data.transforms import Pipeline
 from segdpo.metrics.calibration import Calibration
 from segdpo.metrics.masks import MASK_METRICS, mean_over_classes, measure_masks
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
 from segdpo.story.configs import Plain
-from segdpo.training.task import predicted_classes
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.reports.strips import draw_strip
 from segdpo.story.evaluation_measure import Examination, Network, batches_of, logits_of
 from segdpo.training.callbacks.panels import panel_rows
-from segdpo.training.task import predicted_classes
 
 OURS = re.compile(r"(better|worse|lowest)_\d+_.*\.png")
 # Ids may hold anything; long ones would meet the limits of file systems.

@@ -7,10 +7,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
+from torch import nn
 
 from segdpo.data.datamodule import DataModule
 from segdpo.data.record_source import RecordSource
 from segdpo.data.splits import Splits
+from segdpo.models.weights import load_weights
 from segdpo.story.configs import build, plain
 from segdpo.training.callbacks.random_state import RandomState
 
@@ -41,6 +43,12 @@ def make_data(config: DictConfig, source: RecordSource, splits: Splits) -> DataM
 def fit(trainer: Trainer, task: LightningModule, data: DataModule, config: DictConfig) -> None:
     """Train, from the start or from the checkpoint that ckpt_path names."""
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint_of(config), weights_only=True)
+
+
+def take_final(config: DictConfig, folder: Path, network: nn.Module) -> None:
+    """Give the network the weights that `final` asks for: the last ones, which it has, or the best validation's."""
+    if config.final == "best":
+        load_weights(folder / "checkpoints" / "best.ckpt", network)
 
 
 def metric_of(trainer: Trainer, task: LightningModule, data: DataModule, name: str) -> float | None:

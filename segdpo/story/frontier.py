@@ -22,9 +22,10 @@ from segdpo.metrics.statistics import mean_interval
 from segdpo.pairs.judges import Judge, Scores, agreement, consensus
 from segdpo.pairs.judges_noisy import gumbel
 from segdpo.pairs.overlap import CannotJudge
+from segdpo.pairs.prediction import to_image
 from segdpo.pairs.record import Masks, Record
 from segdpo.pairs.seeding import record_rng
-from segdpo.policies.pixel_policy import greedy, kl
+from segdpo.policies.pixel_policy import kl, predicted_classes
 from segdpo.policies.sampling import sample
 from segdpo.regions import IGNORE
 from segdpo.story.configs import Plain, build, leaves, plain
@@ -51,16 +52,14 @@ class SeenImages(RecordViews):
 
     def __init__(self, source: RecordSource, network: Network, numbers: Numbers, seed: int) -> None:
         super().__init__(source, network.pipeline, numbers, views=1, seed=seed)
-        self._scale, self._shift = (
-            np.asarray(values, np.float32)[:, None, None] for values in (network.std, network.mean)
-        )
+        self._mean, self._std = network.mean, network.std
 
     def __iter__(self) -> Iterator[Seen]:
         for place in range(len(self)):
             record, view = self._open(place)
             seen, gold = self._look(record, view, record.masks[:0])
-            shown = np.rint((seen.image * self._scale + self._shift) * 255).clip(0, 255).astype(np.uint8)
-            bare = Record(record.id, shown.transpose(1, 2, 0), seen.masks, (), gold=gold)
+            shown = to_image(seen.image, self._mean, self._std)
+            bare = Record(record.id, shown, seen.masks, (), gold=gold)
             yield Seen(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])
 
 
@@ -89,7 +88,7 @@ def frontier_of(setting: Setting, policy: Network, reference: Network, device: t
 def rewards_of(judge: Judge | None, seen: Seen, logits: Tensor, seed: int) -> dict[str, float]:
     """Return the reward of the most probable mask, and the mean of masks drawn pixel by pixel."""
     drawn = draw(seen, logits, DRAWN, seed)
-    masks = np.concatenate([hidden(seen, greedy(logits)), drawn])
+    masks = np.concatenate([hidden(seen, predicted_classes(logits)), drawn])
     scores = rewards(judge, seen.record, masks, seed)
     return {"reward": float(scores[0]), "reward_sampled": float(scores[1:].mean())}
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from segdpo.data.batch import Batch
 from segdpo.data.datamodule import DataModule
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.reports.curves import draw_curves
 from segdpo.reports.panels import draw_panel
 from segdpo.reports.table import comparison_table
 from segdpo.story.configs import Plain
 from segdpo.story.evaluation_measure import as_taken
 from segdpo.training.callbacks.panels import panel_rows
-from segdpo.training.task import predicted_classes
 
 
 @torch.no_grad()

@@ -6,12 +6,11 @@ from dataclasses import replace
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
-from segdpo.models.weights import load_weights
 from segdpo.rewards.request import Reward
 from segdpo.story.clock import Clock
 from segdpo.story.configs import Plain, build
 from segdpo.story.course import judged_of
-from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
+from segdpo.story.fitting import fit, make_data, make_trainer, metric_of, take_final
 from segdpo.story.headers import description_of
 from segdpo.story.learning import make_policy
 from segdpo.story.memory import reset_peak
@@ -42,17 +41,14 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     task.save_hyperparameters({"config": description_of(config, source.classes)})
     trainer = make_trainer(config, callbacks)
     fit(trainer, task, data, config)
-    if config.final == "best":
-        load_weights(setting.folder / "checkpoints" / "best.ckpt", policy)
+    take_final(config, setting.folder, policy)
     seconds["policy"] = clock.lap()
     metric = metric_of(trainer, task, data, config.optimise)
-    summary = finish(setting, policy, reference, data, trainer.strategy.root_device)
+    summary = finish(setting, policy, reference, data, trainer.strategy.root_device, took=seconds["policy"])
     summary["loss"] = algorithm.name  # the loss of the configuration is not asked
     summary["rewards"] = {"asked": task.rewards_asked, "rollouts": task.rollouts, "masks": algorithm.masks}
     summary["pairs"] = {"train": len(data.train_data()), "test": len(setting.splits.test)}
     summary["metric"] = metric
-    if "frontier" in summary:
-        summary["frontier"]["seconds"] = seconds["policy"]
     summary["seconds"] = seconds | {"comparison": clock.lap()}
     return summary
 

@@ -45,24 +45,26 @@ def tell(setting: Setting, callbacks: Sequence[Callback], learn: Learn, price: P
     tested = pairs_on_test(lesson, learned)
     if not learned.trainer.is_global_zero:
         return {}
-    summary = finish(setting, lesson.policy, reference, lesson.data, learned.trainer.strategy.root_device)
+    # What the road takes from the reference on, which all roads start from.
+    took = sum(course.seconds.values())
+    device = learned.trainer.strategy.root_device
+    summary = finish(setting, lesson.policy, reference, lesson.data, device, took=took)
     summary["pairs"] = pairs_of(tested, lesson.data) | {"judgements": judgements(course.judged, price)}
     summary["metric"] = metric
-    if "frontier" in summary:
-        # What the road takes from the reference on, which all roads start from.
-        summary["frontier"]["seconds"] = sum(course.seconds.values())
     summary["seconds"] = seconds | course.seconds | {"comparison": clock.lap()}
     return summary
 
 
-def finish(setting: Setting, policy: nn.Module, reference: Reference, data: DataModule, device: torch.device) -> Plain:
-    """Write the weights, compare policy and reference on gold, and draw both."""
+def finish(
+    setting: Setting, policy: nn.Module, reference: Reference, data: DataModule, device: torch.device, *, took: float
+) -> Plain:
+    """Write the weights, compare policy and reference on gold, and draw both; `took`: the policy's seconds so far."""
     config, folder, classes = setting.config, setting.folder, setting.source.classes
     if has_adapter(policy):
         save_adapter(folder / "adapter.safetensors", policy)
     save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
     save_weights(folder / "reference.safetensors", reference.network, header_for(config, classes))
-    summary = compare_on_test(setting, policy, reference.network, device)
+    summary = compare_on_test(setting, policy, reference.network, device, took=took)
     before = measure(setting, reference.network, setting.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
     draw_test_panel(policy, reference.network, data, folder / "panel.png", device)

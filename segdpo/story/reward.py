@@ -12,18 +12,17 @@ from torch import nn
 from segdpo.data.mining import SCORES
 from segdpo.losses.reward_losses import RewardLoss
 from segdpo.models.reward_model import save_reward_model
-from segdpo.models.weights import load_weights
 from segdpo.pairs.judgements import for_ranking, for_rule
 from segdpo.story.clock import Clock
 from segdpo.story.configs import Plain, build, plain
 from segdpo.story.course import judged_of
-from segdpo.story.fitting import fit, make_data, make_trainer, metric_of
+from segdpo.story.fitting import fit, make_data, make_trainer, metric_of, take_final
 from segdpo.story.headers import description_of, header_for
 from segdpo.story.judging import judgements
 from segdpo.story.preferences import Judged, asks_a_network, network_node, with_preferences
 from segdpo.story.reference import make_reference
 from segdpo.story.reward_trust import Trusted, trust
-from segdpo.story.setting import Setting
+from segdpo.story.setting import Setting, check_class_count
 from segdpo.training.reward_task import Judged as Scores
 from segdpo.training.reward_task import RewardTask
 
@@ -40,8 +39,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     task = make_task(setting, judged)
     trainer = make_trainer(config, callbacks)
     fit(trainer, task, data, config)
-    if config.final == "best":
-        load_weights(setting.folder / "checkpoints" / "best.ckpt", task.network)
+    take_final(config, setting.folder, task.network)
     metric = metric_of(trainer, task, data, config.optimise)
     seconds["training"] = clock.lap()
     if not trainer.is_global_zero:
@@ -91,12 +89,7 @@ def make_task(setting: Setting, judged: Judged) -> RewardTask:
 
 def make_model(config: DictConfig, classes: Sequence[str]) -> nn.Module:
     """Return the reward model of the configuration for the classes of the data, untrained."""
-    wanted = config.reward_model.classes
-    if wanted is not None and wanted != len(classes):
-        raise ValueError(
-            f"Expected reward_model.classes={len(classes)} for the classes of the data ({', '.join(classes)}) but got "
-            f"{wanted}; leave reward_model.classes=null."
-        )
+    check_class_count(config, "reward_model", classes)
     description = description_of(config, classes)
     model: nn.Module = build(
         config.reward_model, classes=len(classes), mean=description["mean"], std=description["std"]

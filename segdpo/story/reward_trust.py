@@ -23,7 +23,7 @@ from segdpo.story.configs import Plain, build, plain
 from segdpo.story.preferences import asking_the_reference
 from segdpo.story.reward_attack import attack_on_test
 from segdpo.story.setting import Setting
-from segdpo.training.reward_task import margins_of, rewards_of
+from segdpo.training.reward_task import margins_of, rewards_of, share_ahead
 from segdpo.training.scoring import PreferenceBatch
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def trust(trusted: Trusted) -> Plain:
 
 def test_batches(trusted: Trusted) -> Iterator[PreferenceBatch]:
     """Give the test images with their pairs, in order."""
+    # Not data.test_dataloader(), which after a training of several processes would give this one its share alone.
     items: Any = trusted.data.eval_data(trusted.data.splits.test)
     for start in range(0, len(items), trusted.data.batch_size):
         numbers = range(start, min(start + trusted.data.batch_size, len(items)))
@@ -70,8 +71,7 @@ def held_out(trusted: Trusted) -> Plain:
         ahead = margins_of(rewards_of(trusted.model, batch)).cpu()
         image = torch.arange(len(ahead)) if isinstance(batch, RankingBatch) else batch.image_index.cpu()
         for number in range(len(batch.ids)):
-            own = ahead[image == number]
-            shares.append(float(((own > 0).double() + 0.5 * (own == 0).double()).mean()))
+            shares.append(float(share_ahead(ahead[image == number]).double().mean()))
         margins.append(ahead.flatten())
     whole = torch.cat(margins)
     calibration = Calibration(sync_on_compute=False)

@@ -1,6 +1,7 @@
 """What every story starts from: the configuration, the data and its splits, the folder of the run."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +27,19 @@ class Setting:
 def open_setting(config: DictConfig) -> Setting:
     """Open the data, split it, and refuse a model of other classes than the data's."""
     source: RecordSource = build(config.data)
-    wanted = config.model.classes
-    if wanted is not None and wanted != len(source.classes):
-        raise ValueError(
-            f"Expected model.classes={len(source.classes)} for the classes of the data ({', '.join(source.classes)}) "
-            f"but got {wanted}; leave model.classes=null, or choose the data that this model is for."
-        )
+    check_class_count(config, "model", source.classes)
     splits: Splits = build(config.datamodule.split)(infos_of(source))
     log.info("%s", splits)
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     return Setting(config, source, splits, folder)
+
+
+def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:
+    """Refuse a `network` of the configuration, model or reward_model, of another number of classes than the data's."""
+    wanted = config[network].classes
+    if wanted is not None and wanted != len(classes):
+        raise ValueError(
+            f"Expected {network}.classes={len(classes)} for the classes of the data ({', '.join(classes)}) but got "
+            f"{wanted}; leave {network}.classes=null, or choose the data that this model is for."
+        )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segdpo.policies.pixel_policy import greedy
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
 
 
@@ -25,7 +25,7 @@ class Collapse:
 
     def look(self, logits: Tensor, valid: Tensor, gold: Tensor | None, ids: Sequence[str]) -> Tensor:
         """Return for each image whether its predicted mask shows one class alone; stop if all do for too long."""
-        masks = greedy(logits)
+        masks = predicted_classes(logits)
         alone = _one_class(masks, valid)
         if gold is not None and bool(_one_class(gold, valid & (gold != IGNORE)).all()):
             return alone

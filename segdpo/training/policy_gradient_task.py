@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from segdpo.data.batch import Batch
 from segdpo.losses.policy_gradient_advantages import adaptive_coefficient
 from segdpo.models import freezing
-from segdpo.policies.pixel_policy import greedy, log_probs
+from segdpo.policies.pixel_policy import log_probs, predicted_classes
 from segdpo.rewards.request import Reward, RewardRequest, asked
 from segdpo.training.finite import naming
 from segdpo.training.policy_gradient_collapse import Collapse
@@ -246,7 +246,7 @@ class PolicyGradientTask(Task):
         logits = self.policy(batch.image)
         self.count_overlap(stage, logits, batch)
         index = torch.arange(len(logits), device=logits.device)
-        request = RewardRequest(batch.image, greedy(logits), index, batch.gold, batch.valid, self.classes)
+        request = RewardRequest(batch.image, predicted_classes(logits), index, batch.gold, batch.valid, self.classes)
         with naming(batch.ids, self.global_step):
             self.count(stage, {"reward": asked(self.reward, request)}, torch.ones_like(index))
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from segdpo.data.batch import Batch, PairBatch, RankingBatch
-from segdpo.losses.preference_loss import LossTerms, PreferenceLoss
+from segdpo.losses.preference_loss import PreferenceLoss
+from segdpo.losses.terms import LossTerms
 from segdpo.metrics.pair_quality import kl_per_pixel
 from segdpo.models import freezing
 from segdpo.scores import PairScores, Score

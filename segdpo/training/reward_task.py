@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdpo.data.batch import Batch, PairBatch, RankingBatch
-from segdpo.losses.reward_losses import RewardLoss, RewardTerms
+from segdpo.losses.reward_losses import RewardLoss
+from segdpo.losses.terms import LossTerms
 from segdpo.regions import IGNORE
 from segdpo.training.finite import naming
 from segdpo.training.scoring import PreferenceBatch, weight_of
@@ -64,7 +65,7 @@ class RewardTask(Task):
         """Count the loss and the pairs that are in order."""
         self._evaluate("test", batch)
 
-    def _step(self, batch: PreferenceBatch, weight: Tensor) -> tuple[Tensor, RewardTerms]:
+    def _step(self, batch: PreferenceBatch, weight: Tensor) -> tuple[Tensor, LossTerms]:
         rewards = rewards_of(self.network, batch)
         gap = gap_of(batch, self.judged).to(rewards) if self.loss.margin_per_gap and self.judged is not None else None
         return rewards, self.loss(rewards, weight=weight, gap=gap)
@@ -96,8 +97,12 @@ def in_order(rewards: Tensor) -> Tensor:
     >>> in_order(torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 0.0]]))
     tensor([0.6667, 0.5000])
     """
-    ahead = margins_of(rewards)
-    return ((ahead > 0).float() + 0.5 * (ahead == 0).float()).mean(1)
+    return share_ahead(margins_of(rewards)).mean(1)
+
+
+def share_ahead(margins: Tensor) -> Tensor:
+    """Return 1 for each margin above 0, ½ for a tie, 0 for one below."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
 def margins_of(rewards: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ def _ask(network: nn.Module, batch: Batch, masks: Tensor, index: Tensor) -> Tens
     return rewards
 
 
-def _values(rewards: Tensor, terms: RewardTerms) -> dict[str, Tensor]:
+def _values(rewards: Tensor, terms: LossTerms) -> dict[str, Tensor]:
     rewards = rewards.detach()
     return {
         "loss": terms.total.detach().expand(len(rewards)),

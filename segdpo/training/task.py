@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from segdpo.data.batch import Batch
 from segdpo.metrics.overlap import Overlap
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
 from segdpo.training.finite import FiniteGuard
 from segdpo.training.means import Means
@@ -120,8 +121,3 @@ class Task(LightningModule):
         overlaps.reset()
         # The same on every process already; Lightning wants to be told to share what is logged at the end of an epoch.
         self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
-
-
-def predicted_classes(logits: Tensor) -> Tensor:
-    """Return class ids uint8 [B, *spatial]: logit > 0 for one channel, else the argmax."""
-    return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else logits.argmax(1).byte()

@@ -8,7 +8,7 @@ from torch import nn
 from segdpo.data.transforms import Pipeline
 from segdpo.pairs.candidates import checkpoints, class_biases, distinct, existing, from_function, thresholds
 from segdpo.pairs.candidates_value import Candidates
-from segdpo.pairs.prediction import logits_of, masks_of, predict_with, to_model_input, with_weights
+from segdpo.pairs.prediction import logits_of, masks_of, predict_with, to_image, to_model_input, with_weights
 from segdpo.pairs.record import Record
 
 
@@ -148,6 +148,7 @@ def test_a_network_sees_the_numbers_it_was_trained_on(channels):
     constants = {} if channels == 3 else {"mean": (0.4,), "std": (0.2,)}
     trained_on = Pipeline(**constants)(image, np.zeros((1, 9, 7), np.uint8), rng()).image
     np.testing.assert_array_equal(to_model_input(image, **constants).numpy(), trained_on)
+    np.testing.assert_array_equal(to_image(trained_on, **constants), image)
 
 
 def test_images_and_models_that_do_not_fit():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from segdpo.policies.pixel_policy import entropy, greedy, kl, log_prob
+from segdpo.policies.pixel_policy import entropy, kl, log_prob, predicted_classes
 from segdpo.policies.sampling import sample
 
 SPACES = [(4, 5), (3, 4, 5)]
@@ -37,7 +37,7 @@ def test_against_torch_distributions(channels, space):
     torch.testing.assert_close(entropy(logits), ours.entropy(), atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(kl(logits, other), kl_divergence(ours, theirs), atol=1e-10, rtol=1e-9)
     modes = logits[:, 0] > 0 if channels == 1 else logits.argmax(1)
-    assert torch.equal(greedy(logits), modes.byte())
+    assert torch.equal(predicted_classes(logits), modes.byte())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

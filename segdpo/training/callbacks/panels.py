@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from segdpo.data.batch import Batch, PairBatch, RankingBatch
 from segdpo.data.panel_row import PanelRow
-from segdpo.pairs.prediction import MEAN, STD
+from segdpo.pairs.prediction import MEAN, STD, to_image
 from segdpo.pairs.record import Image
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.regions import IGNORE
-from segdpo.training.task import predicted_classes
 
 Draw = Callable[..., None]
 
@@ -95,12 +95,10 @@ def panel_rows(
 
 def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:
     """Undo the normalisation; images of other channels than `mean` has values for are stretched to 0 … 255."""
-    pixels = image.float().cpu().numpy().transpose(1, 2, 0)
-    if pixels.shape[2] == len(mean):
-        pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    else:
-        pixels = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-6)
-    return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
+    pixels = image.float().cpu().numpy()
+    if len(pixels) == len(mean):
+        return to_image(pixels, mean, std)
+    return to_image((pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-6), mean=(0,), std=(1,))
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from segdpo import PreferenceLoss, objectives
 from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.pairs.prediction import to_model_input
+from segdpo.policies.pixel_policy import predicted_classes
 from segdpo.reports.panels import draw_panel
 from segdpo.training.callbacks.panels import Panels
 from segdpo.training.preference_task import PreferenceTask
 from segdpo.training.references import FrozenCopy
-from segdpo.training.task import predicted_classes
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
