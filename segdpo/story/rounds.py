@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segdpo.models.atomic_file import write_atomically
-from segdpo.story.configs import plain
+from segdpo.story.configs import leaves, plain
 from segdpo.story.preferences import asks_a_network
 from segdpo.story.setting import Setting
 
@@ -87,6 +87,10 @@ def join_metrics(folders: Sequence[Path], steps: Sequence[int], out: Path) -> No
 
 def _own(config: DictConfig, number: int, steps: int) -> DictConfig:
     own = config.copy()
+    # Folds, images, or a reward model that go with the run's seed are not another round's.
+    for name, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        if isinstance(value, str) and "${seed}" in value:
+            OmegaConf.update(own, name, OmegaConf.select(config, name))
     own.run_folder = str(Path(config.run_folder) / f"round_{number + 1}")
     own.seed = config.seed + number * SEEDS_APART
     own.trainer.max_steps = steps

@@ -11,8 +11,9 @@ from small import SMALL, composed
 from segdpo.data.joined import Joined
 from segdpo.models.weights import read_tensors
 from segdpo.story import course
-from segdpo.story.rounds import SEEDS_APART, check_rounds, shares
+from segdpo.story.rounds import SEEDS_APART, check_rounds, rounds_of, shares
 from segdpo.story.run import run_story
+from segdpo.story.setting import open_setting
 
 OWN_CANDIDATES = [*SMALL, "pairs=logit_noise", "pairs.amplitude=5", "pairs.count=3"]
 SHORT = [*OWN_CANDIDATES, "callbacks.panels=null"]
@@ -82,6 +83,21 @@ def test_killed_in_the_second_round_it_goes_on_there(told, tmp_path):
     files = [read_tensors(place / "policy.safetensors") for place in (folder / "run", tmp_path)]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
     assert again["policy"] == summary["policy"]
+
+
+def test_what_goes_with_the_seed_of_the_run_stays_in_all_rounds(tmp_path):
+    words = [
+        "seed=2",
+        "data.seed=${seed}",
+        "+note.path=models/${data.seed}",
+        "+note.own=${seed}/x",
+        "trainer.max_steps=7",
+    ]
+    config = composed(*OWN_CANDIDATES, "rounds=2", *words, folder=tmp_path)
+    own = [one.config for one in rounds_of(open_setting(config))]
+    assert [one.seed for one in own] == [2, 2 + SEEDS_APART]
+    assert [(one.data.seed, one.note.path, one.note.own) for one in own] == [(2, "models/2", "2/x")] * 2
+    assert [one.trainer.max_steps for one in own] == [4, 3]
 
 
 @pytest.mark.parametrize(
