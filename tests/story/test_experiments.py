@@ -18,10 +18,10 @@ SINGLE = ["bubil", "displacement", "few_masks", "lora"]
 # How many choices there are of each, seeds aside.
 TABLES = {
     "displacement": 9,
-    "displacement_camvid": 5,
+    "displacement_camvid": 3,
     "worth_cheap_masks": 13,
     "worth_few_masks": 11,
-    "worth_bubil_cheap": 7,
+    "worth_bubil_cheap": 6,
     "worth_bubil_few": 6,
     "budget": 18,
     "label_noise": 15,
