@@ -1,5 +1,12 @@
-"""Shapes in signatures are checked while tests run, and nowhere else."""
+"""Shapes in signatures are checked while tests run, and nowhere else; Hydra composes unwatched."""
 
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -7,6 +14,29 @@ from jaxtyping import install_import_hook
 install_import_hook(["segdpo.kernels", "segdpo.regions"], "beartype.beartype")
 
 import torch  # noqa: E402
+
+
+def _untraced(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Coverage's tracer doubles the time of all Python, and what calls nothing of ours has no line to be found."""
+
+    @functools.wraps(call)
+    def wrapped(*given: Any, **options: Any) -> Any:
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return call(*given, **options)
+        finally:
+            sys.settrace(tracer)
+
+    return wrapped
+
+
+# A machine that is busy is not a mistake.
+hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("patient")
+
+# Before a test imports it; hundreds of configurations are composed, for a fifth of a second each.
+hydra.compose = _untraced(hydra.compose)
 
 
 @pytest.fixture(autouse=True)
