@@ -139,8 +139,9 @@ def test_supervised_story(tmp_path):
     ],
     ids=str,
 )
-def test_choices_that_meet_in_a_story(choices, tmp_path):
-    summary = run_story(composed(*SMALL, *choices, "trainer.max_steps=3", folder=tmp_path))
+def test_choices_that_meet_in_a_story(choices, finished, tmp_path):
+    own = [f"cache={finished[1] / 'cache'}", f"run_folder={tmp_path}", "trainer.max_steps=3"]
+    summary = run_story(composed(*SMALL, *choices, *own))
     assert 0 <= summary["policy"]["iou"]["mean"] <= 1
     assert summary["pairs"]["margin"] is not None
 
