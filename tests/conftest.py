@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while tests run, and nowhere else; Hydra composes unwatched."""
+"""Shapes in signatures are checked while tests run, and nowhere else; Hydra and Matplotlib go untraced."""
 
 import functools
 import sys
@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["segdpo.kernels", "segdpo.regions"], "beartype.beartype")
 
 import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 
 def _untraced(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,8 +36,10 @@ def _untraced(call: Callable[..., Any]) -> Callable[..., Any]:
 hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Before a test imports it; hundreds of configurations are composed, for a fifth of a second each.
+# Before a test imports it. Of the time of a small run, configurations and pictures are most.
 hydra.compose = _untraced(hydra.compose)
+for _name in ("savefig", "subplots"):
+    setattr(Figure, _name, _untraced(getattr(Figure, _name)))
 
 
 @pytest.fixture(autouse=True)
