@@ -1,9 +1,8 @@
 """Shapes in signatures are checked while tests run, and nowhere else; Hydra and Matplotlib go untraced."""
 
-import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 
 import hydra
 import hypothesis
@@ -17,19 +16,15 @@ import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 
-def _untraced(call: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def _no_tracer() -> Iterator[None]:
     """Coverage's tracer doubles the time of all Python, and what calls nothing of ours has no line to be found."""
-
-    @functools.wraps(call)
-    def wrapped(*given: Any, **options: Any) -> Any:
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return call(*given, **options)
-        finally:
-            sys.settrace(tracer)
-
-    return wrapped
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
 
 
 # A machine that is busy is not a mistake.
@@ -37,9 +32,16 @@ hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesi
 hypothesis.settings.load_profile("patient")
 
 # Before a test imports it. Of the time of a small run, configurations and pictures are most.
-hydra.compose = _untraced(hydra.compose)
+hydra.compose = _no_tracer()(hydra.compose)
 for _name in ("savefig", "subplots"):
-    setattr(Figure, _name, _untraced(getattr(Figure, _name)))
+    setattr(Figure, _name, _no_tracer()(getattr(Figure, _name)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run what is marked untraced so."""
+    with _no_tracer() if item.get_closest_marker("untraced") else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

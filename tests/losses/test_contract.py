@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import segdpo
 
 # Its hundreds of cases go through lines that the tests of each term go through too.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.untraced
 CONF = Path(__file__).parents[2] / "conf"
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 QUANTITIES = ("log_likelihood", "log_odds")
