@@ -1,5 +1,11 @@
-"""Shapes in signatures are checked while tests run, and nowhere else."""
+"""Shapes in signatures are checked while tests run, and nowhere else; Hydra and Matplotlib go untraced."""
 
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
+
+import hydra
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -7,6 +13,35 @@ from jaxtyping import install_import_hook
 install_import_hook(["segdpo.kernels", "segdpo.regions"], "beartype.beartype")
 
 import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+
+@contextmanager
+def _no_tracer() -> Iterator[None]:
+    """Coverage's tracer doubles the time of all Python, and what calls nothing of ours has no line to be found."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+
+
+# A machine that is busy is not a mistake.
+hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("patient")
+
+# Before a test imports it. Of the time of a small run, configurations and pictures are most.
+hydra.compose = _no_tracer()(hydra.compose)
+for _name in ("savefig", "subplots"):
+    setattr(Figure, _name, _no_tracer()(getattr(Figure, _name)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run what is marked untraced so."""
+    with _no_tracer() if item.get_closest_marker("untraced") else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

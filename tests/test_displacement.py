@@ -20,6 +20,7 @@ import torch
 
 from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
 
+pytestmark = pytest.mark.untraced  # thousands of steps over the same lines
 FEATURES = torch.tensor([1.0, 0.5]).reshape(1, 1, 1, 2)
 CHOSEN = torch.tensor([[[1, 0]]])
 REJECTED = torch.tensor([[[1, 1]]])

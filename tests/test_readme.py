@@ -12,6 +12,7 @@ NEEDS_A_RUN = {"deploy.md"}
 CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.name not in NEEDS_A_RUN], ids=lambda path: path.name)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
     # Whoever follows a document stands at the root of the repository; what the blocks write stays out of it.

@@ -176,6 +176,7 @@ def killed_at(event, out):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.untraced
 def test_killed_before_any_touch_of_a_file_it_ends_with_the_same_bytes(tmp_path):
     run(tmp_path / "straight")
     expected = content(tmp_path / "straight")

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 import segdpo
 
+# Its hundreds of cases go through lines that the tests of each term go through too.
+pytestmark = pytest.mark.untraced
 CONF = Path(__file__).parents[2] / "conf"
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 QUANTITIES = ("log_likelihood", "log_odds")
@@ -125,4 +127,5 @@ def test_gradients_are_those_of_finite_differences(configs, name, quantity, regi
     def total(logits: torch.Tensor) -> torch.Tensor:
         return loss.on_logits(logits, reference, chosen, rejected, image_index=index).total
 
-    assert torch.autograd.gradcheck(total, policy, eps=1e-6, atol=1e-6)
+    # Along one direction in which every logit moves: a wrong slope of any of them shows, at two values for fifty.
+    assert torch.autograd.gradcheck(total, policy, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)

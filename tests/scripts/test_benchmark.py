@@ -32,6 +32,7 @@ def run(tmp_path, capsys):
     return run
 
 
+@pytest.mark.untraced
 def test_steps_and_losses_are_measured_and_written_with_every_sample(run, tmp_path):
     code, printed, found = run("--only", "S,L")
     rows = found["rows"]
@@ -148,6 +149,7 @@ def test_a_tenth_of_the_pixels_differs():
     assert case.chosen.unique().tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.untraced
 def test_the_step_is_measured_and_its_weights_are_those_of_the_bare_loop(tmp_path, monkeypatch):
     compared = []
 

@@ -2,8 +2,6 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
+from warm import Warm
 
 from segdpo.data.errors import DataError
 from segdpo.data.folder import read_folder
@@ -50,9 +49,7 @@ def content(out):
 
 
 def started(out):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), f"out={out}", *SETTINGS]
-    return subprocess.Popen(command, cwd=out.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return Warm([f"out={out}", *SETTINGS], out.parent, script="scripts/mine_pairs.py")
 
 
 def lines_of(journal):
@@ -64,14 +61,12 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     mine_pairs.mine_to_disk(composed(f"out={straight}", *SETTINGS), Console(quiet=True))
     journal = tmp_path / "killed.mining.jsonl"
     for enough in (5, 75):  # before the first shard is whole, and after
-        process = started(killed)
-        while lines_of(journal) < enough and process.poll() is None:
+        running = started(killed)
+        while lines_of(journal) < enough and running.process.is_alive():
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    process = started(killed)
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
+        os.kill(running.process.pid, signal.SIGKILL)
+        running.finish(status=-signal.SIGKILL)
+    started(killed).finish()
     assert content(killed) == content(straight)
     ids = [PackDataset(killed).describe(k).id for k in range(len(PackDataset(killed)))]
     assert len(set(ids)) == len(ids)

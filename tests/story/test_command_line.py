@@ -11,39 +11,39 @@ import pytest
 from small import ROOT, SMALL, command, words_for
 from warm import Warm
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def call(words, folder):
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+# For the processes that a run starts itself.
+PATH = {"PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", **PATH}
 
 
 def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path):
-    words = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "callbacks.panels=null"]
+    words = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "start.steps=2", "trainer.max_steps=2"]
     words += [
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
         f"cache={tmp_path / 'cache'}",
+        "callbacks=none",
+        "logger=none",
         "loss=dpo,hinge_anchor",
         "seed=0,1",
     ]
-    call(words, tmp_path)
+    # Not a Warm one, which would wait for joblib's workers at its end.
+    done = subprocess.run(words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
     assert {(s["loss"], s["seed"]) for s in summaries} == {
         (loss, seed) for loss in ("dpo", "hinge_anchor") for seed in (0, 1)
     }
     # Two jobs of one seed start together, and one reference serves both.
     assert len(list((tmp_path / "cache" / "references").glob("*.safetensors"))) == 2
-    said = call([sys.executable, str(ROOT / "scripts" / "collect_sweep.py"), str(tmp_path / "sweep")], tmp_path)
+    said = Warm([str(tmp_path / "sweep")], tmp_path, script="scripts/collect_sweep.py").finish()
     rows = [line.split("|") for line in said.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert all(row[7].strip() == "2" for row in rows[2:])
 
 
 def test_two_processes_tell_one_story(tmp_path):
-    words = command(tmp_path / "run", "trainer=ddp", "trainer.devices=2", "datamodule.batch_size=2")
-    call(words, tmp_path)
+    words = words_for(tmp_path / "run", "trainer=ddp", "trainer.devices=2", "datamodule.batch_size=2")
+    Warm(words, tmp_path, PATH).finish()
     Warm(words_for(tmp_path / "alone", "datamodule.batch_size=4"), tmp_path).finish()
     together, one = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "alone"))
     assert together["policy"]["iou"]["mean"] == pytest.approx(one["policy"]["iou"]["mean"], abs=2e-3)

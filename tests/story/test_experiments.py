@@ -43,6 +43,7 @@ def cells_of(name):
     return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0], config.hydra
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", SINGLE)
 def test_two_steps(name, tmp_path):
     chosen = composed(f"experiment={name}", folder=tmp_path)
@@ -105,6 +106,7 @@ def test_the_page_of_results_has_the_command_of_each_table():
         assert rows <= {word.partition("=")[2] for cell in cells for word in cell}
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["fast", "overfit", "profiler"])
 def test_debugging(name, tmp_path):
     config = composed(*CONVOLUTION, *SHAPES, f"debug={name}", "start.steps=2", "threads=1", folder=tmp_path)

@@ -101,6 +101,7 @@ def test_settings_are_what_the_yamls_say(name):
         assert algorithm.surrogate.keywords == {"clip": 0.2, "clip_higher": 0.28}
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_it_raises_iou(algorithm, cache, tmp_path):
     """A reference of eight steps has much to learn; docs/rlhf.md has the command for real ones."""

@@ -73,7 +73,7 @@ def test_a_second_run_finds_the_reference_and_ends_the_same(finished, tmp_path):
 
 def test_a_finished_run_made_longer_ends_as_one_that_was_long_from_the_start(finished, tmp_path):
     # Not with a schedule that falls to 0 at the last step: a longer one falls more slowly from its beginning.
-    usual = [*SMALL, f"cache={finished[1] / 'cache'}", "scheduler=constant"]
+    usual = [*SMALL, f"cache={finished[1] / 'cache'}", "scheduler=constant", "logger=none", "callbacks.panels=null"]
     longer = [*usual, "trainer.max_steps=11"]
     run_story(composed(*usual, f"run_folder={tmp_path / 'grown'}"))
     run_story(composed(*longer, f"run_folder={tmp_path / 'grown'}", "ckpt_path=last"))
@@ -139,16 +139,16 @@ def test_supervised_story(tmp_path):
     ],
     ids=str,
 )
-def test_choices_that_meet_in_a_story(choices, tmp_path):
-    summary = run_story(composed(*SMALL, *choices, "trainer.max_steps=3", folder=tmp_path))
+def test_choices_that_meet_in_a_story(choices, finished, tmp_path):
+    own = [f"cache={finished[1] / 'cache'}", f"run_folder={tmp_path}", "trainer.max_steps=3"]
+    summary = run_story(composed(*SMALL, *choices, *own))
     assert 0 <= summary["policy"]["iou"]["mean"] <= 1
     assert summary["pairs"]["margin"] is not None
 
 
-def test_preferences_that_the_data_came_with(tmp_path):
+def test_preferences_that_the_data_came_with(finished, tmp_path):
     shapes = [option.replace("data.", "data.source.") for option in SMALL]
     config = composed(*shapes, "data=shapes_judged", "pairs=given", "judge=hd95", folder=tmp_path)
-    given = run_story(config)
-    mined = run_story(composed(*SMALL, folder=tmp_path / "mined"))
+    given, (mined, _) = run_story(config), finished
     # The same masks and the same judge, wherever it sat.
     assert given["pairs"]["train"] == mined["pairs"]["train"]
