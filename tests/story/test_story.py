@@ -92,7 +92,7 @@ def test_another_configuration_is_another_reference(finished):
 
 def test_few_masks_leave_the_others_to_be_judged(tmp_path):
     few = ["start=few_masks", "start.images=5", "pairs=logit_noise", "pairs.amplitude=5"]
-    summary = run_story(composed(*SMALL, *few, folder=tmp_path))
+    summary = run_story(composed(*SMALL, *few, "logger=none", folder=tmp_path))
     assert summary["pairs"]["train"] == 24 - 4 - 6 - 5
 
 
@@ -148,7 +148,7 @@ def test_choices_that_meet_in_a_story(choices, finished, tmp_path):
 
 def test_preferences_that_the_data_came_with(finished, tmp_path):
     shapes = [option.replace("data.", "data.source.") for option in SMALL]
-    config = composed(*shapes, "data=shapes_judged", "pairs=given", "judge=hd95", folder=tmp_path)
+    config = composed(*shapes, "data=shapes_judged", "pairs=given", "judge=hd95", "logger=none", folder=tmp_path)
     given, (mined, _) = run_story(config), finished
     # The same masks and the same judge, wherever it sat.
     assert given["pairs"]["train"] == mined["pairs"]["train"]
