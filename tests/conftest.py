@@ -39,7 +39,7 @@ _traced_compose = hydra.compose
 
 
 def _compose(*given: Any, **options: Any) -> Any:
-    ours = sys._getframe(1).f_globals["__name__"].startswith("segdpo")
+    ours = sys._getframe(1).f_globals.get("__name__", "").startswith("segdpo")
     with nullcontext() if ours else _no_tracer():
         return _traced_compose(*given, **options)
 
