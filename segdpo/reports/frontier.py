@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from segdpo.metrics.statistics import Interval
-from segdpo.reports.sweep import METHODS, NOT_GROUPED, Run, read_runs, t_interval, value_at
+from segdpo.reports.html_tolerant import at, number
+from segdpo.reports.sweep import METHODS, NOT_GROUPED, Run, read_runs, t_interval
 
 # Where the frontier of a summary.json has what.
 MEASURES = {
@@ -63,14 +64,17 @@ class Frontier:
 def read_frontier(folder: Path) -> Frontier:
     """Return the frontier of the runs under `folder`; refuse runs that were rewarded by different judges."""
     runs, unfinished = read_runs(folder)
-    told = [run for run in runs if isinstance(run.summary.get("frontier"), Mapping)]
+    told: list[Run] = []
+    bare: list[Run] = []
+    for run in runs:
+        (told if isinstance(run.summary.get("frontier"), Mapping) else bare).append(run)
     if not told:
         raise ValueError(
             f"Expected runs whose summary.json has a frontier under {folder} but found none among "
             f"{len(runs) + len(unfinished)} runs, {len(unfinished)} of them unfinished; run "
             "`python train.py -m experiment=frontier` first."
         )
-    absent = {"unfinished": unfinished, "without a frontier": [run.folder for run in runs if run not in told]}
+    absent = {"unfinished": unfinished, "without a frontier": [run.folder for run in bare]}
     notes = [f"{len(found)} {what}: {', '.join(map(str, found))}" for what, found in absent.items() if found]
     return Frontier(_judge(told), _rows(_points(told)), notes)
 
@@ -91,13 +95,13 @@ def _points(told: Sequence[Run]) -> list[Point]:
     found: dict[tuple[str, str, str], Point] = {}
     for run in told:
         frontier = run.summary["frontier"]
-        start = value_at(frontier, (REFERENCE, "reward", "mean"))
+        start = number(at(frontier, REFERENCE, "reward", "mean"))
         for one in frontier.get("points", [frontier]):
             method, strength, order = _label(run, frontier, one, varied)
             own = {"iou": {"mean": run.values["policy"]}, "peak_memory": frontier.get("peak_memory"), **one}
-            values = {name: value_at(own, place) for name, place in MEASURES.items()}
+            values = {name: number(at(own, *place)) for name, place in MEASURES.items()}
             found.setdefault((method, strength, run.seed), Point(method, strength, order, run.seed, values, start))
-        first = _reference(run.seed, frontier, value_at(run.summary, (REFERENCE, "iou", "mean")), start)
+        first = _reference(run.seed, frontier, number(at(run.summary, REFERENCE, "iou", "mean")), start)
         found.setdefault((REFERENCE, "", run.seed), first)
     return list(found.values())
 
@@ -105,7 +109,7 @@ def _points(told: Sequence[Run]) -> list[Point]:
 def _reference(seed: str, frontier: Mapping[str, Any], iou: float, start: float) -> Point:
     before = frontier.get(REFERENCE, {})
     known = {**before, "kl": {"mean": 0.0}, "kl_per_pixel": {"mean": 0.0}, "iou": {"mean": iou}}
-    values = {name: value_at(known, place) for name, place in MEASURES.items()}
+    values = {name: number(at(known, *place)) for name, place in MEASURES.items()}
     return Point(REFERENCE, "", 0.0, seed, values, start)
 
 

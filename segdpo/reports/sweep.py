@@ -91,7 +91,7 @@ def read_run(folder: Path) -> Run:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); run that run again, or remove its folder.") from error
     overrides = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    values = {name: value_at(summary, place) for name, place in (MEASURES | COUNTED).items()}
+    values = {name: _value(summary, place) for name, place in (MEASURES | COUNTED).items()}
     return Run(folder, overrides, str(summary.get("seed", overrides.get("seed", "?"))), values, summary)
 
 
@@ -109,12 +109,6 @@ def group_runs(runs: Sequence[Run], ignore: Iterable[str] = NOT_GROUPED) -> list
     return [
         Group(_name(keys, values), members, dict(zip(keys, values, strict=True))) for values, members in groups.items()
     ]
-
-
-def value_at(summary: Mapping[str, Any], place: Sequence[str]) -> float:
-    """Return the number that lies in a tree of mappings at `place`, NaN where there is nothing."""
-    found = at(summary, *place)
-    return math.nan if found is None else float(found)
 
 
 def best_first(group: Group) -> float:
@@ -146,3 +140,8 @@ def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
 
 def _words(path: Path) -> list[str]:
     return cast(list[str], OmegaConf.to_container(OmegaConf.load(path)))
+
+
+def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:
+    found = at(summary, *place)
+    return math.nan if found is None else float(found)

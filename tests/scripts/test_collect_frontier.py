@@ -105,11 +105,13 @@ def test_the_picture_has_a_line_a_method_and_is_the_same_every_time(sweep):
 
 def test_numbers_that_are_none_are_named_and_not_drawn(sweep):
     write(sweep / "nan", "dpo", 3.0, 2, reward=math.nan, start=0.6)
+    write(sweep / "text", "dpo", 10.0, 3, kl_per_pixel={"mean": None}, reward_sampled={"mean": "half"}, start=0.7)
     write(sweep / "still", "dpo", 30.0, 1, kl=0.0)
     frontier = read_frontier(sweep)
     assert "dpo beta=3: reward or KL is no number for seed 2" in notes(frontier)
     rows = {row.name: row for row in frontier.rows}
     assert rows["dpo beta=3"].interval("reward").n == 1
+    assert [rows["dpo beta=10"].interval(name).n for name in ("reward", "sampled", "KL a pixel")] == [3, 2, 2]
     assert len(places(rows["dpo beta=3"], "reward")) == 1
     # A logarithmic axis has no 0.
     assert places(rows["dpo beta=30"], "reward") == []
