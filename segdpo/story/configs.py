@@ -1,13 +1,16 @@
 """From yaml to objects: the only place, beside train.py and the scripts, where Hydra builds things."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+import segdpo
 
 Plain = dict[str, Any]
 MISSING = "???"
@@ -40,6 +43,16 @@ def check_at_start(config: DictConfig) -> None:
     for key in ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "rule"):
         if whole.get(key):
             build(whole[key])
+
+
+def key_for(config: DictConfig, names: Sequence[str], **own: Any) -> str:
+    """Name what is made of these nodes of the configuration, the data among them, of `own`, and by this software.
+
+    The data's files count by name, size and time, so that changed data is other data.
+    """
+    content = {name: plain(config[name]) for name in ("data", *names)}
+    versions = (segdpo.__version__, torch.__version__)
+    return key_of({**content, **own, "versions": versions, "files": stamp_of_files(content["data"])})
 
 
 def key_of(content: Mapping[str, Any]) -> str:

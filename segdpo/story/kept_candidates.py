@@ -8,14 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
-import segdpo
 from segdpo.models.atomic_file import write_atomically
 from segdpo.pairs.candidates_value import Candidates, MaskSource
 from segdpo.pairs.record import Record
-from segdpo.story.configs import Plain, key_of, leaves, plain, stamp_of_files
+from segdpo.story.configs import Plain, key_for, leaves, stamp_of_files
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +51,7 @@ def candidates_key(config: DictConfig, node: Plain) -> str | None:
     targets = [str(value) for name, value in leaves(node) if name.split(".")[-1] == "_target_"]
     if not all(target.split(".")[0] in VERSIONED for target in targets):
         return None
-    content: Plain = {name: plain(config[name]) for name in ("data", "seed")}
-    versions = (segdpo.__version__, torch.__version__)
-    files = [stamp_of_files(part) for part in (content["data"], node)]
-    return key_of({**content, "source": node, "versions": versions, "files": files})
+    return key_for(config, ("seed",), source=node, source_files=stamp_of_files(node))
 
 
 def _read(path: Path) -> Candidates | None:

@@ -85,9 +85,10 @@ def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSo
 
     `keep`: read what another run with the same network has had from it, and keep what it makes.
     """
-    node = asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval))
+    named = plain(config.pairs)
+    node = asking_the_reference(named, network, plain(config.transforms.eval))
     mask_source: MaskSource | None = build(node)
-    if mask_source is None or not (keep and asks_a_network(plain(config.pairs))):
+    if mask_source is None or not keep or not asks_a_network(named):
         return mask_source
     key = candidates_key(config, node)
     return mask_source if key is None else KeptCandidates(mask_source, Path(config.cache) / "candidates" / key)

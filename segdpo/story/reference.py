@@ -16,7 +16,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-import segdpo
 from segdpo.data.datamodule import DataModule
 from segdpo.data.record_source import RecordSource
 from segdpo.data.splits import Numbers, Splits
@@ -24,7 +23,7 @@ from segdpo.data.supervised_dataset import SupervisedDataset
 from segdpo.data.transforms import Pipeline
 from segdpo.models.segmenter import Segmenter
 from segdpo.models.weights import load_weights, save_weights
-from segdpo.story.configs import Plain, build, key_of, plain, stamp_of_files
+from segdpo.story.configs import build, key_for, plain
 from segdpo.story.headers import header_for
 from segdpo.training.callbacks.progress import Progress
 from segdpo.training.supervised_task import SupervisedTask
@@ -66,11 +65,8 @@ def make_reference(config: DictConfig, source: RecordSource, splits: Splits) -> 
 
 def reference_key(config: DictConfig, seen: Numbers) -> str:
     """Name all that the reference's weights depend on, the versions of the software included."""
-    content: Plain = {name: plain(config[name]) for name in ("start", "model", "data", "transforms", "seed")}
     precision = plain(config.trainer).get("precision")
-    versions = (segdpo.__version__, torch.__version__)
-    stamp = stamp_of_files(content["data"])
-    return key_of({**content, "seen": seen.tolist(), "precision": precision, "versions": versions, "files": stamp})
+    return key_for(config, ("start", "model", "transforms", "seed"), seen=seen.tolist(), precision=precision)
 
 
 def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
