@@ -53,7 +53,7 @@ def test_transforms_move_every_mask_alike(name, masks):
                 np.testing.assert_array_equal(mask[view.valid], encode(x, y, k)[view.valid])
             assert (view.masks[:, ~view.valid] == 255).all()
             assert not any(side % 32 for side in view.valid.shape)
-    if name == "resized":
+    if name in ("resized", "scenes"):
         assert view.valid.shape == (128, 128)
         assert view.valid.all()
         return
@@ -65,6 +65,29 @@ def test_crops_have_the_size_asked_for():
     config = composed("+transforms=crop", "transforms.size=64")
     view = instantiate(config.transforms).train(*coordinates(50, 90, 2), np.random.default_rng(0))
     assert view.valid.shape == (64, 64)
+
+
+def test_scenes_are_mirrored_and_never_upside_down():
+    config = composed("+transforms=scenes", "transforms.size=64")
+    train = instantiate(config.transforms).train
+    mirrored = 0
+    for seed in range(24):
+        x, y = (mask.astype(int) for mask in train(*coordinates(64, 64, 2), np.random.default_rng(seed)).masks)
+        np.testing.assert_array_equal(y, np.arange(64)[:, None].repeat(64, 1))
+        left_to_right = np.arange(64)[None].repeat(64, 0)
+        if (x != left_to_right).any():
+            np.testing.assert_array_equal(x, left_to_right[:, ::-1])
+            mirrored += 1
+    assert 4 <= mirrored <= 20
+
+
+def test_scenes_change_colours_in_training_alone():
+    pipelines = instantiate(composed("+transforms=scenes", "transforms.size=64").transforms)
+    image, stack = np.full((64, 64, 3), (200, 100, 50), np.uint8), np.zeros((1, 64, 64), np.uint8)
+    plain, again = (pipelines["eval"](image, stack, np.random.default_rng(seed)).image for seed in (0, 1))
+    assert torch.equal(torch.as_tensor(plain), torch.as_tensor(again))
+    seen = [torch.as_tensor(pipelines["train"](image, stack, np.random.default_rng(seed)).image) for seed in range(24)]
+    assert 12 <= sum(not torch.allclose(view, torch.as_tensor(plain), atol=0.05) for view in seen) <= 24
 
 
 @pytest.mark.parametrize(

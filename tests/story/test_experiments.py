@@ -18,7 +18,7 @@ SINGLE = ["bubil", "displacement", "few_masks", "lora"]
 # How many choices there are of each, seeds aside.
 TABLES = {
     "displacement": 9,
-    "displacement_camvid": 3,
+    "displacement_camvid": 6,
     "worth_cheap_masks": 13,
     "worth_few_masks": 11,
     "worth_bubil_cheap": 6,
