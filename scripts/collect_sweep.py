@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if console.is_terminal:
         console.print(terminal_table(sweep, held))
-        console.print("\n".join(explanations(held)), soft_wrap=True)
+        console.print("\n".join(explanations(sweep, held)), soft_wrap=True)
         console.print(unfinished_text(sweep), style="yellow", soft_wrap=True)
     else:  # into a file or another program
         print(as_markdown(sweep, held), end="")

@@ -200,6 +200,32 @@ def student(freedom: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
+def student_p(interval: Interval) -> float:
+    """Return the p-value of a mean of 0 that belongs to Student's interval; NaN for fewer than two runs."""
+    if interval.n < 2 or math.isnan(interval.half):
+        return math.nan
+    error = interval.half / student(interval.n - 1)
+    if error == 0:  # every run the same
+        return float(interval.mean == 0)
+    return 2 * float(stats.t.sf(abs(interval.mean) / error, interval.n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many they are, by Holm (1979); NaN is not counted and stays.
+
+    Calling those below .05 sure is then wrong about any of them at most one time in twenty, however they hang together.
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    counted = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    corrected, least = list(p_values), 0.0
+    for done, (p, place) in enumerate(counted):
+        least = max(least, min(1.0, p * (len(counted) - done)))
+        corrected[place] = least
+    return corrected
+
+
 def _table(changes: Sequence[Values], ids: Sequence[Sequence[str]] | None) -> Doubles:
     """Return the changes as [seeds, images], NaN where a seed did not see an image."""
     lists = [_doubles(values) for values in changes]

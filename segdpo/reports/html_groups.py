@@ -10,6 +10,7 @@ from segdpo.metrics.statistics import Interval, hierarchical_difference
 from segdpo.reports.html_files import ImageValues, RunFiles
 from segdpo.reports.html_text import DASH, bounds, plain, signed, tone_of
 from segdpo.reports.sweep import COUNTED, MEASURES, Group, Sweep
+from segdpo.reports.sweep_contrasts import sure_of_all
 from segdpo.reports.sweep_tables import SIGNED, Columns, as_share
 
 TOGETHER = "over seeds and images"
@@ -52,11 +53,11 @@ def group_table(sweep: Sweep, files: Mapping[Path, RunFiles], held: Columns) -> 
     )
 
 
-def said_of(held: Columns) -> list[str]:
-    """Return a line on each column that holds the rows against one another."""
+def said_of(sweep: Sweep, held: Columns) -> list[str]:
+    """Return a line on each column that holds the rows against one another, and which differences stay sure of all."""
     said = {"recovery": "Recovery: (policy − reference)/(dense − reference), with Fieller’s interval over the seeds."}
     other = "{}: IoU of the policy minus that group’s, seed by seed, with Student’s interval."
-    return [said.get(title, other.format(title)) for title in held]
+    return [*(said.get(title, other.format(title)) for title in held), *sure_of_all(sweep, held)]
 
 
 def _cell(interval: Interval, measure: str) -> Cell:

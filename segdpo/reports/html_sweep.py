@@ -76,7 +76,7 @@ def sweep_view(
         facts=facts_of(groups, read),
         command=command_of_sweep(planned, read),
         table=group_table(sweep, files, held),
-        held=said_of(held),
+        held=said_of(sweep, held),
         seeds=[figure for figure in figures if figure is not None],
         curves=group_curves(bundles),
         bundles=bundles if any(bundle.runs for bundle in bundles) else [],

@@ -14,6 +14,7 @@ from rich.table import Table
 from segdpo.metrics.statistics import Interval
 from segdpo.reports.colours import BLUE, GREY, VERMILION
 from segdpo.reports.sweep import COUNTED, MEASURES, Group, Sweep
+from segdpo.reports.sweep_contrasts import sure_of_all
 
 Columns = Mapping[str, Sequence[Interval]]
 
@@ -86,16 +87,16 @@ def as_markdown(sweep: Sweep, contrasts: Columns = MappingProxyType({})) -> str:
     names = headings(sweep, contrasts)
     lines = [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in rows(sweep, contrasts)]
-    for text in (*explanations(contrasts), unfinished_text(sweep)):
+    for text in (*explanations(sweep, contrasts, mark="`"), unfinished_text(sweep)):
         lines += ["", text] if text else []
     return "\n".join(lines) + "\n"
 
 
-def explanations(contrasts: Columns) -> list[str]:
-    """Return a line on each column that holds rows against one another."""
+def explanations(sweep: Sweep, contrasts: Columns, mark: str = "") -> list[str]:
+    """Return a line on each column that holds rows against one another, and which differences stay sure of all."""
     said = {"recovery": "recovery: (policy − reference)/(dense − reference), 95 % interval by Fieller over the seeds."}
     other = "{}: policy IoU minus that row's, seed by seed, ± half of Student's 95 % interval."
-    return [said.get(title, other.format(title)) for title in contrasts]
+    return [*(said.get(title, other.format(title)) for title in contrasts), *sure_of_all(sweep, contrasts, mark)]
 
 
 def unfinished_text(sweep: Sweep) -> str:

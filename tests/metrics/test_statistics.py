@@ -7,7 +7,17 @@ import pytest
 import torch
 from scipy import stats
 
-from segdpo.metrics.statistics import Wilcoxon, mean_interval, paired_difference, wilcoxon, win_rate, worst
+from segdpo.metrics.statistics import (
+    Interval,
+    Wilcoxon,
+    holm,
+    mean_interval,
+    paired_difference,
+    student_p,
+    wilcoxon,
+    win_rate,
+    worst,
+)
 
 
 def test_paired_difference_by_hand():
@@ -132,3 +142,33 @@ def test_worst_first_and_only_those_that_lost():
     assert worst(ids, reference, policy, 5) == [("a", -0.25)]
     with pytest.raises(ValueError, match="an id for each of the 5 images but got 2"):
         worst(ids[:2], policy, reference, 5)
+
+
+def test_holm_by_hand():
+    # Ascending .005 .01 .03 .04 times 4 3 2 1 are .02 .03 .06 .04, and none may be below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+    p, nan = holm([0.04, math.nan])
+    assert (p, math.isnan(nan)) == (0.04, True)
+
+
+def test_students_p_belongs_to_the_interval():
+    values = [0.1, 0.3, -0.1, 0.2]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    found = student_p(Interval(float(np.mean(values)), low, high, 4))
+    assert found == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert student_p(Interval(0.2, 0.2, 0.2, 3)) == 0
+    assert student_p(Interval(0.0, 0.0, 0.0, 3)) == 1
+    assert math.isnan(student_p(Interval(0.2, math.nan, math.nan, 1)))
+    assert math.isnan(student_p(Interval(math.nan, math.nan, math.nan, 5)))
+
+
+def test_holm_is_wrong_about_any_of_many_as_seldom_as_it_says():
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(1000):
+        shared = rng.normal(size=5)  # as the row that all are held against
+        p = stats.ttest_1samp(rng.normal(size=(12, 5)) + shared, 0, axis=1).pvalue
+        wrong += min(holm(p.tolist())) < 0.05
+    assert wrong / 1000 < 0.06

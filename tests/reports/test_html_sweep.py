@@ -157,6 +157,8 @@ def test_groups_are_held_against_one_another(tmp_path):
     assert found["− sft"] == f"+0.080 [+{low:.3f}, +{high:.3f}]"
     assert found["judgements"] == "126"
     assert "Fieller" in page.text
+    # Two rows and an interval of one of them: dense is above sft by .15 in every run, p 0; dpo by .08 with t 11.3.
+    assert "corrected for 2 rows (Holm): above 0: dense (p < 0.001), dpo (p < 0.001); below 0: none" in page.text
 
 
 def test_few_runs_are_shown_whole_and_many_in_brief(tmp_path):

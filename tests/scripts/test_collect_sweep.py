@@ -223,6 +223,30 @@ def test_rows_are_held_against_the_one_that_is_alike_in_all_else(tmp_path):
     }
 
 
+def test_what_stays_sure_of_many_rows_is_said(tmp_path, capsys):
+    rng = np.random.default_rng(93)
+    base, policies = rng.normal(0.6, 0.05, 5), {}
+    for name, shift in {"a": 0.02, "b": -0.02, "c": 0.008, "d": 0.0}.items():
+        policies[name] = base + shift + rng.normal(0, 0.006, 5)
+    write_worth(tmp_path, {"sft": base.tolist()} | {name: values.tolist() for name, values in policies.items()})
+    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    p = {name: stats.ttest_rel(values, base).pvalue for name, values in policies.items()}
+    assert p["c"] < 0.05 < min(2 * p["c"], p["d"])  # sure on its own, not of four
+    a, b = sorted("ab", key=p.get)  # the smallest of four p-values, then the next
+    corrected = {a: 4 * p[a], b: max(4 * p[a], 3 * p[b])}
+    assert said == (
+        f"− sft, corrected for 4 rows (Holm): above 0: `a` (p {corrected['a']:.3f}); "
+        f"below 0: `b` (p {corrected['b']:.3f})."
+    )
+
+
+def test_a_row_of_one_run_is_not_tested_and_not_counted(tmp_path, capsys):
+    write_worth(tmp_path, {"sft": [0.5], "hinge": [0.7]})
+    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    assert "corrected for 0 rows (Holm): above 0: none; below 0: none." in capsys.readouterr().out
+
+
 def test_a_row_that_is_not_there_is_named(sweep, capsys):
     with pytest.raises(SystemExit):
         collect_sweep.main([str(sweep), "--against", "sft"])
