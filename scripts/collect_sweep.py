@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     if console.is_terminal:
         console.print(terminal_table(sweep, held))
-        console.print("\n".join(explanations(sweep, held)), soft_wrap=True)
-        console.print(unfinished_text(sweep), style="yellow", soft_wrap=True)
+        console.print("\n".join(explanations(sweep, held)), soft_wrap=True, markup=False)
+        console.print(unfinished_text(sweep), style="yellow", soft_wrap=True, markup=False)
     else:  # into a file or another program
         print(as_markdown(sweep, held), end="")
     print(f"table, numbers and picture: {out}/sweep.md, .csv, .png", file=sys.stderr)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from segdpo.checks import check_device
 from segdpo.data.errors import DataError
 from segdpo.data.prediction_files import KINDS, find_images
 from segdpo.models.sliding_window import check_windows
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True, soft_wrap=True)
     try:
         check_windows(options.window, options.overlap, options.batch)
+        check_device("--device", options.device)
         files = find_images(options.images, leave_out=options.out)
         segmenter, description = open_segmenter(options.model, trusted=options.trust)
     except (DataError, OSError, ValueError) as error:

@@ -164,3 +164,12 @@ def check_range(
     if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in asked)):
         words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in asked)])
         raise ValueError(f"Expected {name} to be {words} but got {value}.")
+
+
+def check_device(name: str, device: str) -> None:
+    """Refuse a device that torch does not know or does not find here."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = f"such as cpu, but got {device!r}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"Expected {name} to be a device that is here, {said}") from error

@@ -5,7 +5,7 @@ What empty masks give:
 | the class is | value |
 |---|---|
 | in neither mask on valid pixels, or is class 0 and `background` is off | NaN: does not count |
-| in one mask only | the worst: 0; HD95: the diagonal of the image |
+| in one mask only | the worst: 0; HD95: the diagonal of the image; `components`: its parts, + or − |
 | in both, but neither has a contour beside valid pixels | measures of contours: NaN |
 
 So an empty prediction of an object that is there never improves a mean. Pixels that are 255 in either mask are left

@@ -128,8 +128,10 @@ def wilcoxon(policy: Values, reference: Values) -> Wilcoxon:
     >>> wilcoxon([0.7, 0.8, 0.5, 0.5], [0.5, 0.5, 0.5, 0.6])
     Wilcoxon(statistic=1.0, p=0.5, n=4, ties=1)
     """
-    # So that changes which differ by rounding alone share a rank.
-    change = np.round(_changes(policy, reference), 9)
+    # So that changes which differ by rounding alone share a rank: metrics are float32, and distances in the hundreds.
+    sizes = np.abs([*_doubles(policy), *_doubles(reference)])
+    digits = math.ceil(math.log10(np.max(sizes, initial=1.0, where=~np.isnan(sizes))))
+    change = np.round(_changes(policy, reference), 6 - digits)
     moved = change[change != 0]
     n, ties = len(change), len(change) - len(moved)
     if not len(moved):

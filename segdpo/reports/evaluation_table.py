@@ -23,8 +23,9 @@ NAMES = {
 def evaluation_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of an evaluation's summary.json: a line a metric.
 
-    With a reference: both means, the difference with its 95 % interval, on how many images it got better and worse,
-    Wilcoxon's p, n. Of one network alone: mean, interval, n. Green and red: the interval leaves out 0.
+    With a reference: both means, the difference with its 95 % interval, on how many images it got better and worse and
+    Wilcoxon's p (where a metric says which is better), n. Of one network alone: mean, interval, n. Green and red: the
+    interval leaves out 0.
     """
     both = "difference" in summary
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_caption(summary), caption_justify="left")
@@ -41,7 +42,7 @@ def evaluation_table(summary: Mapping[str, Any]) -> Table:
 
 def _against(summary: Mapping[str, Any], metric: str) -> list[str | Text]:
     difference = summary["difference"][metric]
-    better, worse = difference["better"], difference["worse"]
+    moved = f"{difference['better']}/{difference['worse']}" if "better" in difference else "–"
     change = f"{_number(difference['mean'], sign='+')} {_interval(difference, sign='+')}".strip()
     higher = summary["higher_is_better"][metric]
     up, down = difference["low"] > 0, difference["high"] < 0
@@ -50,8 +51,8 @@ def _against(summary: Mapping[str, Any], metric: str) -> list[str | Text]:
         _number(summary["reference"][metric]["mean"]),
         _number(summary["policy"][metric]["mean"]),
         Text(change, style=style),
-        f"{better}/{worse}",
-        _p(summary["wilcoxon"][metric]["p"]),
+        moved,
+        _p(summary["wilcoxon"].get(metric, {}).get("p", math.nan)),
         str(difference["n"]),
     ]
 

@@ -14,15 +14,24 @@ EVALUATE = "python scripts/evaluate.py RUN writes it"
 
 @dataclass(frozen=True, eq=False)
 class ImageValues:
-    """One line of images.csv: an id and a number for each column, such as `policy_iou`."""
+    """One line of images.csv: an id and a number for each column, such as `policy_iou`.
+
+    `silent` is the network, if it was one of two, that rightly found nothing where the other invented something: its
+    IoU is written as nan.
+    """
 
     id: str
     values: Mapping[str, float]
+    silent: str = ""
 
-    def change(self, metric: str) -> float:
-        """Return policy − reference; NaN where one of them is not known."""
-        after, before = (self.values.get(f"{name}_{metric}", math.nan) for name in ("policy", "reference"))
-        return after - before if math.isfinite(after) and math.isfinite(before) else math.nan
+    def iou(self, network: str) -> float:
+        """Return a network's IoU as it is compared: that of the silent one is 1."""
+        return 1.0 if network == self.silent else self.values.get(f"{network}_iou", math.nan)
+
+    def change(self) -> float:
+        """Return by how much the policy's IoU is above the reference's; NaN where one of them is not known."""
+        change = self.iou("policy") - self.iou("reference")
+        return change if math.isfinite(change) else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,10 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class RunFiles:
-    """Everything that the report reads of a run; `missing` says in words what is not there."""
+    """Everything that the report reads of a run; `missing` says in words what is not there.
+
+    `alone`: not a run but what scripts/evaluate.py wrote to a folder of its own.
+    """
 
     folder: Path
     missing: Sequence[str]
@@ -48,6 +60,7 @@ class RunFiles:
     hydra: Tree = field(default_factory=dict)
     overrides: Sequence[str] = ()
     series: Mapping[str, Series] = field(default_factory=dict)
+    alone: bool = False
 
 
 def is_run(folder: Path) -> bool:
@@ -61,7 +74,7 @@ def read_files(folder: Path) -> RunFiles:
     missing: list[str] = []
     if (folder / "images.csv").is_file():
         missing.append("This is an evaluation alone, not a run: no curves and no configuration.")
-        return RunFiles(folder, missing, _evaluation(folder, missing))
+        return RunFiles(folder, missing, _evaluation(folder, missing), alone=True)
     summary = read_json(
         folder / "summary.json",
         "the run did not come to its end, so there are no results; the same command goes on, or begins again",
@@ -114,7 +127,11 @@ def _series(path: Path, missing: list[str]) -> dict[str, Series]:
 
 def _images(path: Path, missing: list[str]) -> list[ImageValues]:
     images = [
-        ImageValues(row["id"], {name: number(cell) for name, cell in row.items() if name != "id"})
+        ImageValues(
+            row["id"],
+            {name: number(cell) for name, cell in row.items() if name != "id"},
+            _silent(row),
+        )
         for row in read_rows(path, EVALUATE, missing)
         if "id" in row
     ]
@@ -123,12 +140,20 @@ def _images(path: Path, missing: list[str]) -> list[ImageValues]:
             missing.append("evaluation/images.csv has no images.")
     elif not any("policy_iou" in image.values for image in images):
         missing.append("evaluation/images.csv has no IoU, by which images are compared: evaluate with --metrics iou.")
-    elif empty := [image.id for image in images if not math.isfinite(image.values.get("policy_iou", math.nan))]:
+    elif empty := [image.id for image in images if not math.isfinite(image.iou("policy"))]:
         missing.append(
             f"{len(empty)} of {len(images)} images have no IoU and do not count (nothing to find, nothing found): "
             f"{_listed(empty)}."
         )
     return images
+
+
+def _silent(row: Mapping[str, str]) -> str:
+    sides = ("policy", "reference"), ("reference", "policy")
+    found = (
+        one for one, other in sides if row.get(f"{one}_iou") == "nan" and math.isfinite(number(row.get(f"{other}_iou")))
+    )
+    return next(found, "")
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

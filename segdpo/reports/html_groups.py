@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segdpo.metrics.statistics import Interval, hierarchical_difference
@@ -37,12 +37,19 @@ def group_table(sweep: Sweep, files: Mapping[Path, RunFiles], held: Columns) -> 
     """Return the table; `held` are columns that hold the rows against one another, an interval for each group."""
     columns: dict[str, list[Cell]] = {}
     for measure in MEASURES:
-        columns[measure] = [_cell(group.interval(measure), measure) for group in sweep.groups]
+        columns[measure] = [
+            _said_n(_cell(interval, measure), interval, group)
+            for group in sweep.groups
+            for interval in [group.interval(measure)]
+        ]
     together = [_over_images(group, files) for group in sweep.groups]
     if any(cell.said != DASH for cell in together):
         columns[TOGETHER] = together
     for title, intervals in held.items():
-        columns[title] = [_held(interval, title) for interval in intervals]
+        columns[title] = [
+            _said_n(_held(interval, title), interval, group)
+            for interval, group in zip(intervals, sweep.groups, strict=True)
+        ]
     for count in COUNTED:
         means = [group.interval(count).mean for group in sweep.groups]
         if not all(map(math.isnan, means)):
@@ -66,10 +73,15 @@ def _cell(interval: Interval, measure: str) -> Cell:
     return Cell((signed if sign else plain)(interval.mean), bounds(vars(interval), sign=sign), tone)
 
 
+def _said_n(cell: Cell, interval: Interval, group: Group) -> Cell:
+    """Return a cell that says over how many runs it is, where that is not all of the group's."""
+    return cell if interval.n in (0, len(group.runs)) else replace(cell, below=f"{cell.below} n {interval.n}".strip())
+
+
 def _over_images(group: Group, files: Mapping[Path, RunFiles]) -> Cell:
     images = [files[run.folder].evaluation.images for run in group.runs]
     over = hierarchical_difference(
-        [[image.change("iou") for image in each] for each in images], [_told_apart(each) for each in images]
+        [[image.change() for image in each] for each in images], [_told_apart(each) for each in images]
     )
     return Cell(signed(over.mean), bounds(vars(over), sign=True))
 

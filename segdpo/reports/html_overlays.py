@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-NAME = re.compile(r"(better|worse)_(\d+)_(.+)\.png", re.DOTALL)
+NAME = re.compile(r"(better|worse|lowest)_(\d+)_(.+)\.png", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A whole PNG: the `rank`-th image that got `kind` ("better" or "worse"), and its size in pixels."""
+    """A whole PNG: the `rank`-th image that got `kind` ("better", "worse"; of one network: "lowest"), and its size."""
 
     kind: str
     rank: int

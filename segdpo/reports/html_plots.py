@@ -21,13 +21,13 @@ ROW = 38
 NAME_LENGTH = 50
 
 
-def image_figures(images: Sequence[ImageValues], metric: str = "iou") -> list[Figure]:
+def image_figures(images: Sequence[ImageValues]) -> list[Figure]:
     """Return how the images' IoU is spread under both networks, how each changed, and one against the other."""
-    values = {name: [image.values.get(f"{name}_{metric}", math.nan) for image in images] for name in SIDES}
-    changes = finite(image.change(metric) for image in images)
+    values = {name: [image.values.get(f"{name}_iou", math.nan) for image in images] for name in SIDES}
+    changes = finite(image.change() for image in images)
     figures = [_spread(values)] if any(finite(each) for each in values.values()) else []
     if changes:
-        figures += [_changes(changes), _against(images, metric)]
+        figures += [_changes(changes), _against(images)]
     return figures
 
 
@@ -70,11 +70,11 @@ def _changes(changes: Sequence[float]) -> Figure:
     return Figure("Change, image by image", plot.svg(), f"{len(changes)} images; no change counts right of 0")
 
 
-def _against(images: Sequence[ImageValues], metric: str) -> Figure:
-    known = [image for image in images if math.isfinite(image.change(metric))]
+def _against(images: Sequence[ImageValues]) -> Figure:
+    known = [image for image in images if math.isfinite(image.change())]
     shown = known[:: max(1, -(-len(known) // MOST_DOTS))]
-    xs = [image.values[f"reference_{metric}"] for image in shown]
-    ys = [image.values[f"policy_{metric}"] for image in shown]
+    xs = [image.iou("reference") for image in shown]
+    ys = [image.iou("policy") for image in shown]
     low, high = range_of([*xs, *ys])
     both = max(0.0, low), min(1.0, high)
     plot = Plot(both, both, "each image’s IoU under reference and policy", "IoU of the reference")

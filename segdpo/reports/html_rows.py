@@ -74,8 +74,8 @@ def class_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, ...]]:
 
 def tax_of(files: RunFiles, numbers: Mapping[str, Any]) -> str:
     """Return how many images pay for the gain of the others, and how much."""
-    losses = [change for image in files.evaluation.images if (change := image.change("iou")) < 0]
-    counted = sum(math.isfinite(image.change("iou")) for image in files.evaluation.images)
+    losses = [change for image in files.evaluation.images if (change := image.change()) < 0]
+    counted = sum(math.isfinite(image.change()) for image in files.evaluation.images)
     if counted:
         share = f"{len(losses)} of {counted} images ({100 * len(losses) / counted:.0f} %) got worse in IoU"
         return f"{share}, by {plain(-sum(losses) / len(losses))} on average." if losses else f"{share}."
@@ -88,12 +88,13 @@ def tax_of(files: RunFiles, numbers: Mapping[str, Any]) -> str:
 def worst_of(files: RunFiles) -> list[tuple[str, str, str, str]]:
     """Return the images that lost most: id, reference, policy, change."""
     if files.evaluation.images:
-        changes = [(image, image.change("iou")) for image in files.evaluation.images]
+        changes = [(image, image.change()) for image in files.evaluation.images]
         lost = sorted([pair for pair in changes if pair[1] < 0], key=lambda pair: pair[1])
         return [
-            (image.id, plain(image.values["reference_iou"]), plain(image.values["policy_iou"]), signed(change))
+            (image.id, plain(image.iou("reference")), plain(image.iou("policy")), signed(change))
             for image, change in lost[:WORST]
         ]
-    listed = at(files.evaluation.summary, "worst")
+    # The list is of the first metric that was asked for.
+    listed = at(files.evaluation.summary, "worst") if at(files.evaluation.summary, "main") in ("iou", None) else None
     pairs = [pair for pair in listed if isinstance(pair, list) and len(pair) == 2] if isinstance(listed, list) else []
     return [(str(name), DASH, DASH, signed(change)) for name, change in pairs[:WORST]]

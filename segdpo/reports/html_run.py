@@ -76,7 +76,7 @@ def view_of(files: RunFiles, *, brief: bool = False) -> RunView:
         pictures={kind: each for kind, each in pictures.items() if each},
         tax=tax_of(files, numbers),
         worst=worst,
-        worst_known=bool(files.evaluation.images) or "worst" in files.evaluation.summary,
+        worst_known=bool(worst) or any(math.isfinite(image.change()) for image in files.evaluation.images),
         classes=list(class_rows(files.evaluation.classes)),
         missing=[*files.missing, *missing],
         brief=brief,
@@ -175,7 +175,6 @@ def _bare(name: str) -> str:
 
 
 def _said(image: ImageValues) -> str:
-    after = image.values.get("policy_iou")
-    if math.isnan(image.change("iou")):
-        return f"IoU {plain(after)}"
-    return f"IoU {plain(image.values['reference_iou'])} → {plain(after)} ({signed(image.change('iou'))})"
+    if math.isnan(image.change()):
+        return f"IoU {plain(image.iou('policy'))}"
+    return f"IoU {plain(image.iou('reference'))} → {plain(image.iou('policy'))} ({signed(image.change())})"

@@ -24,6 +24,7 @@ DRAWN = {
 }
 # Beyond so many runs each is shown in brief: a page of forty runs has to open on a phone.
 WHOLE = 6
+EVALUATIONS = Verdict("unknown", "Evaluations", "no run is among them, so there are no groups; each is shown below.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def sweep_view(
     figures = [seed_figure(sweep, measure, said, zero=zero) for measure, (said, zero) in DRAWN.items()]
     return SweepView(
         title=title,
-        verdict=_verdict(groups),
+        verdict=_verdict(groups) if groups or not all(each.alone for each in read) else EVALUATIONS,
         facts=facts_of(groups, read),
         command=command_of_sweep(planned, read),
         table=group_table(sweep, files, held),
@@ -90,6 +91,9 @@ def _runs(read: Sequence[RunFiles]) -> tuple[list[Run], list[str]]:
     """Return the runs that came to their end, and a line on each that did not."""
     runs, missing = [], []
     for files, label in zip(read, _labels(read), strict=True):
+        if files.alone:
+            missing.append(f"{label} is an evaluation alone, not a run: it is shown below and counts in no group.")
+            continue
         if not files.summary:
             missing.append(f"{label} did not come to its end: no whole summary.json in {files.folder.name}.")
             continue
@@ -98,6 +102,8 @@ def _runs(read: Sequence[RunFiles]) -> tuple[list[Run], list[str]]:
         except (ValueError, TypeError, AttributeError) as error:
             missing.append(f"{label} cannot be read and was left out: {error}")
             continue
+        if infinite := [name for name, value in run.values.items() if math.isinf(value)]:
+            missing.append(f"{label} has an infinite {', '.join(infinite)}, which counts in no mean.")
         if math.isnan(run.values["policy"]):
             missing.append(f"{label} has no IoU of the policy, so it counts in no mean ({files.folder.name}).")
         runs.append(run)
@@ -136,5 +142,9 @@ def facts_of(groups: Sequence[Group], read: Sequence[RunFiles]) -> str:
     seconds = sum(total for files in read if not math.isnan(total := number(at(files.summary, "seconds", "total"))))
     seeds = {run.seed for group in groups for run in group.runs}
     kinds = f"{images(len(groups), 'group')}, {images(len(seeds), 'seed')}"
-    said = f"{finished} of {len(read)} runs came to their end: {kinds}"
+    alone = sum(files.alone for files in read)
+    if alone == len(read):
+        return f"{images(alone, 'evaluation')}."
+    said = f"{finished} of {images(len(read) - alone, 'run')} came to their end: {kinds}"
+    said += f"; beside them {images(alone, 'evaluation')}" if alone else ""
     return f"{said}; {seconds / 60:.0f} minutes of computing." if seconds >= 60 else f"{said}."

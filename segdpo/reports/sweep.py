@@ -118,12 +118,12 @@ def best_first(group: Group) -> float:
 
 
 def t_interval(values: Iterable[float]) -> Interval:
-    """Return the mean and Student's 95 % interval; NaN values do not count.
+    """Return the mean and Student's 95 % interval; NaN and infinite values do not count.
 
     >>> round(t_interval([0.0, 2.0]).half, 4)
     12.7062
     """
-    kept = [value for value in values if not math.isnan(value)]
+    kept = [value for value in values if math.isfinite(value)]
     if not kept:
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = fmean(kept)

@@ -89,7 +89,7 @@ def by_seed(group: Group, measure: str) -> dict[str, float]:
     """Return the mean of a measure for each seed; a seed that did not measure it is left out."""
     found: dict[str, list[float]] = {}
     for run in group.runs:
-        if not math.isnan(run.values[measure]):
+        if math.isfinite(run.values[measure]):
             found.setdefault(run.seed, []).append(run.values[measure])
     return {seed: fmean(values) for seed, values in found.items()}
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 
 from segdpo.metrics.statistics import Interval
@@ -36,9 +37,14 @@ def cells(group: Group) -> list[str]:
     """Return a group's row: name, one cell a measure, number of runs."""
     return [
         group.name,
-        *(as_text(group.interval(measure), measure in SIGNED) for measure in MEASURES),
+        *(with_n(as_text(at, name in SIGNED), at, group) for name in MEASURES for at in [group.interval(name)]),
         str(len(group.runs)),
     ]
+
+
+def with_n(text: str, interval: Interval, group: Group) -> str:
+    """Return a cell that says over how many runs it is, where that is not all of the row's."""
+    return f"{text} (n {interval.n})" if 0 < interval.n != len(group.runs) else text
 
 
 def headings(sweep: Sweep, contrasts: Columns) -> list[str]:
@@ -52,8 +58,9 @@ def rows(sweep: Sweep, contrasts: Columns) -> list[list[str]]:
     for number, group in enumerate(sweep.groups):
         counts = [f"{group.interval(name).mean:.0f}".replace("nan", "–") for name in _counted(sweep)]
         held = [
-            as_share(column[number]) if title == "recovery" else as_text(column[number], signed=True)
+            with_n(as_share(at) if title == "recovery" else as_text(at, signed=True), at, group)
             for title, column in contrasts.items()
+            for at in [column[number]]
         ]
         found.append([*cells(group), *counts, *held])
     return found
@@ -74,11 +81,11 @@ def terminal_table(sweep: Sweep, contrasts: Columns = MappingProxyType({})) -> T
     table.add_column("run", overflow="fold")
     for measure in headings(sweep, contrasts):
         table.add_column(measure, justify="right", no_wrap=True)
-    for group, row in zip(sweep.groups, rows(sweep, contrasts), strict=True):
+    for group, (name, *rest) in zip(sweep.groups, rows(sweep, contrasts), strict=True):
         # A difference that is surely above 0 is green, one surely below red.
         interval = group.interval("difference")
         style = "green" if interval.low > 0 else "red" if interval.high < 0 else None
-        table.add_row(*row, style=style)
+        table.add_row(escape(name), *map(escape, rest), style=style)
     return table
 
 

@@ -109,14 +109,20 @@ def draw_all(setting: Setting, network: Network, device: torch.device) -> list[D
 
 
 def overlaps_of(setting: Setting, seen: Seen, masks: NDArray[np.uint8]) -> dict[str, Doubles]:
-    """Return IoU and Dice of each mask with gold; NaN without gold."""
+    """Return IoU and Dice of each mask with gold; NaN without gold.
+
+    Where gold is empty, masks that are empty as well are right, 1, beside others that are not; if all are, none counts.
+    """
     if seen.record.gold is None:
         return {name: np.full(len(masks), np.nan) for name in OVERLAPS}
     gold = np.where(seen.valid[0].numpy(), seen.record.gold, IGNORE).astype(np.uint8)
     every = torch.from_numpy(gold)[None].expand(len(masks), *gold.shape)
     classes, background = len(setting.source.classes), setting.config.background
     found = measure_masks(torch.from_numpy(masks), every, classes, background=background, names=OVERLAPS)
-    return {name: mean_over_classes(values).double().numpy() for name, values in found.items()}
+    means = {name: mean_over_classes(values).double().numpy() for name, values in found.items()}
+    if np.isnan(means["iou"]).all():
+        return means
+    return {name: np.nan_to_num(values, nan=1.0) for name, values in means.items()}
 
 
 def point(drawn: Sequence[Drawn], size: int, seconds: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from segdpo.metrics.statistics import mean_interval, paired_difference, win_rate
 from segdpo.story.configs import Plain, build
 from segdpo.story.evaluation import Evaluated, write_evaluation
 from segdpo.story.evaluation_measure import CHEAP, Examination, Measured, Network, Values, measure_network
+from segdpo.story.evaluation_pairs import credited
 from segdpo.story.frontier import frontier_of
 from segdpo.story.headers import description_of
 from segdpo.story.memory import peak_mib
@@ -87,11 +89,14 @@ def examination_of(setting: Setting, images: Numbers, metrics: tuple[str, ...]) 
 
 def compare(policy: Values, reference: Values) -> Plain:
     """Return what summary.json says of the overlaps of both, and of the difference image by image."""
-    difference = {name: asdict(paired_difference(policy[name], reference[name])) for name in OVERLAPS}
+    # An overlap is NaN where there is nothing and nothing is found, and nowhere else.
+    nothing = {"nothing": np.isnan(policy["iou"]), "reference_nothing": np.isnan(reference["iou"])}
+    pairs = {name: credited(name, policy[name], reference[name], **nothing) for name in OVERLAPS}
+    difference = {name: asdict(paired_difference(*pair)) for name, pair in pairs.items()}
     return {
         "policy": means_of(policy),
         "reference": means_of(reference),
-        "difference": difference | {"win_rate": asdict(win_rate(policy["iou"], reference["iou"]))},
+        "difference": difference | {"win_rate": asdict(win_rate(*pairs["iou"]))},
     }
 
 

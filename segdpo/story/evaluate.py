@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from segdpo.checks import check_device, check_range
 from segdpo.data.errors import DataError
 from segdpo.data.record_source import RecordSource
 from segdpo.data.source_argument import source_of
@@ -18,6 +19,7 @@ from segdpo.story.configs import MISSING, Plain, build, leaves, plain
 from segdpo.story.evaluation import Evaluated, write_evaluation
 from segdpo.story.evaluation_config import config_for, run_of
 from segdpo.story.evaluation_measure import Examination, Network, measure_network
+from segdpo.story.evaluation_pairs import DIRECTED
 from segdpo.training.open_run import open_segmenter, weights_path
 
 SPLITS = ("test", "val", "train", "all")
@@ -53,12 +55,18 @@ class Report:
 
 def evaluate(request: Request) -> Report:
     """Measure the network, and the other one beside it; write the folder."""
+    if not set(request.metrics) & set(DIRECTED):
+        raise ValueError(
+            f"Expected one of --metrics to say which mask is better but {', '.join(request.metrics)} does not; add iou."
+        )
+    check_device("--device", request.device)
     weights_path(request.model)  # a mistyped path is what people want to hear of first
     run = run_of(request.model)
     against = against_of(request)
     out = out_of(request, run)
     own = [one for one in request.overrides if not (request.data and one.startswith("data."))]
     config = config_for(run, own, request.conf, request.trusted)
+    check_range("datamodule.batch_size", config.datamodule.batch_size, least=1)
     source = open_data(request, config, run)
     numbers = numbers_of(request.split, config, source)
     networks, notes = {}, []

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from segdpo.models.atomic_file import write_atomically
 from segdpo.story.configs import Plain
 from segdpo.story.evaluation_measure import Doubles, Examination, Measured, Network
 from segdpo.story.evaluation_overlays import Shown, draw_overlays
+from segdpo.story.evaluation_pairs import DIRECTED, goodness, of_images
 from segdpo.story.evaluation_tables import classes_csv, images_csv
 
 # How many of the images that lost most are named, and how many are drawn on either side.
@@ -40,23 +41,21 @@ class Evaluated:
 
     @property
     def main(self) -> str:
-        """The metric by which images are better, worse and worst."""
-        return next(iter(self.policy.values))
+        """The metric by which images are better, worse and worst: the first that says which mask is better."""
+        return next(name for name in self.policy.values if name in DIRECTED)
 
     def changes(self) -> Doubles:
         """Return by how much each image got better in the main metric; without a reference, how good it is."""
-        after = goodness(self.main, self.policy.values[self.main])
-        return after if self.reference is None else after - goodness(self.main, self.reference.values[self.main])
+        if self.reference is None:
+            return goodness(self.main, self.policy.values[self.main])
+        after, before = self.good(self.main)
+        return after - before
 
-
-def goodness(name: str, values: Doubles) -> Doubles:
-    """Return values of a metric so that more is better; what should be 0 (a count too many, or too few): its distance.
-
-    >>> goodness("components", np.array([-2.0, 1.0]))
-    array([-2., -1.])
-    """
-    higher = HIGHER_IS_BETTER[name]
-    return values if higher else -values if higher is False else -np.abs(values)
+    def good(self, name: str) -> tuple[Doubles, Doubles]:
+        """Return a directed metric of both, image by image, so that more is better."""
+        assert self.reference is not None
+        ours, theirs = of_images(name, self.policy, self.reference)
+        return goodness(name, ours), goodness(name, theirs)
 
 
 def write_evaluation(
@@ -100,9 +99,8 @@ def summarise(evaluated: Evaluated, examination: Examination) -> Plain:
         summary[network] = {name: asdict(mean_interval(values)) for name, values in measured.values.items()}
     if reference is None:
         return summary
-    pairs = {name: (values, reference.values[name]) for name, values in policy.values.items()}
-    good = {name: (goodness(name, ours), goodness(name, theirs)) for name, (ours, theirs) in pairs.items()}
-    differences = {name: _difference(*pairs[name], *good[name]) for name in pairs}
+    good = {name: evaluated.good(name) for name in policy.values if name in DIRECTED}
+    differences = {name: _difference(name, policy, reference) for name in policy.values}
     main = evaluated.main
     return summary | {
         "difference": {**differences, "win_rate": asdict(win_rate(*good[main]))},
@@ -132,18 +130,25 @@ def _ranked(side: str, places: Sequence[int], evaluated: Evaluated) -> list[Show
         Shown(
             f"{side}_{rank}",
             evaluated.policy.numbers[at],
-            {name: f"{measured.values[evaluated.main][at]:.3f}" for name, measured in evaluated.networks.items()},
+            {name: _said(measured.values[evaluated.main][at]) for name, measured in evaluated.networks.items()},
             evaluated.main,
         )
         for rank, at in enumerate(places, 1)
     ]
 
 
-def _difference(ours: Doubles, theirs: Doubles, good: Doubles, good_before: Doubles) -> Plain:
-    """Return policy − reference as it is, with the images counted by which way is better."""
-    change = good - good_before
-    difference = paired_difference(ours, theirs)
-    return asdict(replace(difference, better=int((change > 0).sum()), worse=int((change < 0).sum())))
+def _said(value: float) -> str:
+    return "nothing found" if np.isnan(value) else f"{value:.3f}"
+
+
+def _difference(name: str, policy: Measured, reference: Measured) -> Plain:
+    """Return policy − reference as it is, with the images counted by which way is better, if one way is."""
+    ours, theirs = of_images(name, policy, reference)
+    found = asdict(paired_difference(ours, theirs))
+    if name not in DIRECTED:
+        return {key: value for key, value in found.items() if key not in ("better", "worse")}
+    change = goodness(name, ours) - goodness(name, theirs)
+    return found | {"better": int((change > 0).sum()), "worse": int((change < 0).sum())}
 
 
 def _not_counted(measured: Measured) -> dict[str, int]:

@@ -22,6 +22,7 @@ from segdpo.story.configs import Plain
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Distances between contours take longer than all the others together.
 DISTANCES = ("hd95", "surface_dice")
@@ -61,12 +62,14 @@ class Measured:
     """One network: a value an image (the mean over its classes), and a value an image and class; NaN does not count.
 
     `numbers` are the images' numbers in the source, `without_gold` the ids of those that could not be measured.
+    `nothing` [images, classes] says where a class is neither there nor found, so that it does not count.
     """
 
     ids: list[str]
     numbers: list[int]
     values: Values
     of_classes: Values
+    nothing: Flags
     calibration: Plain
     without_gold: list[str]
 
@@ -78,7 +81,7 @@ def measure_network(
     """Measure a network on all images that have gold; None if none has."""
     ids: list[str] = []
     numbers: list[int] = []
-    found: dict[str, list[Tensor]] = {name: [] for name in examination.metrics}
+    found: dict[str, list[Tensor]] = {name: [] for name in measured_of(examination)}
     # The first of several processes measures everything, alone.
     calibration = Calibration(sync_on_compute=False)
     data = batches_of(network, examination)
@@ -95,11 +98,14 @@ def measure_network(
     if not ids:
         return None
     joined = {name: torch.cat(values) for name, values in found.items()}
+    nothing = joined["iou"].isnan().numpy()
+    joined = {name: joined[name] for name in examination.metrics}
     return Measured(
         ids,
         numbers,
         {name: mean_over_classes(values).double().numpy() for name, values in joined.items()},
         {name: values.double().numpy() for name, values in joined.items()},
+        nothing,
         {name: value.tolist() for name, value in calibration.compute().items()},
         data.without_gold,
     )
@@ -164,5 +170,10 @@ def _measured(logits: Tensor, gold: Tensor, examination: Examination) -> dict[st
         len(examination.source.classes),
         background=examination.background,
         tolerance=examination.tolerance,
-        names=examination.metrics,
+        names=measured_of(examination),
     )
+
+
+def measured_of(examination: Examination) -> tuple[str, ...]:
+    """Return the metrics to measure: those that were asked for, and IoU, which says where there is nothing."""
+    return tuple(dict.fromkeys((*examination.metrics, "iou")))

@@ -9,6 +9,7 @@ from rich.progress import track
 
 from segdpo.metrics.statistics import Interval, mean_interval, paired_difference
 from segdpo.story.evaluation_measure import Measured
+from segdpo.story.evaluation_pairs import of_class
 
 # Numbers drawn for an interval: of thousands of images and many classes, fewer resamples, or this would take minutes.
 AT_MOST, FEWEST, MOST = 4_000_000, 1_000, 10_000
@@ -41,7 +42,8 @@ def classes_csv(networks: Mapping[str, Measured], classes: Sequence[str]) -> str
             network: mean_interval(column, resamples=resamples) for network, column in values.items()
         }
         if len(values) == 2:
-            lines["difference"] = paired_difference(values["policy"], values["reference"], resamples=resamples)
+            both = of_class(metric, number, networks["policy"], networks["reference"])
+            lines["difference"] = paired_difference(*both, resamples=resamples)
         if any(line.n for line in lines.values()):
             rows += [
                 [name, metric, network, *(repr(float(part)) for part in (line.mean, line.low, line.high)), line.n]

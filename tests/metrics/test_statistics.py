@@ -129,6 +129,18 @@ def test_changes_that_differ_by_rounding_share_a_rank():
     assert wilcoxon([0.8, 0.3], [0.6, 0.5]).statistic == 1.5
 
 
+def test_changes_of_float32_metrics_share_a_rank():
+    """IoU in tenths, as measured; SciPy ranks the whole numbers."""
+    rng = np.random.default_rng(4)
+    policy, reference = rng.integers(0, 11, (2, 29))
+    theirs = stats.wilcoxon((policy - reference)[policy != reference])
+    found = wilcoxon(torch.from_numpy(policy).float() / 10, torch.from_numpy(reference).float() / 10)
+    assert (found.statistic, found.p) == pytest.approx((theirs.statistic, theirs.pvalue))
+    # Distances in the hundreds, in steps of .7.
+    far = wilcoxon(torch.from_numpy(policy).float() * 0.7 + 300, torch.from_numpy(reference).float() * 0.7 + 300)
+    assert far.statistic == theirs.statistic
+
+
 def test_wilcoxon_without_any_change():
     assert wilcoxon([0.5, 0.6], [0.5, 0.6]) == Wilcoxon(statistic=0.0, p=1.0, n=2, ties=2)
     assert math.isnan(wilcoxon([math.nan], [0.5]).p)

@@ -43,6 +43,13 @@ def test_a_square_shifted_by_one_pixel():
     assert judged(surface_dice, gold, mask, tolerance=0.5, spacing=(1, 0.5)) == pytest.approx([1])
 
 
+def test_what_lies_at_the_tolerance_is_within_it_at_any_spacing():
+    # 3 · .1 is .30000000000000004 in binary.
+    gold, mask = square(2, 2, side=5, shape=(12, 12)), square(2, 5, side=5, shape=(12, 12))
+    for unit in (1.0, 0.1, 0.34, 0.7):
+        assert judged(surface_dice, gold, mask, tolerance=3 * unit, spacing=(unit, unit)) == pytest.approx([1])
+
+
 def test_hd95_leaves_out_the_farthest_twentieth():
     gold, mask = square(2, 2, shape=(8, 30)), square(2, 2, shape=(8, 30))
     mask[2, 20] = 1

@@ -216,6 +216,38 @@ def test_a_network_alone_is_neither_better_nor_worse(run):
     assert "Change, image by image" not in page.text
 
 
+def test_the_lowest_of_one_network_are_shown(tmp_path):
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / "overlays/lowest_1_b.png").write_bytes(png())
+    (tmp_path / "images.csv").write_text("id,policy_iou\na,0.7\nb,0.6\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"policy": {"iou": {"mean": 0.65, "n": 2}}, "main": "iou"}))
+    page = page_of(tmp_path)
+    assert page.tags.count("img") == 1
+    assert "b · IoU 0.600" in page.text
+    assert "has no pictures" not in page.text
+
+
+def test_an_invented_object_is_a_loss_of_one(tmp_path):
+    images = [*IMAGES, ("invented", math.nan, 0.0), ("mended", 0.0, math.nan), ("empty", math.nan, math.nan)]
+    page = page_of(write_run(tmp_path / "run", summary_of(), evaluation=evaluation_of(), images=images))
+    # Of IMAGES c lost .05; and here 1.
+    assert "2 of 6 images (33 %) got worse in IoU, by 0.525 on average" in page.text
+    assert page.row("invented")[1:] == ["1.000", "0.000", "−1.000"]
+    assert "1 of 7 images have no IoU and do not count (nothing to find, nothing found): empty." in page.text
+
+
+def test_without_iou_nothing_is_said_of_who_got_worse(tmp_path):
+    """An evaluation with --metrics hd95: its list of the worst is not in IoU."""
+    (tmp_path / "images.csv").write_text("id,policy_hd95,reference_hd95\na,7.0,5.0\nb,6.0,5.5\n")
+    numbers = {"policy": {"hd95": {"mean": 6.5}}, "reference": {"hd95": {"mean": 5.25}}}
+    numbers["difference"] = {"hd95": {"mean": 1.25, "low": 0.5, "high": 2.0, "n": 2, "better": 0, "worse": 2}}
+    (tmp_path / "summary.json").write_text(json.dumps(numbers | {"main": "hd95", "worst": [["a", -2.0], ["b", -0.5]]}))
+    page = page_of(tmp_path)
+    assert "2" in next(row for row in page.rows if row[0].startswith("HD95"))
+    assert "No image is known to have got worse" not in page.text
+    assert "−2.000" not in page.text
+
+
 def test_displacement_is_said(run):
     summary = summary_of()
     summary["pairs"]["chosen_gain"] = -0.25

@@ -161,6 +161,28 @@ def test_groups_are_held_against_one_another(tmp_path):
     assert "corrected for 2 rows (Holm): above 0: dense (p < 0.001), dpo (p < 0.001); below 0: none" in page.text
 
 
+def test_evaluations_are_no_runs_that_failed(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name, summary_of(), evaluation=evaluation_of())
+    page = page_of(tmp_path / "one/evaluation", tmp_path / "two/evaluation")
+    assert "2 evaluations." in page.text
+    assert "did not come to its end" not in page.text
+    assert "No result" not in page.text
+    beside = page_of(tmp_path / "one", tmp_path / "two/evaluation")
+    assert "1 of 1 run came to their end" in beside.text
+    assert "evaluation is an evaluation alone, not a run" in beside.text
+
+
+def test_an_infinite_value_is_named_and_counts_in_no_mean(tmp_path):
+    for seed, gain in enumerate((0.25, -math.inf)):
+        summary = summary_of(0.7 + 0.1 * seed, seed=seed)
+        summary["pairs"]["chosen_gain"] = gain
+        write_run(tmp_path / str(seed), summary, [f"seed={seed}"])
+    page = page_of(tmp_path)
+    assert "seed=1 has an infinite chosen gain, which counts in no mean." in page.text
+    assert "n 1" in page.row("all runs")[4]
+
+
 def test_few_runs_are_shown_whole_and_many_in_brief(tmp_path):
     folders = [
         write_run(tmp_path / str(k), summary_of(seed=k), [f"seed={k}"], evaluation=evaluation_of())

@@ -260,6 +260,32 @@ def test_a_summary_that_says_its_overrides_is_believed(tmp_path):
     assert dict(read_run(tmp_path / "0").overrides) == {"loss": "sft", "seed": "4"}
 
 
+def test_an_infinite_value_counts_in_no_mean_and_n_is_said(tmp_path, capsys):
+    write_run(tmp_path / "0", ["loss=dpo", "seed=0"], 0.6, gain=0.25)
+    write_run(tmp_path / "1", ["loss=dpo", "seed=1"], 0.8, gain=-math.inf)
+    assert collect_sweep.main([str(tmp_path)]) == 0
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.startswith("| `all runs` | 0.500 ± 0.000 | 0.700 ± 1.271 | +0.200 ± 1.271 | +0.250 (n 1) | ")
+    assert row.endswith(" | 2 |")
+
+
+def test_a_contrast_over_fewer_seeds_than_the_row_has_says_so(tmp_path, capsys):
+    write_worth(tmp_path, {"sft": [0.6, 0.62], "dpo": [0.7, 0.74, 0.9]})
+    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # .1 and .12 on the seeds that both have: half width 12.706 · .01.
+    assert next(line for line in lines if line.startswith("| `dpo`")).endswith("| 3 | 700 | +0.110 ± 0.127 (n 2) |")
+
+
+def test_a_rows_name_in_brackets_is_no_markup(tmp_path):
+    for name in ("[dpo]", "[sft]"):
+        write_run(tmp_path / name, [f"loss={name}", "seed=0"], 0.6)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(terminal_table(read_sweep(tmp_path)))
+    assert "[dpo]" in console.file.getvalue()
+    assert "[sft]" in console.file.getvalue()
+
+
 def test_what_diverged_stays_short():
     assert as_text(Interval(-3.9e10, -9.1e10, 1.3e10, 5), signed=True) == "-3.9e+10 ± 5.2e+10"
     assert as_text(Interval(-0.6414, -0.6454, -0.6374, 5), signed=True) == "-0.641 ± 0.004"

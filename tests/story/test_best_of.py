@@ -1,15 +1,18 @@
 """task=best_of: what it says of K masks against all subsets of them, and what it refuses."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from small import SMALL, composed
+from toy_records import record as toy
 
 from segdpo.metrics.best_of import bound
-from segdpo.story.best_of import checked, draw_all
+from segdpo.story.best_of import checked, draw_all, overlaps_of
 from segdpo.story.compare import network_of
+from segdpo.story.frontier import Seen
 from segdpo.story.reference import make_reference
 from segdpo.story.run import run_story
 from segdpo.story.setting import open_setting
@@ -39,6 +42,17 @@ def test_every_size_is_the_mean_over_subsets(told):
         assert point["iou"]["mean"] == pytest.approx(iou, abs=1e-6)
         assert point["reward"]["mean"] == pytest.approx(iou, abs=1e-6)
         assert point["kl"]["mean"] == bound(point["k"])
+
+
+def test_masks_that_rightly_are_empty_are_right_beside_invented_ones(told):
+    setting = open_setting(composed(*SHORT, folder=told[2]))
+    record = toy(size=(8, 8))
+    seen = Seen(replace(record, gold=np.zeros((8, 8), np.uint8)), torch.zeros(1), torch.ones(1, 8, 8, dtype=torch.bool))
+    masks = np.zeros((3, 8, 8), np.uint8)
+    assert np.isnan(overlaps_of(setting, seen, masks)["iou"]).all()
+    masks[1, 2:4] = 1
+    assert overlaps_of(setting, seen, masks)["iou"].tolist() == [1, 0, 1]
+    assert overlaps_of(setting, seen, masks)["dice"].tolist() == [1, 0, 1]
 
 
 def test_the_summary_is_that_of_the_largest(told):
