@@ -19,10 +19,10 @@ SINGLE = ["bubil", "displacement", "few_masks", "lora"]
 TABLES = {
     "displacement": 9,
     "displacement_camvid": 6,
-    "worth_cheap_masks": 13,
-    "worth_few_masks": 11,
-    "worth_bubil_cheap": 6,
-    "worth_bubil_few": 6,
+    "worth_cheap_masks": 19,
+    "worth_few_masks": 14,
+    "worth_bubil_cheap": 9,
+    "worth_bubil_few": 9,
     "budget": 18,
     "label_noise": 15,
     "near_ties": 9,
@@ -76,8 +76,10 @@ def test_cells_are_what_they_are_called():
     for name in CELLS:
         config = composed(f"cell={name}", "pairs=logit_noise")
         target = config.finetune.target if "finetune" in config.task._target_ else None
-        method = name.removesuffix("_3_rounds")
-        assert config.rounds == (3 if name != method else 1)
+        method = re.sub("_(3_rounds|all_pairs|weighted_pairs)$", "", name)
+        assert config.rounds == (3 if name.endswith("_3_rounds") else 1)
+        assert config.rule._target_.endswith("all_pairs" if name.endswith("_pairs") else "best_worst")
+        assert ("weight" in config.rule) == name.endswith("_weighted_pairs")
         if target is not None:
             assert method == {"gold": "dense_gold", "consensus": "consensus"}[target]
         else:
