@@ -4,8 +4,9 @@ The kinds of source and their options are explained in candidates.py.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -43,15 +44,18 @@ def mc_dropout(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
     multiple: int = 32,
+    ask: Callable[[nn.Module], Predict] | None = None,
 ) -> Candidates:
     """Predict `count` times with the dropout layers of `model` on and everything else in eval mode.
 
     Gal and Ghahramani, "Dropout as a Bayesian approximation", 2016. The modes of all modules, and torch's own random
-    numbers, are afterwards what they were. The other options are those of `predict_with`.
+    numbers, are afterwards what they were. `ask` says how images are put to the model; left out: by `predict_with`,
+    whose options the others are.
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        predict = predict_with(model, device=device, mean=mean, std=std, multiple=multiple)
+        ask = ask or partial(predict_with, device=device, mean=mean, std=std, multiple=multiple)
+        predict = ask(model)
         for layer in _dropout_layers(model):
             layer.train()
         with _torch_seeded(int(rng.integers(2**63)), device):

@@ -1,6 +1,7 @@
 """From yaml to objects: the only place, beside train.py and the scripts, where Hydra builds things."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -63,14 +64,27 @@ def key_of(content: Mapping[str, Any]) -> str:
 def stamp_of_files(data: Any) -> str:
     """Return what changes when a file of the data set changes: names, sizes and times of all files it points to."""
     stamps = []
-    for _, value in leaves(data):
-        # A short word is a choice rather than a path, and "." would be the whole working directory.
-        if not isinstance(value, str) or "/" not in value:
-            continue
-        path = Path(value)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
-        stamps += [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    for name, value in leaves(data):
+        if isinstance(value, str) and value:
+            stamps += [
+                f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _files_of(name, Path(value))
+            ]
     return sha256("\n".join(stamps).encode()).hexdigest()[:16]
+
+
+def _files_of(name: str, path: Path) -> list[Path]:
+    """Return the files that a value of this name points to, what links lead to included.
+
+    A word that happens to be a folder here is a choice rather than a path (`masks`), unless its name says otherwise;
+    the working directory itself and what holds it would be everything.
+    """
+    if path.is_file():
+        return [path]
+    is_path = len(path.parts) > 1 or name.rpartition(".")[2] in ("root", "path", "folder")
+    if not is_path or not path.is_dir() or Path.cwd().is_relative_to(path.resolve()):
+        return []
+    found = (Path(folder, file) for folder, _, files in os.walk(path, followlinks=True) for file in files)
+    return sorted(file for file in found if file.is_file())
 
 
 def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ What any preference loss has to beat: the same reference, images, steps and opti
 that was judged its chosen mask, a consensus of all its candidates weighted by rank, or gold: the ceiling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,16 +14,20 @@ from omegaconf import DictConfig
 
 from segdpo.data.datamodule import DataModule
 from segdpo.data.supervised_dataset import SupervisedDataset
-from segdpo.pairs.judgements import for_best, for_ranking
+from segdpo.pairs.judgements import for_ranking
 from segdpo.story.configs import Plain, build
-from segdpo.story.judging import Price
+from segdpo.story.judging import Price, for_chosen
 from segdpo.story.learning import Learned, Lesson, train
 from segdpo.story.preference import tell
 from segdpo.story.setting import Setting
 from segdpo.training.supervised_task import SupervisedTask
 
 # What a target costs in judgements of K masks; a drawn mask takes none.
-PRICES: dict[str, Price] = {"gold": lambda masks: 0, "chosen": for_best, "consensus": for_ranking}
+PRICES: dict[str, Callable[[DictConfig], Price]] = {
+    "gold": lambda config: lambda masks: 0,
+    "chosen": for_chosen,
+    "consensus": lambda config: for_ranking,
+}
 
 
 def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
@@ -31,7 +35,7 @@ def run(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     target = setting.config.finetune.target
     if target not in PRICES:
         raise ValueError(f"Expected finetune.target to be one of {', '.join(PRICES)} but got {target}.")
-    summary = tell(setting, callbacks, learn_from_masks, PRICES[target])
+    summary = tell(setting, callbacks, learn_from_masks, PRICES[target](setting.config))
     if summary:
         summary["loss"] = f"finetune {target}"  # the loss of the configuration is not asked
     if summary and target == "gold":

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from segdpo.losses.preference_loss import PreferenceLoss
-from segdpo.pairs.judgements import for_best, for_rule
+from segdpo.pairs.judgements import for_best, for_ranking, for_rule
 from segdpo.scores import PairScores
 from segdpo.story.configs import build
 from segdpo.story.preferences import Judged
@@ -22,9 +22,23 @@ def judgements(judged: Sequence[Judged], price: Price) -> int:
 
 def price_of(config: DictConfig) -> Price:
     """Return what an image costs a preference loss: what its rule asks; the best alone, if it reads nothing else."""
-    if not reads_rejected(build(config.loss)) and config.rule._target_.endswith("best_worst"):
-        return for_best
+    if config.datamodule["items"]._target_.endswith("RankingDataset"):
+        return for_ranking
+    return for_rule_of(config) if reads_rejected(build(config.loss)) else for_chosen(config)
+
+
+def for_rule_of(config: DictConfig) -> Price:
+    """Return what the pairs of the rule cost."""
     return partial(for_rule, build(config.rule))
+
+
+def for_chosen(config: DictConfig) -> Price:
+    """Return what the chosen masks of the rule cost.
+
+    The best is found without the worst, unless the judge may turn the two round or has to say how far they are apart.
+    """
+    needs_both = config.rule.get("choice") is not None or config.rule.get("min_gap", 0) > 0
+    return for_best if config.rule._target_.endswith("best_worst") and not needs_both else for_rule_of(config)
 
 
 def reads_rejected(loss: PreferenceLoss) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import nn
 from segdpo.data.joined import Joined
 from segdpo.data.mined import Mined
 from segdpo.data.mining import judged_masks
-from segdpo.data.record_source import RecordSource, info_of
+from segdpo.data.record_source import RecordInfo, RecordSource, info_of
 from segdpo.data.splits import Numbers, Splits
 from segdpo.data.subset import Subset
 from segdpo.models.weights import load_weights
 from segdpo.pairs.candidates_value import MaskSource
+from segdpo.pairs.judgements import for_ranking
+from segdpo.pairs.preferences import Rule
 from segdpo.story.configs import MISSING, Plain, build, plain
 from segdpo.story.kept_candidates import KeptCandidates, candidates_key
 
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 WITH_WEIGHTS = "segdpo.pairs.prediction.with_weights"
 PREDICT_WITH = "segdpo.pairs.prediction.predict_with"
 PREDICT_IN_VIEWS = "segdpo.data.view_prediction.predict_in_views"
+MC_DROPOUT = "segdpo.pairs.candidates_sampled.mc_dropout"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,27 +61,37 @@ def with_preferences(
     mask_source = source_of_masks(config, network, keep=first is None)
     if mask_source is None:
         infos = [info_of(source, int(number), preferences=True) for number in judged]
-        return Judged(source, replace(splits, train=judged), judged, pairs=sum(info.pairs or 0 for info in infos))
-    mined = Mined(
-        source,
-        mask_source,
-        build(config.judge),
-        build(config.rule),
-        seed=config.seed,
-        ranking=True,
-        background=config.background,
+        return Judged(source, replace(splits, train=judged), judged, pairs=sum(map(answers_given, infos)))
+    rule = build(config.rule)
+    mine = partial(
+        Mined, source, mask_source, build(config.judge), seed=config.seed, ranking=True, background=config.background
     )
+    learned = Subset(mine(rule), judged.tolist())
+    if first is None:
+        # What was learned from wrong answers is measured on right ones.
+        held_out = Subset(mine(unerring(rule)), np.concatenate([splits.val, splits.test]).tolist())
+    else:
+        held_out = Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())
+    ours = Joined([learned, held_out])
     # Mined at first sight and kept; done here, where there is a bar to watch.
-    others = np.concatenate([splits.val, splits.test]) if first is None else np.empty(0, np.uint32)
-    everything = np.concatenate([judged, others]).tolist()
-    found = [info_of(mined, index, preferences=True) for index in track(everything, "preferences", transient=True)]
+    fresh = range(len(ours) if first is None else len(learned))
+    found = [info_of(ours, index, preferences=True) for index in track(fresh, "preferences", transient=True)]
     log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
-    masks = [judged_masks(mined[int(number)]) for number in judged]
-    ours: RecordSource = Subset(mined, everything)
-    if first is not None:
-        evaluated = np.concatenate([first.splits.val, first.splits.test]).tolist()
-        ours = Joined([ours, Subset(first.source, evaluated)])
+    masks = [judged_masks(learned[place]) for place in range(len(learned))]
     return Judged(ours, _renumbered(splits, len(judged)), judged, masks)
+
+
+def answers_given(info: RecordInfo) -> int:
+    """Return how many answers the preferences stand for that a record came with: its pairs, or its ranking."""
+    return info.pairs or for_ranking(info.ranking or 0)
+
+
+def unerring(rule: Rule) -> Rule:
+    """Return a rule of which the better mask is always chosen, whatever `choice` it was given."""
+    if isinstance(rule, partial) and "choice" in rule.keywords:
+        kept = {name: value for name, value in rule.keywords.items() if name != "choice"}
+        return partial(rule.func, *rule.args, **kept)
+    return rule
 
 
 def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSource | None:
@@ -122,11 +136,16 @@ def asking_the_reference(node: Plain, network: Plain, views: Plain | None = None
             return part
         if _is_open(part):
             return network
-        if views is not None and part.get("_target_") == PREDICT_WITH and _is_open(part.get("model")):
-            return {"_target_": PREDICT_IN_VIEWS, "model": network, "views": views, "device": part["device"]}
+        if views is not None and _is_open(part.get("model")):
+            in_views = {"_target_": PREDICT_IN_VIEWS, "views": views, "device": part.get("device", "cpu")}
+            if part.get("_target_") == PREDICT_WITH:
+                return {**in_views, "model": network}
+            if part.get("_target_") == MC_DROPOUT:  # which puts the network's dropout on before it asks
+                return {**part, "model": network, "ask": {**in_views, "_partial_": True}}
         return {key: visit(value) for key, value in part.items()}
 
-    return {key: visit(value) for key, value in node.items()}
+    found: Plain = visit(node)
+    return found
 
 
 def _is_open(part: Any) -> bool:

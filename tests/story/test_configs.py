@@ -29,6 +29,31 @@ def test_a_changed_file_changes_the_stamp(tmp_path):
     assert stamp_of_files(data) != before
 
 
+@pytest.mark.parametrize("word", ["mine", "./mine", "mine/masks"])
+def test_a_change_is_seen_however_the_path_is_written(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "masks").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "mine" / "masks" / "linked").symlink_to(elsewhere)
+    seen = [stamp_of_files({"root": word})]
+    for file in ("mine/masks/a.png", "elsewhere/b.png"):
+        (tmp_path / file).write_bytes(b"1")
+        seen.append(stamp_of_files({"root": word}))
+    assert len(set(seen)) == 3
+
+
+def test_weights_beside_the_command_are_stamped_and_words_and_the_whole_folder_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "masks").mkdir()
+    before = [stamp_of_files({name: "weights.pt"}) for name in ("path", "any")]
+    same = [stamp_of_files(data) for data in ({"gold": "masks"}, {"root": "."}, {"root": ".."})]
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    (tmp_path / "masks" / "a.png").write_bytes(b"1")
+    assert not set(before) & {stamp_of_files({name: "weights.pt"}) for name in ("path", "any")}
+    assert same == [stamp_of_files(data) for data in ({"gold": "masks"}, {"root": "."}, {"root": ".."})]
+
+
 def test_what_no_yaml_can_say_is_bound_as_it_is():
     node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": "${.in_features}"})
     assert build(node).out_features == 2
@@ -53,6 +78,22 @@ def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():
         model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
     masks = source(toy(size=(40, 24)), np.random.default_rng(1)).masks
     assert masks.shape[1:] == (40, 24)
+    assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
+
+
+def test_dropout_is_asked_at_that_size_too():
+    config = composed(*STARTED, "pairs=mc_dropout", "pairs.count=2", "transforms=resized", "transforms.size=16")
+    network = {
+        "_target_": "torch.nn.Sequential",
+        "_args_": [
+            {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1},
+            {"_target_": "torch.nn.Dropout2d", "p": 0.5},
+        ],
+    }
+    sizes: list[torch.Size] = []
+    source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
+    source.keywords["model"].register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
+    assert source(toy(size=(40, 24)), np.random.default_rng(1)).masks.shape == (2, 40, 24)
     assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
 
 
