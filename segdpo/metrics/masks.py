@@ -113,7 +113,7 @@ class MaskQuality(Metric):
         )
         # Whole numbers, so that sums are the same in any order; distances in pixels of the finest axis.
         self._units = {name: float(ONE) for name in MASK_METRICS}
-        self._units |= {"components": COARSE, "hd95": COARSE / min(spacing or [1.0])}
+        self._units |= {"components": COARSE, "hd95": COARSE / min([1.0] if spacing is None else spacing)}
         # A row for each metric: the mean over classes, then each class.
         for state in ("sums", "counts"):
             self.add_state(state, torch.zeros(len(self.names), 1 + classes, dtype=torch.int64), dist_reduce_fx="sum")

@@ -145,3 +145,11 @@ def test_two_processes_and_any_batch_size_give_the_same_bits():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0, equal_nan=True)
     assert overlap.compute()["iou"] == expected["iou"]
     assert overlap.compute()["dice"] == expected["dice"]
+
+
+def test_spacing_may_be_an_array():
+    gold, prediction = torch.zeros(1, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
+    gold[:, 2:5, 2:5] = prediction[:, 2:5, 4:7] = 1
+    quality = MaskQuality(2, spacing=np.array([1.0, 0.5]), names=["hd95"])
+    quality.update(prediction, gold)
+    assert quality.compute()["hd95"] == pytest.approx(1.0)  # two pixels of .5
