@@ -75,7 +75,7 @@ def _cell(interval: Interval, measure: str) -> Cell:
 
 def _said_n(cell: Cell, interval: Interval, group: Group) -> Cell:
     """Return a cell that says over how many runs it is, where that is not all of the group's."""
-    return cell if interval.n in (0, len(group.runs)) else replace(cell, below=f"{cell.below} n {interval.n}".strip())
+    return replace(cell, below=f"{cell.below} n {interval.n}".strip()) if group.in_part(interval) else cell
 
 
 def _over_images(group: Group, files: Mapping[Path, RunFiles]) -> Cell:

@@ -52,6 +52,10 @@ class Group:
         """Return the interval of a measure over the runs."""
         return t_interval(run.values[measure] for run in self.runs)
 
+    def in_part(self, interval: Interval) -> bool:
+        """Say whether an interval is over some of the runs alone, so that its n has to be said."""
+        return 0 < interval.n != len(self.runs)
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -44,7 +44,7 @@ def cells(group: Group) -> list[str]:
 
 def with_n(text: str, interval: Interval, group: Group) -> str:
     """Return a cell that says over how many runs it is, where that is not all of the row's."""
-    return f"{text} (n {interval.n})" if 0 < interval.n != len(group.runs) else text
+    return f"{text} (n {interval.n})" if group.in_part(interval) else text
 
 
 def headings(sweep: Sweep, contrasts: Columns) -> list[str]:

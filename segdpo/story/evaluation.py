@@ -100,7 +100,7 @@ def summarise(evaluated: Evaluated, examination: Examination) -> Plain:
     if reference is None:
         return summary
     good = {name: evaluated.good(name) for name in policy.values if name in DIRECTED}
-    differences = {name: _difference(name, policy, reference) for name in policy.values}
+    differences = {name: _difference(name, policy, reference, good.get(name)) for name in policy.values}
     main = evaluated.main
     return summary | {
         "difference": {**differences, "win_rate": asdict(win_rate(*good[main]))},
@@ -141,13 +141,12 @@ def _said(value: float) -> str:
     return "nothing found" if np.isnan(value) else f"{value:.3f}"
 
 
-def _difference(name: str, policy: Measured, reference: Measured) -> Plain:
-    """Return policy − reference as it is, with the images counted by which way is better, if one way is."""
-    ours, theirs = of_images(name, policy, reference)
-    found = asdict(paired_difference(ours, theirs))
-    if name not in DIRECTED:
+def _difference(name: str, policy: Measured, reference: Measured, good: tuple[Doubles, Doubles] | None) -> Plain:
+    """Return policy − reference as it is, with the images counted by which way is better (`good`), if one way is."""
+    found = asdict(paired_difference(*of_images(name, policy, reference)))
+    if good is None:
         return {key: value for key, value in found.items() if key not in ("better", "worse")}
-    change = goodness(name, ours) - goodness(name, theirs)
+    change = good[0] - good[1]
     return found | {"better": int((change > 0).sum()), "worse": int((change < 0).sum())}
 
 
