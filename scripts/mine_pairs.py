@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,7 +24,9 @@ from segdpo.data.mining import Recipe
 from segdpo.data.mining_journal import Journal, Summary
 from segdpo.data.mining_run import journal_path, run_mining
 from segdpo.data.pack import PackDataset, PackWriter
+from segdpo.models.trust import check_resolvers
 from segdpo.pairs.diversity import SourceReport
+from segdpo.story.configs import build
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="mine")
@@ -49,8 +50,9 @@ def main(config: DictConfig) -> None:
 def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     """Mine into a pack, from there to a folder where one is wanted, and return the run in numbers."""
     out = Path(config.out)
+    check_resolvers(config)
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    mask_source = instantiate(config.pairs)
+    mask_source = build(config.pairs)
     if mask_source is None:
         raise DataError(
             "Expected a source of masks to mine from but got pairs=given, which takes the preferences that the data "
@@ -61,11 +63,11 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
         return journal.summary()
     # A pack can go on after an interruption, a folder cannot: the folder comes at the end, all at once.
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
-    source = instantiate(config.data)
+    source = build(config.data)
     recipe = Recipe(
         mask_source=mask_source,
-        judge=instantiate(config.judge),
-        rule=instantiate(config.rule),
+        judge=build(config.judge),
+        rule=build(config.rule),
         seed=config.seed,
         keep_duplicates=config.keep_duplicates,
         ranking=config.ranking,
@@ -79,7 +81,7 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
             recipe,
             journal,
             PackWriter(pack, source.classes),
-            selection=instantiate(config.selection),
+            selection=build(config.selection),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if config.format == "folder":

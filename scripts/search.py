@@ -20,14 +20,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
 from segdpo.models.atomic_file import write_atomically
+from segdpo.models.trust import check_resolvers
 from segdpo.reports.trials import history_picture, trials_table
+from segdpo.story.configs import build
 from segdpo.training.callbacks.pruning import PruneTrial
 from segdpo.training.search import Search, best_overrides, finished, override, parameters_of
 
@@ -82,8 +83,8 @@ def _search(settings: DictConfig, fixed: list[str]) -> Search:
     return Search(
         study=plain["study"],
         parameters=parameters_of(plain["parameters"]),
-        sampler=instantiate(settings.sampler),
-        pruner=instantiate(settings.pruner),
+        sampler=build(settings.sampler),
+        pruner=build(settings.pruner),
         storage=plain["storage"],
         n_trials=plain["n_trials"],
         metric=plain["metric"],
@@ -102,6 +103,7 @@ def _check_keys(search: Search, overrides: list[str]) -> None:
 def _compose(overrides: list[str]) -> DictConfig:
     mode = {"run_mode": RunMode.RUN, "with_log_configuration": False}
     config: DictConfig = _hydra().compose_config("train", overrides, **mode)
+    check_resolvers(config)
     return config
 
 

@@ -6,11 +6,13 @@ from typing import cast
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segdpo.data.errors import DataError
 from segdpo.data.open_source import open_source
 from segdpo.data.record_source import RecordSource
+from segdpo.models.trust import check_resolvers, check_targets
 
 
 def source_of(path: str, options: list[str]) -> RecordSource:
@@ -26,7 +28,10 @@ def source_of(path: str, options: list[str]) -> RecordSource:
     try:
         with initialize_config_dir(str(group.parent), version_base=None):
             config = compose(overrides=[f"+{group.name}={Path(path).stem}", *(_inside(group.name, o) for o in options)])
-            return cast(RecordSource, instantiate(config[group.name], _convert_="all"))
+            check_resolvers(config)
+            content = OmegaConf.to_container(config[group.name], resolve=True)
+            check_targets(content)
+            return cast(RecordSource, instantiate(content, _convert_="all"))
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra wraps what a target raises; what went wrong with the data says more than where it was called from.
         raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None

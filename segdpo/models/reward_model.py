@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from segdpo.models.reward_inputs import RewardInputs, planes_for, reward_inputs
 from segdpo.models.segmenter import Segmenter, smp_model
-from segdpo.models.weights import load_weights, read_header, save_weights
+from segdpo.models.trust import build_named
+from segdpo.models.weights import from_json, load_weights, read_header, save_weights
 
 # Under which the header of a file of weights says how to build the network again.
 KEY = "reward_model"
@@ -174,13 +175,15 @@ def load_reward_model(path: str | Path, classes: int | None = None) -> RewardMod
     path = Path(path)
     if path.is_dir():
         path = path / "reward_model.safetensors"
-    description = json.loads(read_header(path).get(KEY, "{}"))
-    if description.get("kind") not in KINDS:
+    description = from_json(read_header(path).get(KEY, "{}"), path)
+    kind, settings = (description.get(name) if isinstance(description, dict) else None for name in ("kind", "settings"))
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(settings, dict):
         raise ValueError(
             f"Expected {path} to hold a reward model but its header names none; give the reward_model.safetensors of "
             "a run of task=reward."
         )
-    model = KINDS[description["kind"]](**description["settings"])
+    node = {**settings, "_target_": f"{__name__}.{kind}", "_partial_": False}
+    model: RewardModel | DenseRewardModel = build_named(node, path, "settings")
     if classes is not None and classes != model.classes:
         raise ValueError(
             f"Expected a reward model of {classes} classes but {path} holds one of {model.classes}; take the one that "

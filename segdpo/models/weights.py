@@ -1,9 +1,11 @@
 """Weights on disk: safetensors with the config in the header, and what Lightning and PyTorch write."""
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,6 +80,14 @@ def read_header(path: str | Path) -> dict[str, str]:
             f"Expected a .safetensors file but {path} cannot be read as one ({_first_line(error)}); "
             "take another file, or save the weights again."
         ) from error
+
+
+def from_json(text: str, path: str | Path) -> Any:
+    """Return what a text of the header says."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: Expected JSON in the header but it cannot be read ({error}).") from error
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import segdpo
+from segdpo.models.trust import check_resolvers, check_targets, without_interpolations
 
 Plain = dict[str, Any]
 MISSING = "???"
@@ -28,14 +30,33 @@ def build(node: Any, **given: Any) -> Any:
     They are bound after Hydra has built the rest, since Hydra would take a dataclass among them apart.
     """
     content = plain(node)
+    check_targets(content)
     if not given:
         return instantiate(content, _convert_="all")
     rest = {key: value for key, value in content.items() if key not in given}
     return instantiate(rest, _convert_="all", _partial_=True)(**given)
 
 
+def read_config(path: Path) -> Plain:
+    """Return the config.yaml of a run as plain dicts and lists; it is written with every ${…} filled in."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        # Twenty lines of aliases of aliases are gigabytes; OmegaConf writes none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it has an alias (*name), which no run writes")
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    # The reader of YAML raises classes of its own, by kind of damage.
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run that run again, or choose data=… anew.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: Expected the configuration of a run but got a {type(content).__name__}.")
+    found: Plain = without_interpolations(content, path)
+    return found
+
+
 def check_at_start(config: DictConfig) -> None:
     """Fill in every ${…} and import every target, so that a misspelt name stops here rather than after an hour."""
+    check_resolvers(config)
     whole = plain(config)
     for name, value in leaves(whole):
         # A source of masks that names no weights asks the reference, which is not there yet.

@@ -6,14 +6,14 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from segdpo.story.configs import plain
-from segdpo.training.open_run import check_trusted
+from segdpo.models.trust import EVALUATION, check_resolvers, checked
+from segdpo.story.configs import plain, read_config
 
 # The group of each node that may be chosen anew, and the other values that count.
 GROUPS = {"data": "data", "transforms": "transforms", "datamodule/split": "datamodule.split"}
 VALUES = ("background", "datamodule.batch_size")
-# Beside these, where a run's config.yaml builds networks, it builds data and transforms.
-TRUSTED = ("segdpo.data", "segdpo.pairs", "albumentations", "torchvision.datasets")
+# What an evaluation builds of a run's config.yaml.
+BUILT = ("data", "transforms.eval", "datamodule.split")
 
 
 def run_of(path: Path) -> Path | None:
@@ -45,22 +45,22 @@ def config_for(run: Path | None, overrides: Sequence[str], conf: Path, trusted: 
 
 
 def _read(path: Path, trusted: Sequence[str]) -> DictConfig:
-    try:
-        config = OmegaConf.load(path)
-    # The reader of YAML raises classes of its own, by kind of damage.
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({error}); run that run again, or choose data=… anew.") from error
-    missing = [name for name in ("data", "transforms", "datamodule", "background", "seed") if name not in config]
-    if not isinstance(config, DictConfig) or missing:
+    config = OmegaConf.create(read_config(path))
+    needed = ("background", "seed", "datamodule.batch_size", *BUILT)
+    missing = [name for name in needed if OmegaConf.select(config, name) is None]
+    if missing:
         raise ValueError(f"{path}: Expected the configuration of a run but {', '.join(missing)} is missing.")
-    for node in (config.data, config.transforms, config.datamodule.split):
-        check_trusted(plain(node), path, (*TRUSTED, *trusted))
+    for name in BUILT:
+        node = checked(plain(OmegaConf.select(config, name)), path, name, table=EVALUATION, trusted=trusted)
+        OmegaConf.update(config, name, node, merge=False)
     return config
 
 
 def _composed(conf: Path, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        config = compose("train", overrides=list(overrides))
+    check_resolvers(config)
+    return config
 
 
 def _key(override: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from segdpo.story.configs import Plain, leaves, plain
+from segdpo.story.configs import Plain, leaves, plain, read_config
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def finished(config: DictConfig) -> Plain | None:
     summary, kept = folder / "summary.json", folder / "config.yaml"
     if config.ckpt_path is not None or not (summary.exists() and kept.exists()):
         return None
-    changed = differing(plain(OmegaConf.load(kept)), plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))))
+    changed = differing(read_config(kept), plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))))
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ValueError(
