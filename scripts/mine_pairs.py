@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
     try:
         check_choice("format", config.format, ("pack", "folder"))
         summary = mine_to_disk(config, console)
-    except DataError as error:
+    except ValueError as error:
         sys.exit(f"{error}")
     console.print(sources_table(summary.sources))
     console.print(

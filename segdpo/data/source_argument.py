@@ -1,12 +1,12 @@
 """The data set that a script's command line names: a path, or a yaml with options after it."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segdpo.data.errors import DataError
@@ -28,13 +28,21 @@ def source_of(path: str, options: list[str]) -> RecordSource:
     try:
         with initialize_config_dir(str(group.parent), version_base=None):
             config = compose(overrides=[f"+{group.name}={Path(path).stem}", *(_inside(group.name, o) for o in options)])
-            check_resolvers(config)
-            content = OmegaConf.to_container(config[group.name], resolve=True)
-            check_targets(content)
+            content = _filled_in(config, group.name, path)
             return cast(RecordSource, instantiate(content, _convert_="all"))
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra wraps what a target raises; what went wrong with the data says more than where it was called from.
         raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None
+
+
+def _filled_in(config: DictConfig, key: str, path: str) -> Any:
+    try:
+        check_resolvers(config)
+        content = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
+        check_targets(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    return content
 
 
 def _inside(group: str, option: str) -> str:

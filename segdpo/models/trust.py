@@ -6,7 +6,7 @@ Three kinds of files, three rules:
 - the config.yaml of a run: data and eval transforms, `EVALUATION`; only data sources take paths, in marked parameters;
 - a yaml that the user chose: any package, but nothing of the standard library and no `GADGETS`.
 
-`--trust PACKAGE` adds a package to the first two. SECURITY.md says what is promised.
+`--trust PACKAGE` adds a package to the first two. docs/deploy.md says so to users.
 """
 
 import inspect
@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
 
@@ -249,7 +248,7 @@ class _Reader:
                 for n, (name, one) in enumerate(each)
             ]
         for key in (key for key in node if key not in SPECIAL):
-            self._check_key(key, where, trusted=own)
+            self._check_key(key if isinstance(key, str) else None, where, trusted=own)
             cleaned[key] = self._argument(key, node[key], f"{where}.{key}", nodes, depth, paths)
         return {**cleaned, **_not_fetched(parameters, cleaned, names)} if self.table.networks and not own else cleaned
 
@@ -330,7 +329,7 @@ def build_named(config: Any, path: Path, where: str, *, table: Table = NETWORKS,
     content = checked(config, path, where, table=table, trusted=trusted)
     try:
         return instantiate(content, _convert_="all")
-    except InstantiationException as error:
+    except Exception as error:  # whatever a constructor raises at arguments that it was not made for
         raise ValueError(f"{path}: {where} cannot be built from its description: {error}") from error
 
 

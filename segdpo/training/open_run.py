@@ -1,5 +1,6 @@
 """A trained network back from disk: from a run's folder, a .safetensors with its description, or a checkpoint."""
 
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +32,13 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
     if description.get("adapter"):
         adapt = build_named(description["adapter"], path, "adapter", table=ADAPTERS, trusted=trusted)
         segmenter = _adapted(segmenter, adapt, path)
-    load_weights(path, segmenter)
+    try:
+        load_weights(path, segmenter)
+    except ValueError as error:
+        if not _was_pretrained(description["model"]) or "segdpo" in trusted:
+            raise
+        hint = "its architecture came with pretrained=…, which opening a file does not fetch: --trust segdpo does."
+        raise ValueError(f"{error} Or {hint}") from error
     merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
     return merged.eval(), description
 
@@ -54,9 +61,8 @@ def weights_path(path: Path) -> Path:
 def read_description(path: Path) -> dict[str, Any]:
     """Return what a file of weights says of its network."""
     if path.suffix == ".ckpt":
-        # mmap: the weights stay on disk until they are asked for.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        config = content.get("hyper_parameters", {}).get("config")
+        parameters = _checkpoint(path).get("hyper_parameters")
+        config = parameters.get("config") if isinstance(parameters, Mapping) else None
     else:
         config = from_json(read_header(path).get("config", "null"), path)
     missing = [key for key in NEEDED if not isinstance(config, Mapping) or key not in config]
@@ -66,6 +72,23 @@ def read_description(path: Path) -> dict[str, Any]:
             f"{', '.join(missing)} is missing; give a file that train.py wrote."
         )
     return cast(dict[str, Any], without_interpolations(config, path))
+
+
+def _checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        # mmap: the weights stay on disk until they are asked for.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: Expected a checkpoint but it cannot be read ({first}); take another one.") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _was_pretrained(config: Any) -> bool:
+    """Return whether a description says that a network was fetched with its architecture, as segformer's is."""
+    if isinstance(config, Mapping):
+        return bool(config.get("pretrained")) or any(map(_was_pretrained, config.values()))
+    return isinstance(config, list) and any(map(_was_pretrained, config))
 
 
 def _adapted(segmenter: Segmenter, adapt: Any, path: Path) -> Segmenter:

@@ -96,6 +96,7 @@ REFUSED = {
     "no list": {"_target_": "torch.nn.ReLU", "_args_": "abc"},
     "no flag": {"_target_": "torch.nn.ReLU", "_partial_": "yes"},
     "not recursive": {"_target_": "torch.nn.ReLU", "_recursive_": False},
+    "a number as a name": {"_target_": "torch.nn.ReLU", 5: 1},
     "another special key": {"_target_": "torch.nn.ReLU", "_call_": 1},
     "a target that is no text": {"_target_": ["torch.nn.ReLU"]},
     "bytes": {"_target_": "torch.nn.ReLU", "inplace": b"x"},
@@ -144,6 +145,18 @@ def test_a_header_nested_without_end_is_one_error(tmp_path):
 )
 def test_what_would_fetch_or_read_a_file_is_set_to_none(node, nothing):
     assert checked(node, FILE, "model")[nothing] is None
+
+
+def test_a_segformer_of_another_size_says_how_it_opens(tmp_path):
+    small = {**SEGFORMER, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1]}
+    model = {**MODEL, "network_factory": small, "classes_argument": "num_labels"}
+    network = build_named(model, FILE, "model")
+    model["network_factory"] = {**SEGFORMER, "pretrained": "some/one"}
+    described = {"model": model, "classes": ["a", "b"], "mean": [0.0], "std": [1.0]}
+    save_weights(tmp_path / "policy.safetensors", network, {"config": json.dumps(described)})
+    with pytest.raises(ValueError, match=r"--trust segdpo"):
+        open_segmenter(tmp_path / "policy.safetensors")
+    assert checked(model, FILE, "model", trusted=["segdpo"])["network_factory"]["pretrained"] == "some/one"
 
 
 def test_positional_weights_are_not_fetched_either():

@@ -16,7 +16,9 @@ import pack as pack_script  # noqa: E402
 from stored import CLASSES, contents, draw_many, folder  # noqa: E402
 from warm import Warm  # noqa: E402
 
+from segdpo.data.errors import DataError  # noqa: E402
 from segdpo.data.pack import PackDataset  # noqa: E402
+from segdpo.data.source_argument import source_of  # noqa: E402
 
 DATA = draw_many(4)
 
@@ -95,7 +97,7 @@ def test_a_yaml_with_options(tmp_path, call):
     assert call(check_data.main, ROOT / "conf/data/folder.yaml", f"root='{root}'")[0] == 0
     status, out, _ = call(check_data.main, ROOT / "conf/data/folder.yaml", "root=/nowhere")
     assert (status, out.startswith("error unreadable: /nowhere/dataset.json: no such file")) == (1, True)
-    assert "Missing mandatory value: data.root" in call(check_data.main, ROOT / "conf/data/folder.yaml")[1]
+    assert "data.root" in call(check_data.main, ROOT / "conf/data/folder.yaml")[1]
     assert "no such file" in call(check_data.main, "nowhere.yaml")[1]
 
 
@@ -138,3 +140,19 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     exec(code, names)
     assert PackDataset(tmp_path / "outputs" / "mine.pack").classes == ("background", "cell")
     assert len(names["pairs"].offsets) == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("_target_: pathlib.Path.touch\nself: {_target_: pathlib.Path, _args_: [touched]}", r"'pathlib\.Path\.touch'"),
+        ("_target_: segdpo.data.shapes.Shapes\ncount: '${oc.create:{_target_: os.getpid}}'", r"'oc\.create'"),
+    ],
+)
+def test_a_yaml_of_data_calls_no_gadget(text, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "theirs.yaml").write_text(text)
+    with pytest.raises(DataError, match=said):
+        source_of(str(tmp_path / "data" / "theirs.yaml"), [])
+    assert not (tmp_path / "touched").exists()

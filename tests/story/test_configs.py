@@ -118,3 +118,17 @@ def test_everything_of_the_default_is_there(tmp_path):
     check_at_start(config)
     assert isinstance(build(config.optimizer)(torch.nn.Linear(1, 1).parameters()), torch.optim.Optimizer)
     assert plain(config.trainer)["default_root_dir"] == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+loss.x={_target_: os.system, command: 'true'}", r"'os\.system'"),
+        ("+loss.x={_target_: torch.hub.load, repo_or_dir: a}", r"'torch\.hub\.load'"),
+        ("+loss.x='${oc.create:{_target_:os.system}}'", r"loss\.x asks 'oc\.create'"),
+        ("+loss.x='${oc.decode:\"1\"}'", r"loss\.x asks 'oc\.decode'"),
+    ],
+)
+def test_a_composed_configuration_calls_no_gadget_and_resolves_little(override, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        check_at_start(composed(*STARTED, override, folder=tmp_path))

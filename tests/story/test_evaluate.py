@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from small import CONF, SMALL, composed
 
 from segdpo.data.errors import DataError
+from segdpo.models.trust import EVALUATION, checked
 from segdpo.models.weights import save_weights
-from segdpo.story.configs import build
+from segdpo.story.configs import build, plain, read_config
 from segdpo.story.evaluate import Request, check_classes, evaluate
 from segdpo.story.evaluation_measure import CHEAP
 from segdpo.story.run import run_story
@@ -231,9 +233,57 @@ def test_weights_alone_do_not_say_which_data(run, tmp_path):
     assert evaluate(asked).summary["images"] == 6
 
 
-def test_a_strangers_configuration_calls_nothing(run, tmp_path):
+SOURCE = "segdpo.data.shapes.Shapes"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (SOURCE, "os.system", r"config\.yaml: data asks to call 'os\.system'.*--trust os"),
+        (SOURCE, "sympy.sympify", r"data asks to call 'sympy\.sympify'"),
+        (SOURCE, "segdpo.models.atomic_file.write_atomically", r"data asks to call 'segdpo\.models\.atomic_file"),
+        (SOURCE, "segdpo.pairs.prediction.with_weights", r"data asks to call"),
+        ("segdpo.data.transforms.Pipeline", "torch.load", r"transforms\.eval asks to call 'torch\.load'"),
+        ("segdpo.data.splits.split_by_fraction", "timm.models.load_state_dict", r"datamodule\.split asks to call"),
+        ("size: 32", "size: ${oc.create:{_target_:os.system}}", r"config\.yaml: .*data\.size holds \$"),
+        ("threads: 1", "threads: ${oc.env:HOME}", r"config\.yaml: .*threads holds \$"),
+        ("start: gold", "start: /etc/passwd", r"data\.masks\.start .*'/etc/passwd'"),
+        ("keep: true", "_recursive_: false", r"data\._recursive_"),
+        ("threads: 1", "threads: &a [1]\njobs: *a", r"config\.yaml.*alias"),
+    ],
+)
+def test_a_strangers_configuration_calls_nothing(run, tmp_path, old, new, said):
     (tmp_path / "policy.safetensors").write_bytes((run / "policy.safetensors").read_bytes())
-    config = (run / "config.yaml").read_text().replace("segdpo.data.shapes.Shapes", "os.system")
-    (tmp_path / "config.yaml").write_text(config)
-    with pytest.raises(ValueError, match=r"asks to call 'os\.system'"):
+    config = (run / "config.yaml").read_text()
+    assert old in config
+    (tmp_path / "config.yaml").write_text(config.replace(old, new))
+    with pytest.raises(ValueError, match=said):
         evaluate(request(tmp_path, out=tmp_path / "out"))
+
+
+def test_a_users_own_data_needs_its_package_trusted(run, tmp_path):
+    (tmp_path / "policy.safetensors").write_bytes((run / "policy.safetensors").read_bytes())
+    config = read_config(run / "config.yaml")
+    config["data"] = {"_target_": "gold_sources.Discs", "count": 4}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    with pytest.raises(ValueError, match="--trust gold_sources"):
+        evaluate(request(tmp_path, split="all", out=tmp_path / "out"))
+    report = evaluate(request(tmp_path, split="all", out=tmp_path / "out", trusted=["gold_sources"]))
+    assert report.summary["images"] == 4
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (CONF / "data").glob("*.yaml")])
+def test_the_data_of_our_yamls_needs_no_trust(name, tmp_path):
+    paths = {"coco": "annotations", "folder": "root", "pack": "path", "plain": "root"}
+    given = [f"data.{paths[name]}=/a/b"] if name in paths else []
+    config = composed(f"data={name}", *given, folder=tmp_path)
+    node = plain(config.data)
+    assert checked(node, tmp_path, "data", table=EVALUATION)["_target_"] == node["_target_"]
+
+
+@pytest.mark.parametrize("group", ["transforms", "datamodule/split"])
+def test_the_transforms_and_splits_of_our_yamls_need_no_trust(group, tmp_path):
+    for path in (CONF / group).glob("*.yaml"):
+        config = composed(f"{group}={path.stem}", folder=tmp_path)
+        node = plain(OmegaConf.select(config, "transforms.eval" if group == "transforms" else "datamodule.split"))
+        checked(node, path, group, table=EVALUATION)

@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from segdpo.models.adapters import add_lora
+from segdpo.models.trust import ADAPTERS, NETWORKS, checked
 from segdpo.models.weights import load_weights, save_weights
-from segdpo.training.open_run import check_trusted, open_segmenter, weights_path
+from segdpo.training.open_run import open_segmenter, weights_path
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 from trained import MEAN, description, save_run, segmenter
@@ -54,19 +55,15 @@ def test_an_adapter_is_merged(tmp_path, network):
 
 
 def test_a_strangers_file_calls_nothing_that_is_not_trusted(tmp_path, network):
-    with pytest.raises(ValueError, match=r"policy.safetensors: the file asks to call 'trained.two_layers'.*--trust tr"):
+    with pytest.raises(ValueError, match=r"policy.safetensors: .*network_factory.* 'trained.two_layers'.*--trust tr"):
         open_segmenter(tmp_path)
-    torch_load = "torch.nn.modules.module.torch.load"
-    for target in ("os.system", torch_load, "torchvision.models.segmentation.fcn.partial", "builtins.eval"):
-        with pytest.raises(ValueError, match="asks to call"):
-            check_trusted([{"x": {"_target_": target}}], tmp_path)
 
 
 def test_a_package_that_is_not_trusted_is_not_even_imported(tmp_path, monkeypatch):
     (tmp_path / "bad_package.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"'bad_package.make'"):
-        check_trusted({"_target_": "bad_package.make"}, tmp_path)
+        checked({"_target_": "bad_package.make"}, tmp_path, "model")
 
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -76,12 +73,14 @@ OURS = [path for group in ("model", "adapter") for path in (CONF / group).glob("
 
 @pytest.mark.parametrize("yaml", OURS, ids=lambda path: path.stem)
 def test_what_the_yamls_build_is_trusted(yaml):
-    check_trusted(OmegaConf.to_container(OmegaConf.load(yaml)), yaml)
+    table = ADAPTERS if yaml.parent.name == "adapter" else NETWORKS
+    content = {key: value for key, value in OmegaConf.to_container(OmegaConf.load(yaml)).items() if value != "???"}
+    checked({"_target_": "torch.nn.ReLU", **content, "defaults": None}, yaml, "model", table=table)
 
 
 def test_a_target_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match=r"Expected 'torch.nn.Conv9d' to exist"):
-        check_trusted({"_target_": "torch.nn.Conv9d"}, Path())
+    with pytest.raises(ValueError, match=r"'torch.nn.Conv9d'"):
+        checked({"_target_": "torch.nn.Conv9d"}, Path(), "model")
 
 
 def test_what_cannot_be_opened_says_why(tmp_path, network):
@@ -97,6 +96,13 @@ def test_what_cannot_be_opened_says_why(tmp_path, network):
         open_segmenter(tmp_path / "run")
     with pytest.raises(ValueError, match=r"last.ckpt: Expected a description .* model, classes, mean, std is missing"):
         open_segmenter(tmp_path / "run/checkpoints/last.ckpt")
+    for content in ([1], {"hyper_parameters": [1]}):
+        torch.save(content, tmp_path / "list.ckpt")
+        with pytest.raises(ValueError, match=r"list.ckpt: .* model, classes, mean, std is missing"):
+            open_segmenter(tmp_path / "list.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK cut")
+    with pytest.raises(ValueError, match=r"cut.ckpt"):
+        open_segmenter(tmp_path / "cut.ckpt")
     save_weights(tmp_path / "bare.safetensors", network, {})
     with pytest.raises(ValueError, match=r"bare.safetensors: Expected a description"):
         open_segmenter(tmp_path / "bare.safetensors")
