@@ -39,15 +39,19 @@ class Family:
 
     def has(self, target: str) -> bool:
         """Return whether the target is of the family; imports modules of `home` only."""
-        found = re.fullmatch(rf"{re.escape(self.prefix)}\.(?:[a-z]\w*\.)?([A-Za-z]\w*)", target)
-        if not found or found[1] in self.besides:
+        found = re.fullmatch(rf"{re.escape(self.prefix)}\.(?:[a-z]\w*\.)?[A-Za-z]\w*", target)
+        if not found:
             return False
         try:
             *_, cls = passed_on_the_way(target)
         except Exception:  # whatever an import may raise
             return False
-        own = isinstance(cls, type) and f"{cls.__module__}.".startswith(f"{self.home}.")
-        return own and any(f"{base.__module__}.{base.__qualname__}" in self.bases for base in cls.__mro__)
+        if not isinstance(cls, type) or not f"{cls.__module__}.".startswith(f"{self.home}."):
+            return False
+        # By the names of the classes, since libraries export them under others too.
+        mro = cls.__mro__
+        derives = any(f"{base.__module__}.{base.__qualname__}" in self.bases for base in mro)
+        return derives and not any(base.__name__ in self.besides for base in mro)
 
 
 @dataclass(frozen=True)

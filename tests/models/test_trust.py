@@ -64,6 +64,8 @@ GADGETS = {
     "segmentation_models_pytorch.from_pretrained": {"pretrained_model_name_or_path": "a/b"},
     "monai.networks.nets.resnet50": {"pretrained": True},
     "monai.networks.nets.TorchVisionFCModel": {},
+    "monai.networks.nets.TorchVisionFullyConvModel": {},
+    "monai.networks.nets.MilModel": {},
     "monai.networks.nets.Transchex": {},
     "segdpo.models.atomic_file.write_atomically": {"path": "x", "content": "y"},
     "segdpo.pairs.prediction.with_weights": {"path": "x.pt"},
