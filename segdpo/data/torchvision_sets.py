@@ -10,7 +10,8 @@ import numpy as np
 from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
 from segdpo.data.errors import DataError
-from segdpo.data.image_files import ImageFile, read_file
+from segdpo.data.files import read_file
+from segdpo.data.image_files import ImageFile
 from segdpo.data.record_check import check_mask
 from segdpo.data.record_source import RecordInfo
 from segdpo.pairs.record import Mask, Record
