@@ -66,8 +66,9 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in `data`."""
     try:
         values = json.loads(decode_text(data, name))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: Expected a JSON object but got {error}.", "manifest") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        said = error if str(error) else type(error).__name__
+        raise DataError(f"{name}: Expected a JSON object but got {said}; correct the file.", "manifest") from None
     if not isinstance(values, dict):
         raise DataError(f"{name}: Expected a JSON object but got {type(values).__name__}.", "manifest")
     return values

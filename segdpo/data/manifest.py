@@ -169,7 +169,8 @@ def _parse_pair(value: object, where: str) -> NamedPair:
     keys = ("chosen", "rejected", "weight")
     if isinstance(value, dict) and {"chosen", "rejected"} <= value.keys() <= set(keys):
         weight = value.get("weight", 1.0)
-        if isinstance(weight, (int, float)) and not isinstance(weight, bool) and weight <= sys.float_info.max:
+        # JSON's whole numbers have no end, and float() refuses what it cannot hold.
+        if type(weight) is float or (type(weight) is int and abs(weight) <= sys.float_info.max):
             return NamedPair(value["chosen"], value["rejected"], float(weight))
     raise DataError(
         f'{where}Expected a pair {{"chosen": …, "rejected": …, "weight": …}} but got {value!r}.', "manifest"

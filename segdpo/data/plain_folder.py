@@ -130,7 +130,7 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
         raise DataError(f"{path}, line {reader.line_num}: Expected CSV but got {error}.", "manifest") from None
 
 
-def _rows_of(reader: csv.DictReader[str], path: Path) -> dict[str, dict[str, str]]:
+def _rows_of(reader: "csv.DictReader[str]", path: Path) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     if "id" not in (reader.fieldnames or ()):
         raise DataError(f"{path}: Expected a column 'id' but got {reader.fieldnames}.", "manifest")

@@ -13,21 +13,25 @@ import pytest
 import zstandard
 from stored import CLASSES, contents, draw_many, folder, pack
 
+from segdpo.data.coco import CocoDataset
+from segdpo.data.coco_masks import decode_region
 from segdpo.data.errors import DataError
 from segdpo.data.folder import FolderDataset, write_folder
 from segdpo.data.image_files import ImageFile, encode_image
-from segdpo.data.pack import PackDataset
+from segdpo.data.mining_journal import Journal
+from segdpo.data.pack import PackDataset, PackWriter
 from segdpo.data.pack_index import PackIndex
 from segdpo.data.pack_record import LENGTH, encode_record
 from segdpo.data.pack_settings import PackSettings, write_settings
 from segdpo.data.pack_shard import write_shard
+from segdpo.data.pair_table import PairTable
 
 RECORD = draw_many(1)[0]
 ROOM = 2**30  # how many bytes a hostile file may make a process ask for
 
 
 def bounded(code, *arguments):
-    """Run code once for each `path` of the arguments, in a process with ROOM bytes beside its imports; return its output."""
+    """Run code once for each `path` of the arguments, with ROOM bytes beside the imports; return its output."""
     start = f"""
         import os, resource, sys
         from pathlib import Path
@@ -321,8 +325,6 @@ def test_a_description_outside_of_its_grammar_is_refused(tmp_path, values):
 
 
 def test_a_record_whose_file_has_a_strange_suffix_is_not_packed(tmp_path):
-    from segdpo.data.pack import PackWriter
-
     with PackWriter(tmp_path / "p", CLASSES) as writer:
         with pytest.raises(DataError, match=r"/\.\./x\.png"):
             writer.write(RECORD, ImageFile("/../x.png", encode_image(RECORD.image).data))
@@ -345,3 +347,94 @@ def test_a_link_in_the_target_leads_nowhere(tmp_path, form):
             path_inside(tmp_path / "out", name)
     assert path_inside(tmp_path / "out", "images", "a b.png") == tmp_path / "out/images/a b.png"
     assert not list((tmp_path / "outside").iterdir())
+
+
+LINES = [
+    '"ranking": null', '"ranking": 3', '"gold": 1', '"gold": []', '"masks": {}', '"group": "\\ud800"', '"meta": null',
+    '"pairs": [{"chosen": "a", "rejected": "b", "weight": 1' + "0" * 400 + "}]", '"split": []', '"suffix": ["x"]',
+    '"suffix": "/../../x.png"', '"meta": {"a": "\\udfff"}', '"pairs": [{"chosen": [], "rejected": "b"}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", LINES, ids=lambda keys: keys[:60])
+def test_a_line_outside_of_its_grammar_is_refused(tmp_path, keys):
+    root = folder(tmp_path, [RECORD])
+    (root / "manifest.jsonl").write_text(f'{{"id": "a", {keys}}}\n')
+    with pytest.raises(DataError, match=r"manifest\.jsonl, line 1: "):
+        FolderDataset(root)
+
+
+def test_names_longer_than_the_file_system_allows_are_missing_files(tmp_path):
+    root = folder(tmp_path, [RECORD])
+    (root / "manifest.jsonl").write_text('{"id": "' + "a" * 300 + '"}\n')
+    with pytest.raises(DataError, match=r"aaa\.png: cannot be read"):
+        FolderDataset(root)[0]
+
+
+REGIONS = [{"size": 5, "counts": [63]}, {"size": [9, 7], "counts": [1e999, 1]}, {"size": [9, 7], "counts": {"a": 1}},
+           [[1e999] * 6], [[-8, 0, 1, 1, 2, 2]], [[0, 0, 15, 1, 2, 2]], 7, None, [7], [{}]]  # fmt: skip
+
+
+@pytest.mark.parametrize("region", REGIONS, ids=str)
+def test_a_region_that_is_none_is_refused(region):
+    with pytest.raises(DataError, match=r"^where: "):
+        decode_region(region, (9, 7), "where: ")
+
+
+def test_a_polygon_may_leave_its_image_a_little():
+    whole = decode_region([[-1, -1, 8, -1, 8, 10, -1, 10]], (9, 7), "")
+    assert whole.all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [{"id": 1}, {"id": 1, "file_name": ""}, {"id": [], "file_name": "a.png"}, {"id": 1, "file_name": 7}, 5,
+     {"id": 1, "file_name": "a.png", "height": "9", "width": 7}, {"id": 1, "file_name": "a.png", "height": 9},
+     {"id": 1, "file_name": "a.png", "height": 1e999, "width": 7}, {"id": 1, "file_name": "a.exe"}],
+    ids=str,
+)  # fmt: skip
+def test_an_image_of_coco_outside_of_its_grammar_is_refused(tmp_path, image):
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"images": [image], "categories": [{"id": 1, "name": "cat"}]}))
+    with pytest.raises(DataError, match=r"d\.json"):
+        CocoDataset(path)
+
+
+@pytest.mark.parametrize(
+    "header", [{"suffix": "/../x.png"}, {"id": "../a"}, {"pairs": 5}, {"masks": ["a"] * 3}], ids=str
+)
+def test_a_header_of_the_index_is_checked_before_a_pack_is_resumed(tmp_path, header):
+    path = pack(tmp_path, [])
+    body, sound = encode_record(RECORD, None)
+    write_shard(path / "shard-00000.bin", [body], [{**sound, **header}])
+    with pytest.raises(DataError, match=r"shard-00000\.bin, record 0"):
+        PackWriter(path, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["7", "[]", '{"id": "a"}', '{"id": [], "reason": "", "detail": "", "masks": 0, "pairs": 0, "diversity": {}}',
+     '{"id": "a", "reason": "", "detail": "", "masks": "0", "pairs": 0, "diversity": {}}',
+     '{"id": "a", "reason": "", "detail": "", "masks": 0, "pairs": 0, "diversity": {"s": {"masks": "1"}}}',
+     '{"id": "a", "reason": "", "detail": "", "masks": 0, "pairs": 0, "diversity": []}', "[" * 100_000],
+    ids=lambda line: line[:80],
+)  # fmt: skip
+def test_a_journal_outside_of_its_grammar_is_refused(tmp_path, line):
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"settings": {}, "selected": [0], "finished": false}\n' + line + "\n")
+    with pytest.raises(DataError, match=r"j\.jsonl"):
+        Journal(path, {})
+
+
+@pytest.mark.parametrize("selected", ["[-1]", '["a"]', "5", "[1e3]"])
+def test_a_selection_of_a_journal_is_numbers(tmp_path, selected):
+    path = tmp_path / "j.jsonl"
+    path.write_text(f'{{"settings": {{}}, "selected": {selected}, "finished": false}}\n')
+    with pytest.raises(DataError, match=r"j\.jsonl"):
+        Journal(path, {})
+
+
+@pytest.mark.parametrize("weight", [1e300, -1.0, float("nan")])
+def test_a_table_with_weights_that_are_none_is_refused(weight):
+    with pytest.raises(DataError, match="pair 1 has"), np.errstate(over="ignore"):
+        PairTable.from_columns([np.array(column) for column in ([0, 0], [0, 1], [1, 0], [1.0, weight])], 1)
