@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from segdpo.data.coco import CocoDataset
 from segdpo.data.coco_masks import decode_region
 from segdpo.data.errors import DataError
 from segdpo.data.folder import FolderDataset, write_folder
-from segdpo.data.image_files import ImageFile, encode_image
+from segdpo.data.image_files import ImageFile, decode_image, encode_image
 from segdpo.data.mining_journal import Journal
 from segdpo.data.pack import PackDataset, PackWriter
 from segdpo.data.pack_index import PackIndex
@@ -191,6 +192,26 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path):
     image.write_bytes(png(40_000, 40_000))
     said = bounded("read(path)", root)
     assert said.startswith(f"DataError: {image}")
+
+
+def test_tiles_larger_than_any_image_are_refused():
+    # One tile is decoded as a whole, though the image is 64 × 64.
+    tags = [
+        (256, 64),
+        (257, 64),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 60_000),
+        (323, 60_000),
+        (324, 8),
+        (325, 9),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    tiff = b"II*\0" + struct.pack("<I", 18) + bytes(10) + struct.pack("<H", len(tags)) + entries + bytes(4)
+    with pytest.raises(DataError, match=r"^x.tif: .*3600000000"):
+        decode_image(tiff, "x.tif")
 
 
 MAKE = {"fifo": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "directory": os.mkdir}
