@@ -41,7 +41,7 @@ def main() -> int:
     )
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(sheet.html(options.data, check), encoding="utf-8")
+        options.html.write_text(sheet.html(options.data, check), encoding="utf-8", errors="backslashreplace")
     _print(console, check, options)
     return int(check.failed)
 

@@ -1,13 +1,16 @@
 """Tables on disk as Arrow IPC files: opened by mmap, read without a copy, and checked against damage."""
 
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import pyarrow as pa
 
 from segdpo.data.errors import DataError
+from segdpo.data.files import exists, open_file
 
+MAGIC = b"ARROW1\0\0"
 MEND = "write the pack again with scripts/pack.py."
 
 
@@ -23,17 +26,18 @@ def write_table(path: Path, table: pa.Table, version: int) -> None:
 
 def open_table(path: Path, schema: pa.Schema, version: int) -> pa.RecordBatch:
     """Return the table's one record batch as views of the file; a DataError if it is not what was written."""
-    if not path.exists():
+    if not exists(path):
         raise DataError(f"{path}: no such file; {MEND}")
+    # pyarrow waits for a FIFO's writer, and maps a device.
+    open_file(path).close()
     try:
         with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            batch = reader.get_batch(0)
-            found = dict(batch.schema.metadata or {})
-            batch.validate(full=True)
-            same = batch.schema.equals(schema) and reader.num_record_batches == 1
-            whole = same and found.get(b"checksum", b"").decode() == _checksum(batch)
-    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+            batch = _read_batch(source, schema)
+        found = dict(batch.schema.metadata or {})
+        batch.validate(full=True)
+        filled = not any(column.null_count for column in batch.columns)
+        whole = filled and found.get(b"checksum", b"").decode() == _checksum(batch)
+    except (pa.ArrowException, OSError, ValueError, IndexError, EOFError, TypeError, struct.error) as error:
         raise DataError(f"{path}: the table is damaged ({error}); {MEND}", "damaged") from None
     if found.get(b"version") not in (None, str(version).encode()):
         raise DataError(f"{path}: Expected version {version} but got {found[b'version']!r}; {MEND}", "version")
@@ -67,6 +71,37 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _read_batch(source: pa.NativeFile, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the first record batch, message by message: what is compressed is refused before it is expanded."""
+    if source.read(len(MAGIC)) != MAGIC:
+        raise ValueError("it is no Arrow file")
+    found = pa.ipc.read_schema(pa.ipc.read_message(source))
+    message = pa.ipc.read_message(source)
+    if not found.equals(schema) or message.type != "record batch":
+        raise ValueError(f"Expected the columns {schema.names} but got {found.names}")
+    if _is_compressed(message.metadata.to_pybytes()):
+        raise ValueError("Expected a table without compression")
+    return pa.ipc.read_record_batch(message, found)
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Tell whether field 3, compression, is there in the table that is field 2 of a flatbuffer Message.
+
+    pyarrow does not say, and expands what a table of a few kilobytes claims to hold.
+    """
+    message = struct.unpack_from("<I", metadata, 0)[0]
+    place = message + _field(metadata, message, 2)
+    return bool(_field(metadata, place + struct.unpack_from("<I", metadata, place)[0], 3))
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """Return where a field lies behind the start of a flatbuffer's table, 0 if it is not there."""
+    fields = table - struct.unpack_from("<i", metadata, table)[0]
+    place = 4 + 2 * number
+    inside = place + 2 <= struct.unpack_from("<H", metadata, fields)[0]
+    return int(struct.unpack_from("<H", metadata, fields + place)[0]) if inside else 0
 
 
 def _checksum(batch: pa.RecordBatch) -> str:

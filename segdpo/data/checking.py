@@ -58,6 +58,7 @@ class Check:
 
     def add(self, level: Level, kind: str, name: str, message: str) -> None:
         """Note a finding; an allowed kind is no more than information."""
+        name, message = (text.encode(errors="backslashreplace").decode() for text in (name, message))
         self.findings.append(Finding("info" if kind in self.allow else level, kind, name, message))
 
     def see(self, record: Record) -> None:

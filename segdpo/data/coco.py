@@ -6,16 +6,18 @@ are written alike, each with the name of its `mask`; an image's key `segdpo` is 
 """
 
 import json
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
-from segdpo.data.coco_masks import IGNORE, decode_region
+from segdpo.data.coco_masks import IGNORE, code_area, decode_code, region_code
 from segdpo.data.coco_writer import write_coco
 from segdpo.data.errors import DataError
+from segdpo.data.files import MAX_TEXT_BYTES, read_file
 from segdpo.data.folder_description import check_version, parse_object
-from segdpo.data.image_files import ImageFile, decode_image, read_file
+from segdpo.data.image_files import ImageFile, decode_image
 from segdpo.data.manifest import Entry, check_entry, parse_line
 from segdpo.data.names import check_classes
 from segdpo.data.record_source import RecordInfo
@@ -46,8 +48,10 @@ class CocoDataset:
         self.images = self.path.parent / "images" if images is None else Path(images)
         self._crowd = crowd
         try:
-            self._read(parse_object(read_file(self.path), str(self.path)))
-        except (KeyError, TypeError, AttributeError) as error:
+            self._read(parse_object(read_file(self.path, MAX_TEXT_BYTES), str(self.path)))
+        except DataError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{self.path}: Expected COCO but got none ({error!r}).", "manifest") from None
 
     def __len__(self) -> int:
@@ -55,8 +59,8 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Record:
         entry, values = self._entries[index], self._images[index]
-        image = decode_image(self.image_file(index).data, str(self.images / values["file_name"]), self.channels)
-        size = (int(values["height"]), int(values["width"]))
+        image = decode_image(self.image_file(index).data, str(self._image_path(index)), self.channels)
+        size = (values["height"], values["width"])
         where = f"{self.path}, image {entry.id!r}: "
         if image.shape[:2] != size:
             raise DataError(
@@ -85,8 +89,12 @@ class CocoDataset:
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
-        path = self.images / self._images[index]["file_name"]
+        path = self._image_path(index)
         return ImageFile(path.suffix, read_file(path))
+
+    def _image_path(self, index: int) -> Path:
+        entry = self._entries[index]
+        return self.images / f"{entry.id}{entry.suffix}"
 
     def _read(self, values: dict[str, Any]) -> None:
         ours = values.get("info", {}).get("segdpo")
@@ -108,17 +116,27 @@ class CocoDataset:
 
     def _check_images(self) -> None:
         for what, names in (("id", [e.id for e in self._entries]), ("number", [image["id"] for image in self._images])):
-            if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
+            counted = Counter(names)
+            if len(counted) < len(names):
+                twice = next(name for name in names if counted[name] > 1)
                 raise DataError(f"{self.path}: Expected each image's {what} once but got {twice!r} twice.", "id")
+
+        for image in self._images:
+            size = (image["height"], image["width"])
+            if not all(type(number) is int and number > 0 for number in size):
+                raise DataError(
+                    f"{self.path}, image {image['id']}: Expected height and width as whole numbers but got {size}.",
+                    "size",
+                )
 
     def _paint(self, regions: list[dict[str, Any]], size: tuple[int, int], where: str) -> Mask:
         mask = np.zeros(size, np.uint8)
-        shapes = [(decode_region(region["segmentation"], size, where), region) for region in regions]
+        # Codes are short; all regions of an image decoded at once need not fit into memory.
+        codes = [(region_code(region.get("segmentation"), size, where), region) for region in regions]
         # What lies on top of something else is smaller than it; the order of the file breaks ties.
-        for shape, region in sorted(shapes, key=lambda item: -int(item[0].sum())):
+        for code, region in sorted(codes, key=lambda item: -code_area(item[0])):
             ignored = region.get("iscrowd") and self._crowd == "ignore"
-            mask[shape] = IGNORE if ignored else self._class_of[region["category_id"]]
+            mask[decode_code(code)] = IGNORE if ignored else self._class_of[region["category_id"]]
         return mask
 
 

@@ -1,6 +1,6 @@
 """Masks as COCO writes them: one run-length code for each class of a mask; for exchange, since decoding is slow."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pycocotools import mask as rle
@@ -9,6 +9,9 @@ from segdpo.data.errors import DataError
 from segdpo.pairs.record import Mask
 
 IGNORE = 255
+# How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
+MAX_OUTLINE = 2**22
+MOST_BITS = 40
 
 
 def encode_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
@@ -32,30 +35,60 @@ def encode_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
 
 def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
     """Return bool [H, W] of a segmentation: polygons, or a run-length code, compressed or not."""
+    return decode_code(region_code(segmentation, size, where))
+
+
+def decode_code(code: dict[str, Any]) -> np.ndarray:
+    """Return bool [H, W] of a code that `region_code` gave."""
+    return np.asarray(rle.decode(code), bool)
+
+
+def code_area(code: dict[str, Any]) -> int:
+    """Return how many pixels a code that `region_code` gave sets."""
+    return int(rle.area(code))
+
+
+def region_code(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
+    """Return the run-length code of a segmentation, checked: pycocotools believes what it is given, and crashes."""
     height, width = size
-    if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
-        raise DataError(
-            f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.", "size"
-        )
     try:
+        if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
+            raise DataError(
+                f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.",
+                "size",
+            )
         if isinstance(segmentation, list):
-            code = rle.merge(rle.frPyObjects(_polygons(segmentation), height, width))
-        elif isinstance(segmentation["counts"], list):
-            code = rle.frPyObjects(_counted(segmentation, height * width), height, width)
-        else:
-            code = {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
-        return np.asarray(rle.decode(code), bool)
-    except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            return cast(dict[str, Any], rle.merge(rle.frPyObjects(_polygons(segmentation, size), height, width)))
+        if isinstance(segmentation["counts"], list):
+            counted = _counted(segmentation, height * width)
+            return cast(dict[str, Any], rle.frPyObjects(counted, height, width))
+        return {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
+    except DataError:
+        raise
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
 
 
-def _polygons(segmentation: list[Any]) -> list[list[float]]:
+def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:
     polygons = [[float(number) for number in polygon] for polygon in segmentation]
     if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon needs x and y of at least three points")
-    if not np.isfinite(np.concatenate(polygons)).all():
-        raise ValueError("a polygon has a point that is no number")
+    edge = (size[1], size[0])
+    outline = 0.0
+    for polygon in polygons:
+        points = np.array(polygon).reshape(-1, 2)
+        # NaN is not inside, either. Outlines may leave their image a little, at its border.
+        if not ((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all():
+            raise ValueError(f"a polygon's point lies far outside of the image: {_farthest(points, edge)}")
+        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) + len(points)
+    if outline > MAX_OUTLINE:
+        raise ValueError(f"its polygons are {outline:.0f} pixels long, more than {MAX_OUTLINE}")
     return polygons
+
+
+def _farthest(points: np.ndarray, edge: tuple[int, int]) -> list[float]:
+    outside = ~((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all(axis=1)
+    return [float(number) for number in points[np.argmax(outside)]]
 
 
 def _counted(segmentation: dict[str, Any], pixels: int) -> dict[str, Any]:
@@ -76,6 +109,8 @@ def _code(text: Any, pixels: int) -> bytes:
             raise ValueError(f"the character {chr(byte)!r} is not part of a code")
         value |= (part & 0x1F) << shift
         shift += 5
+        if shift > MOST_BITS:
+            raise ValueError("a run is longer than any image")
         if not part & 0x20:
             if part & 0x10:
                 value -= 1 << shift

@@ -8,6 +8,7 @@ from typing import Any
 from segdpo.data.arrow_file import atomic
 from segdpo.data.coco_masks import IGNORE, encode_mask
 from segdpo.data.errors import DataError
+from segdpo.data.files import exists, path_inside, read_file
 from segdpo.data.folder_writer import entry_of
 from segdpo.data.image_files import ImageFile, encode_image
 from segdpo.data.manifest import check_entry, format_line
@@ -54,7 +55,7 @@ def _add(values: dict[str, Any], number: int, record: Record, file: ImageFile, i
     entry = check_entry(entry_of(record, file.suffix))
     height, width = record.image.shape[:2]
     name = record.id + file.suffix
-    _write_image(images / name, file.data)
+    _write_image(path_inside(images, name), file.data)
     line = {**json.loads(format_line(entry)), "masks": list(record.mask_names)}
     values["images"].append({"id": number, "file_name": name, "width": width, "height": height, "segdpo": line})
     if record.gold is not None:
@@ -73,6 +74,9 @@ def _categories(names: tuple[str, ...], skip: int | None) -> list[dict[str, Any]
 
 def _write_image(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_bytes() != data:
+    if exists(path) and read_file(path) != data:
         raise DataError(f"{path}: Expected nothing there but got another image; write to an empty folder.", "id")
-    path.write_bytes(data)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); is the id too long?") from None

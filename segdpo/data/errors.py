@@ -2,7 +2,7 @@
 
 
 class DataError(ValueError):
-    """Data that is damaged, missing or says something impossible; the message names file, line or id, and the mend.
+    """Data that is damaged, missing or says something impossible; the message names file, line or id, and the fix.
 
     `kind` is a short word that reports count by: "unreadable", "size", "class", "mask format", "id", "manifest",
     "preference", "damaged", "version".

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from segdpo.data.errors import DataError, raise_all
+from segdpo.data.files import exists, read_file
 from segdpo.data.folder_description import read_description
 from segdpo.data.folder_writer import write_folder
-from segdpo.data.image_files import ImageFile, decode_image, decode_mask, read_file
+from segdpo.data.image_files import ImageFile, decode_image, decode_mask
 from segdpo.data.manifest import Entry
 from segdpo.data.pair_table import PairTable
 from segdpo.data.record_check import check_mask
@@ -85,7 +86,7 @@ class FolderDataset:
     def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
         gold = self.root / "gold" / f"{entry.id}.png"
-        has_gold = gold.exists() if entry.gold is None else entry.gold
+        has_gold = exists(gold) if entry.gold is None else entry.gold
         masks = read_masks(paths + [gold] * has_gold, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segdpo.data.errors import DataError
-from segdpo.data.image_files import read_file
+from segdpo.data.files import MAX_TEXT_BYTES, exists, read_file
 from segdpo.data.manifest import Entry, format_jsonl, parse_jsonl
 from segdpo.data.manifest_csv import format_csv, parse_csv
 from segdpo.data.names import check_classes
@@ -16,20 +16,21 @@ VERSION = 1
 DESCRIPTION = "dataset.json"
 PARSERS = {"jsonl": parse_jsonl, "csv": parse_csv}
 FORMATTERS = {"jsonl": format_jsonl, "csv": format_csv}
+MAX_DESCRIPTION_BYTES = 2**24
 KEYS = {"version", "classes", "checksum"}
 
 
 def read_description(root: Path) -> tuple[tuple[str, ...], list[Entry]]:
     """Return the classes and the manifest's entries of a folder."""
     path = root / DESCRIPTION
-    if not path.exists():
+    if not exists(path):
         raise DataError(
             f"{path}: no such file; a folder of ours has one. For images and mask folders without it, "
             "see data=plain in docs/data.md."
         )
     values = _parse(path)
     manifest = _manifest_path(root)
-    text = decode_text(read_file(manifest), str(manifest))
+    text = decode_text(read_file(manifest, MAX_TEXT_BYTES), str(manifest))
     classes = check_classes(values["classes"], f"{path}: ")
     if "checksum" in values and values["checksum"] != checksum(classes, text):
         raise DataError(
@@ -65,8 +66,9 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in `data`."""
     try:
         values = json.loads(decode_text(data, name))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: Expected a JSON object but got {error}.", "manifest") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        said = error if str(error) else type(error).__name__
+        raise DataError(f"{name}: Expected a JSON object but got {said}; correct the file.", "manifest") from None
     if not isinstance(values, dict):
         raise DataError(f"{name}: Expected a JSON object but got {type(values).__name__}.", "manifest")
     return values
@@ -79,7 +81,7 @@ def check_version(found: object, expected: int, name: str, mend: str) -> None:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    values = parse_object(read_file(path), str(path))
+    values = parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
     check_version(values.get("version", VERSION), VERSION, str(path), "write the folder again with this program.")
     if (unknown := sorted(values.keys() - KEYS)) or not isinstance(values.get("classes"), list):
         raise DataError(
@@ -90,7 +92,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _manifest_path(root: Path) -> Path:
-    found = [path for suffix in PARSERS if (path := root / f"manifest.{suffix}").exists()]
+    found = [path for suffix in PARSERS if exists(path := root / f"manifest.{suffix}")]
     if len(found) != 1:
         got = "both" if found else "neither"
         raise DataError(f"{root}: Expected manifest.jsonl or manifest.csv but got {got}; keep one.", "manifest")

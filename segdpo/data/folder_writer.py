@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from segdpo.data.errors import DataError
+from segdpo.data.files import path_inside
 from segdpo.data.folder_description import write_description
 from segdpo.data.image_files import ImageFile, encode_image, encode_mask
 from segdpo.data.manifest import Entry, NamedPair, check_entry
@@ -64,16 +65,18 @@ def entry_of(record: Record, suffix: str) -> Entry:
 def _write_record(root: Path, record: Record, file: ImageFile | None, classes: tuple[str, ...]) -> Entry:
     check_record(record, classes)
     file = file or encode_image(record.image)
-    _write(root / "images" / f"{record.id}{file.suffix}", file.data)
+    # Whatever is wrong with the record is found before the first of its files is written.
+    entry = check_entry(entry_of(record, file.suffix))
+    _write(path_inside(root, "images", f"{record.id}{file.suffix}"), file.data)
     for name, mask in zip(record.mask_names, record.masks, strict=True):
-        _write_mask(root / "masks" / name, record.id, mask)
+        _write_mask(path_inside(root, "masks", name, f"{record.id}.png"), mask)
     if record.gold is not None:
-        _write_mask(root / "gold", record.id, record.gold)
-    return check_entry(entry_of(record, file.suffix))
+        _write_mask(path_inside(root, "gold", f"{record.id}.png"), record.gold)
+    return entry
 
 
-def _write_mask(folder: Path, name: str, mask: Mask) -> None:
-    _write(folder / f"{name}.png", encode_mask(np.ascontiguousarray(mask)))
+def _write_mask(path: Path, mask: Mask) -> None:
+    _write(path, encode_mask(np.ascontiguousarray(mask)))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,7 +7,6 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
@@ -16,6 +15,12 @@ from segdpo.data.errors import DataError
 from segdpo.pairs.record import Image, Mask
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+# Pillow opens many more by their first bytes, whatever the suffix, and hands PostScript to another program.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+# How many pixels an image may have, read from its header before anything is decoded. Pillow refuses more than twice its
+# own MAX_IMAGE_PIXELS (179 million), which is this number: to read larger images, raise both.
+MAX_PIXELS = 178_956_970
+TILE_WIDTH, TILE_LENGTH = 322, 323
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -36,14 +41,14 @@ def decode_image(data: bytes, name: str, channels: int | None = 3) -> Image:
         )
     stored = {"1": "L", "L": "L", "LA": "L", "RGBA": "RGBA"}.get(image.mode, "RGB")
     mode = {1: "L", 3: "RGB", None: stored}[channels]
-    pixels = np.array(image if image.mode == mode else image.convert(mode))
+    pixels = _pixels(image, mode, name)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def decode_mask(data: bytes, name: str) -> Mask:
     """Return the class ids in `data`: 8-bit grey or palette as they are, 1-bit as 0 and 1."""
     image = _open(data, name)
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):
         raise DataError(f"{name}: Expected a lossless mask but got a JPEG; save masks as PNG.", "mask format")
     if image.mode not in ("1", "L", "P"):
         raise DataError(
@@ -51,7 +56,7 @@ def decode_mask(data: bytes, name: str) -> Mask:
             "save one class id a pixel instead of colours.",
             "mask format",
         )
-    pixels = np.array(image, dtype=np.uint8)
+    pixels = _pixels(image, image.mode, name).astype(np.uint8, copy=False)
     depth = _png_depth(data)
     # Readers stretch 2- and 4-bit grey to 0 … 255; here the stored number is the class.
     return pixels // (255 // (2**depth - 1)) if image.mode == "L" and depth in (2, 4) else pixels
@@ -69,14 +74,6 @@ def encode_mask(mask: Mask) -> bytes:
     return _encode(mask)
 
 
-def read_file(path: Path) -> bytes:
-    """Return a file's bytes; a file that is not there is a DataError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
 def _encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "png", compress_level=4)
@@ -87,12 +84,34 @@ def _open(data: bytes, name: str) -> Pillow.Image:
     if data.startswith(PNG_SIGNATURE):
         _check_png(data, name)
     try:
-        image = Pillow.open(io.BytesIO(data))
+        image = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image)
         image.load()
     # Pillow raises SyntaxError, OSError, struct.error and its own classes, by format and kind of damage.
     except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({error}); restore the file or remove it.") from error
+        raise DataError(f"{name}: cannot be decoded ({_said(error)}); restore the file or remove it.") from error
     return image
+
+
+def _check_size(image: Pillow.Image) -> None:
+    """Refuse an image that would take too much memory, before any of it is decoded."""
+    tags = getattr(image, "tag_v2", {})
+    # A TIFF's tiles are decoded whole, however little of one lies in the image.
+    tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
+    if max(image.width * image.height, tile) > MAX_PIXELS:
+        raise ValueError(f"Expected at most {MAX_PIXELS} pixels but got {image.width}×{image.height}, tiles of {tile}")
+
+
+def _pixels(image: Pillow.Image, mode: str, name: str) -> np.ndarray:
+    try:
+        return np.array(image if image.mode == mode else image.convert(mode))
+    # A palette that is cut short is noticed only here.
+    except Exception as error:
+        raise DataError(f"{name}: cannot be decoded ({_said(error)}); restore the file or remove it.") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _check_png(data: bytes, name: str) -> None:

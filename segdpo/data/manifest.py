@@ -6,6 +6,7 @@ Masks go by name, not by number, so that a person can write a line and a reorder
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +14,11 @@ from typing import Any
 
 from segdpo.data.errors import DataError
 from segdpo.data.image_files import SUFFIXES
-from segdpo.data.names import check_id, check_mask_name, check_split
+from segdpo.data.names import check_id, check_mask_name, check_split, is_text
 
 SHOWN_ERRORS = 20
+# The most masks, all pairs of them and their longest names take less.
+MAX_LINE = 2**26
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def format_jsonl(entries: Iterable[Entry]) -> str:
 
 def parse_line(line: str, where: str = "") -> Entry:
     """Return the entry of one JSONL line."""
+    if len(line) > MAX_LINE:
+        raise DataError(f"{where}Expected a line of at most {MAX_LINE} characters but got {len(line)}.", "manifest")
     try:
         values = json.loads(line, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -69,7 +74,8 @@ def parse_line(line: str, where: str = "") -> Entry:
     if "pairs" in values:
         values["pairs"] = tuple(_parse_pair(pair, where) for pair in _typed(values, "pairs", list, where))
     for key in ("masks", "ranking"):
-        if values.get(key) is not None:
+        # Null stands for masks that were not listed, as in Entry.
+        if key in values and not (key == "masks" and values[key] is None):
             values[key] = tuple(_typed(values, key, list, where))
     return check_entry(Entry(**values), where)
 
@@ -92,7 +98,8 @@ def check_entry(entry: Entry, where: str = "") -> Entry:
     names = (*(entry.masks or ()), *entry.ranking, *(n for pair in entry.pairs for n in (pair.chosen, pair.rejected)))
     texts = (entry.suffix, entry.group, entry.split, *names)
     meta = [text for item in entry.meta.items() for text in item] if isinstance(entry.meta, dict) else [None]
-    if not all(isinstance(text, str) for text in (*texts, *meta)) or entry.gold not in (None, True, False):
+    strings = all(isinstance(text, str) and is_text(text) for text in (*texts, *meta))
+    if not strings or not (entry.gold is None or isinstance(entry.gold, bool)):
         raise DataError(
             f"{where}Expected strings for suffix, group, split, mask names and meta, and true or false for gold.",
             "manifest",
@@ -162,7 +169,8 @@ def _parse_pair(value: object, where: str) -> NamedPair:
     keys = ("chosen", "rejected", "weight")
     if isinstance(value, dict) and {"chosen", "rejected"} <= value.keys() <= set(keys):
         weight = value.get("weight", 1.0)
-        if isinstance(weight, (int, float)) and not isinstance(weight, bool):
+        # JSON's whole numbers have no end, and float() refuses what it cannot hold.
+        if type(weight) is float or (type(weight) is int and abs(weight) <= sys.float_info.max):
             return NamedPair(value["chosen"], value["rejected"], float(weight))
     raise DataError(
         f'{where}Expected a pair {{"chosen": …, "rejected": …, "weight": …}} but got {value!r}.', "manifest"

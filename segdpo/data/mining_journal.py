@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from segdpo.data.errors import DataError
+from segdpo.data.files import MAX_TEXT_BYTES, exists, read_file
 from segdpo.data.mining import Outcome
+from segdpo.data.names import is_text
 from segdpo.pairs.diversity import Diversity, SourceReport, report_sources
 
 
@@ -60,7 +62,7 @@ class Journal:
         self.selected: list[int] | None = None
         self.finished = False
         self._lines: dict[str, Line] = {}
-        if path.exists():
+        if exists(path):
             self._read()
 
     def begin(self, selected: list[int]) -> None:
@@ -119,16 +121,20 @@ class Journal:
         new.replace(self.path)
 
     def _read(self) -> None:
-        content = self.path.read_bytes()
+        content = read_file(self.path, MAX_TEXT_BYTES)
         # What stands behind the last line's end was cut off by whatever ended the run.
         *whole, _ = content.split(b"\n")
         head, *lines = whole or [b""]
         try:
             begun = json.loads(head)
-            settings, self.selected, self.finished = begun["settings"], begun["selected"], begun["finished"]
+            settings, selected, finished = begun["settings"], begun["selected"], begun["finished"]
+            if not _is_selection(selected) or not isinstance(finished, bool):
+                raise TypeError(f"selected {selected!r:.80}, finished {finished!r:.80}")
             parsed = [_parse(json.loads(line)) for line in lines]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path}: Expected the journal of a mining run but got {error}; delete it.") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise DataError(
+                f"{self.path}: Expected the journal of a mining run but got {error!r}; delete it."
+            ) from error
         if settings != self.settings:
             raise DataError(
                 f"{self.path}: Expected the settings that this run was begun with, but "
@@ -136,7 +142,13 @@ class Journal:
                 "delete what was begun.",
                 "version",
             )
+        self.selected, self.finished = selected, finished
         self._lines = {line.id: line for line in parsed}
+
+
+def _is_selection(selected: object) -> bool:
+    whole = isinstance(selected, list) and all(type(index) is int and index >= 0 for index in selected)
+    return selected is None or whole
 
 
 def _dump(content: dict[str, Any]) -> str:
@@ -154,8 +166,16 @@ def _parse(line: dict[str, Any]) -> Line:
     diversity = {}
     for source, numbers in line.pop("diversity").items():
         known: dict[str, Any] = {key: math.nan if value is None else value for key, value in numbers.items()}
+        if not all(
+            (type(value) in (int, float) and abs(value) < 2**53) or value is math.nan for value in known.values()
+        ):
+            raise TypeError(f"numbers {known!r:.200}")
         diversity[source] = Diversity(**known)
-    return Line(**line, diversity=diversity)
+    parsed = Line(**line, diversity=diversity)
+    texts, counts = (parsed.id, parsed.reason, parsed.detail), (parsed.masks, parsed.pairs)
+    if not all(isinstance(text, str) and is_text(text) for text in texts) or not all(type(n) is int for n in counts):
+        raise TypeError(f"the line {line!r:.200}")
+    return parsed
 
 
 def _difference(then: Any, now: Any, where: str = "") -> str:

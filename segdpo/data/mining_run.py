@@ -105,6 +105,12 @@ def _write_all(
 def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:
     number: dict[str, int] = {}
     for index in selected:
+        if index >= len(source):
+            raise DataError(
+                f"Expected records below {len(source)} but {index} is selected; mine the data set that the journal "
+                "was begun with, or delete the journal.",
+                "version",
+            )
         record_id = info_of(source, index).id
         if record_id in number:
             raise DataError(

@@ -44,12 +44,22 @@ def check_split(value: str, where: str = "") -> str:
 def check_classes(classes: tuple[str, ...] | list[str], where: str = "") -> tuple[str, ...]:
     """Return the class names as a tuple: 2 to 255 different, non-empty names, since 255 itself is ignore."""
     names = tuple(classes)
-    proper = all(isinstance(name, str) and name for name in names)
-    if not (2 <= len(names) <= 255 and len(set(names)) == len(names) and proper):
+    proper = all(isinstance(name, str) and name and is_text(name) for name in names)
+    if not (proper and 2 <= len(names) <= 255 and len(set(names)) == len(names)):
         raise DataError(f"{where}Expected 2 to 255 different class names but got {list(names)!r}.", "class")
     return names
 
 
+def is_text(value: str) -> bool:
+    """Tell whether a string can be written as UTF-8; JSON may name halves of characters (lone surrogates)."""
+    try:
+        # One look at a flag of the string in most cases.
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _printable(value: str) -> bool:
     """Tell whether all characters can be in a file name: no control characters (Cc), no lone surrogates (Cs)."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+    # isprintable() is stricter and fast; what it refuses is looked at by category.
+    return value.isprintable() or not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)

@@ -10,14 +10,14 @@ Each record has a checksum: damage gives an error or the right record, never a w
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segdpo.data.arrow_file import open_table
 from segdpo.data.errors import DataError
 from segdpo.data.image_files import ImageFile
-from segdpo.data.pack_index import PAIRS, RECORDS, SCHEMA, VERSION
+from segdpo.data.names import check_id, check_split
+from segdpo.data.pack_index import PAIRS, PLACE, RECORDS, SCHEMA, VERSION
 from segdpo.data.pack_record import decode_image_file, decode_record
 from segdpo.data.pack_settings import read_settings
 from segdpo.data.pack_shard import read_body
@@ -41,6 +41,8 @@ class PackDataset:
         if not (self.path / RECORDS).exists():
             raise DataError(f"{self.path}: the pack is not finished; run the command that wrote it again, it goes on.")
         self._records = open_table(self.path / RECORDS, SCHEMA, VERSION)
+        # Views of the mapped file: a cell of one is read ten times as fast as one of a table.
+        self._places = tuple(self._records.column(name).to_numpy() for name in PLACE)
 
     def __len__(self) -> int:
         return int(self._records.num_rows)
@@ -51,12 +53,16 @@ class PackDataset:
 
     def describe(self, index: int) -> RecordInfo:
         """Return what the index says of a record, without reading it."""
-        cell = self._row(index, "id", "group", "split", "pairs", "ranking")
-        return RecordInfo(*cell)
+        row = self._row(index)
+        cells = (self._records.column(name)[row].as_py() for name in ("id", "group", "split", "pairs", "ranking"))
+        name, group, split, pairs, ranking = cells
+        where = f"{self.path / RECORDS}, record {index}: "
+        return RecordInfo(check_id(name, where), group, check_split(split, where), pairs, ranking)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it was packed, or a PNG of its pixels."""
-        return decode_image_file(self._read(index)[1])
+        name, body = self._read(index)
+        return decode_image_file(body, name)
 
     @cached_property
     def pairs(self) -> PairTable:
@@ -69,12 +75,12 @@ class PackDataset:
         return table
 
     def _read(self, index: int) -> tuple[str, bytes]:
-        shard, offset, length, crc = self._row(index, "shard", "offset", "length", "crc")
+        row = self._row(index)
+        shard, offset, length, crc = (int(column[row]) for column in self._places)
         path = shard_path(self.path, shard)
         return str(path), read_body(path, offset, length, crc)
 
-    def _row(self, index: int, *names: str) -> tuple[Any, ...]:
+    def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"Expected a record below {len(self)} but got {index}.")
-        row = int(index) % len(self)
-        return tuple(self._records.column(name)[row].as_py() for name in names)
+        return int(index) % len(self)

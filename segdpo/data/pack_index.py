@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 TEXTS = ("id", "group", "split")
+PLACE = ("shard", "offset", "length", "crc")
 
 
 class PackIndex:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from segdpo.data.errors import DataError
 from segdpo.data.image_files import ImageFile, decode_image, encode_image
-from segdpo.data.pixels import decode_pixels, encode_pixels, with_channels
+from segdpo.data.pack_header import FIX, check_header, parse_json
+from segdpo.data.pixels import decode_pixels, decompress, encode_pixels, with_channels
 from segdpo.pairs.record import Image, Pair, Record
 
 LENGTH = struct.Struct("<I")
@@ -38,21 +40,25 @@ def encode_record(record: Record, file: ImageFile | None) -> tuple[bytes, dict[s
     }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
     frame = zstandard.ZstdCompressor(level=LEVEL).compress(np.ascontiguousarray(planes).tobytes())
-    return LENGTH.pack(len(text)) + text + file.data + frame, json.loads(text)
+    # What a reader would refuse is not written.
+    return LENGTH.pack(len(text)) + text + file.data + frame, check_header(json.loads(text), repr(record.id))
 
 
 def decode_record(data: bytes, name: str, channels: int | None) -> Record:
     """Return the record in `data`, which the caller has compared with its checksum."""
-    header, file, start = _split(data)
+    header, start, end = _split(data, name)
     height, width, _ = header["shape"]
-    count = len(header["masks"]) + header["gold"]
-    pixels = zstandard.ZstdDecompressor().decompress(data[start:], max_output_size=count * height * width)
+    masks = header["masks"]
+    count = len(masks) + header["gold"]
+    where = f"{name}, record {header['id']!r}"
+    # The view spares a copy of all masks.
+    pixels = decompress(memoryview(data)[end:], count * height * width, where)
     planes = np.frombuffer(bytearray(pixels), np.uint8).reshape(count, height, width)
     return Record(
         id=header["id"],
-        image=_decode_image(header, file, name, channels),
-        masks=planes[: len(header["masks"])],
-        mask_names=tuple(header["masks"]),
+        image=_decode_image(header, data[start:end], where, channels),
+        masks=planes[: len(masks)],
+        mask_names=tuple(masks),
         pairs=tuple(Pair(*pair) for pair in header["pairs"]),
         ranking=tuple(header["ranking"]),
         gold=planes[-1] if header["gold"] else None,
@@ -62,24 +68,38 @@ def decode_record(data: bytes, name: str, channels: int | None) -> Record:
     )
 
 
-def decode_image_file(data: bytes) -> ImageFile:
+def decode_image_file(data: bytes, name: str) -> ImageFile:
     """Return the image's file in `data` as it was given, or a PNG of its pixels."""
-    header, file, _ = _split(data)
-    return file if file.suffix else encode_image(decode_pixels(file.data, header["shape"]))
+    header, start, end = _split(data, name)
+    if header["suffix"]:
+        return ImageFile(header["suffix"], data[start:end])
+    return encode_image(decode_pixels(data[start:end], header["shape"], f"{name}, record {header['id']!r}"))
 
 
-def _decode_image(header: dict[str, Any], file: ImageFile, name: str, channels: int | None) -> Image:
-    where = f"{name}, image of {header['id']!r}"
-    if file.suffix:
-        return decode_image(file.data, where, channels)
-    return with_channels(decode_pixels(file.data, header["shape"]), channels, where)
+def _decode_image(header: dict[str, Any], data: bytes, where: str, channels: int | None) -> Image:
+    shape = header["shape"]
+    if not header["suffix"]:
+        return with_channels(decode_pixels(data, shape, where), channels, where)
+    image = decode_image(data, where, channels)
+    if image.shape[0] != shape[0] or image.shape[1] != shape[1]:
+        raise DataError(f"{where}: Expected an image of {shape} but got {list(image.shape)}; {FIX}", "size")
+    return image
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], ImageFile, int]:
-    start = LENGTH.size + LENGTH.unpack_from(data)[0]
-    header = json.loads(data[LENGTH.size : start])
+def _split(data: bytes, name: str) -> tuple[dict[str, Any], int, int]:
+    """Return the header, and where the image begins and ends."""
+    start = LENGTH.size + (LENGTH.unpack_from(data)[0] if len(data) >= LENGTH.size else len(data))
+    if start > len(data):
+        raise DataError(f"{name}: Expected a header of {start} bytes but the record has {len(data)}; {FIX}", "damaged")
+    header = check_header(parse_json(data[LENGTH.size : start], name), name)
     end = start + header["image_bytes"]
-    return header, ImageFile(header["suffix"], data[start:end]), end
+    if end > len(data):
+        raise DataError(
+            f"{name}, record {header['id']!r}: Expected {header['image_bytes']} bytes of image after byte {start} but "
+            f"the record has {len(data)}; {FIX}",
+            "damaged",
+        )
+    return header, start, end
 
 
 def _plain(value: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from segdpo.data.arrow_file import atomic
 from segdpo.data.errors import DataError
-from segdpo.data.folder_description import check_version, parse_object
-from segdpo.data.image_files import read_file
+from segdpo.data.files import read_file
+from segdpo.data.folder_description import MAX_DESCRIPTION_BYTES, check_version, parse_object
 from segdpo.data.names import check_classes
 
 VERSION = 1
@@ -26,7 +26,8 @@ class PackSettings:
     images: Images
 
     def __post_init__(self) -> None:
-        if self.records_per_shard < 1 or self.images not in ("files", "pixels"):
+        number = self.records_per_shard
+        if type(number) is not int or number < 1 or self.images not in ("files", "pixels"):
             raise DataError(
                 f"Expected at least 1 record a shard, and images 'files' or 'pixels', but got "
                 f"{self.records_per_shard} and {self.images!r}."
@@ -36,11 +37,21 @@ class PackSettings:
 def read_settings(path: Path) -> PackSettings:
     """Return the settings of the pack at `path`."""
     name = str(path / DESCRIPTION)
-    values = parse_object(read_file(path / DESCRIPTION), name)
+    values = parse_object(read_file(path / DESCRIPTION, MAX_DESCRIPTION_BYTES), name)
     check_version(values.pop("version", None), VERSION, name, "write the pack again with this program.")
     if values.pop("checksum", None) != _checksum(values):
         raise DataError(f"{name}: is damaged (checksum); restore it, or write the pack again.", "damaged")
-    return PackSettings(check_classes(values["classes"], f"{name}: "), values["records_per_shard"], values["images"])
+    if values.keys() != {"classes", "records_per_shard", "images"} or not isinstance(values["classes"], list):
+        raise DataError(
+            f"{name}: Expected a list of classes, records_per_shard and images but got {values!r:.200}; "
+            "write the pack again with this program.",
+            "damaged",
+        )
+    classes = check_classes(values["classes"], f"{name}: ")
+    try:
+        return PackSettings(classes, values["records_per_shard"], values["images"])
+    except DataError as error:
+        raise DataError(f"{name}: {error}", "damaged") from None
 
 
 def write_settings(path: Path, settings: PackSettings) -> None:

@@ -53,6 +53,11 @@ class PairTable:
             raise DataError(
                 f"Expected chosen and rejected to differ but pair {first} has both {chosen[first]}.", "preference"
             )
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            first = int(np.argmin(np.isfinite(weight) & (weight >= 0)))
+            raise DataError(
+                f"Expected finite weights of at least 0 but pair {first} has {weight[first]}; correct it.", "preference"
+            )
         return cls(record, chosen, rejected, weight, offsets)
 
     @classmethod

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from segdpo.data.errors import DataError
+from segdpo.data.files import MAX_TEXT_BYTES, exists, read_file
 from segdpo.data.folder import stack_masks
 from segdpo.data.folder_description import decode_text
-from segdpo.data.image_files import SUFFIXES, ImageFile, decode_image, read_file
+from segdpo.data.image_files import SUFFIXES, ImageFile, decode_image
 from segdpo.data.names import check_classes, check_id, check_mask_name, check_split
 from segdpo.data.record_source import RecordInfo
 from segdpo.pairs.record import Pair, Record
@@ -74,7 +75,7 @@ class PlainFolder:
         path = self._files[index]
         image = decode_image(read_file(path), str(path), self.channels)
         files = {name: self.root / folder / f"{info.id}.png" for name, folder in self._masks.items()}
-        names = tuple(name for name, file in files.items() if file.exists())
+        names = tuple(name for name, file in files.items() if exists(file))
         golds = [self.root / self._gold / f"{info.id}.png"] if self._gold else []
         stack = stack_masks(
             [(file, self._values) for file in (*map(files.get, names), *golds) if file], image, self.classes
@@ -121,7 +122,15 @@ class PlainFolder:
 
 def _read_index(path: Path) -> dict[str, dict[str, str]]:
     """Return the other columns of each id."""
-    reader = csv.DictReader(decode_text(read_file(path), str(path)).removeprefix("\ufeff").splitlines())
+    text = decode_text(read_file(path, MAX_TEXT_BYTES), str(path))
+    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines())
+    try:
+        return _rows_of(reader, path)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: Expected CSV but got {error}.", "manifest") from None
+
+
+def _rows_of(reader: "csv.DictReader[str]", path: Path) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     if "id" not in (reader.fieldnames or ()):
         raise DataError(f"{path}: Expected a column 'id' but got {reader.fieldnames}.", "manifest")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from segdpo.data.errors import DataError
+from segdpo.data.files import path_inside
 from segdpo.data.image_files import SUFFIXES, encode_image, encode_mask
 from segdpo.data.overlay import overlay
 from segdpo.pairs.prediction import masks_of
@@ -54,14 +55,14 @@ def write_prediction(
     """Write the prediction for one image under `folder`/KIND/`name` for each of the kinds, and return the mask."""
     mask: Mask = masks_of(logits[None])[0]
     if "masks" in kinds:
-        _write(folder / "masks" / f"{name}.png", encode_mask(mask))
+        _write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
     if "probabilities" in kinds:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
-        _write(folder / "probabilities" / f"{name}.npz", buffer.getvalue())
+        _write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
     if "overlays" in kinds:
         pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        _write(folder / "overlays" / f"{name}.png", encode_image(overlay(pixels, mask, tuple(classes))).data)
+        _write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
     return mask
 
 

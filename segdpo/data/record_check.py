@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from segdpo.data.errors import DataError
-from segdpo.data.names import check_id, check_mask_name, check_split
+from segdpo.data.names import check_id, check_mask_name, check_split, is_text
 from segdpo.pairs.record import Mask, Record
 
 IGNORE = 255
@@ -18,8 +18,11 @@ def check_record(record: Record, classes: tuple[str, ...]) -> Record:
     _check_masks(record, classes, where)
     check_preferences(record, where)
     check_split(record.split, where)
-    if not all(isinstance(text, str) for item in record.meta.items() for text in item):
-        raise DataError(f"{where}Expected meta of str to str but got {record.meta!r}.", "manifest")
+    texts = (record.group, *(text for item in record.meta.items() for text in item))
+    if not all(isinstance(text, str) and is_text(text) for text in texts):
+        raise DataError(
+            f"{where}Expected group and meta as text but got {record.group!r} and {record.meta!r}.", "manifest"
+        )
     return record
 
 

@@ -1,6 +1,6 @@
 """torchvision's OxfordIIITPet and VOCSegmentation as data sets with gold masks and no candidates yet.
 
-torchvision's own classes find and open the files; download them with it first (docs/data.md).
+torchvision's own classes find the files; download them with it first (docs/data.md).
 """
 
 from pathlib import Path
@@ -10,7 +10,10 @@ import numpy as np
 from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
 from segdpo.data.errors import DataError
-from segdpo.data.image_files import ImageFile, read_file
+from segdpo.data.files import MAX_TEXT_BYTES, read_file
+from segdpo.data.folder_description import decode_text
+from segdpo.data.image_files import ImageFile, decode_image, decode_mask
+from segdpo.data.names import check_id
 from segdpo.data.record_check import check_mask
 from segdpo.data.record_source import RecordInfo
 from segdpo.pairs.record import Mask, Record
@@ -41,15 +44,23 @@ class PetDataset:
         self._ids_of = np.full(256, 254, np.uint8)
         self._ids_of[[1, 2, 3]] = [1, 0, 2 if border == "class" else 255]
         base = Path(root) / "oxford-iiit-pet"
-        self._ids = [line.split()[0] for line in (base / "annotations" / f"{split}.txt").read_text().splitlines()]
-        self._images = base / "images"
+        listed = base / "annotations" / f"{split}.txt"
+        lines = decode_text(read_file(listed, MAX_TEXT_BYTES), str(listed)).splitlines()
+        # torchvision has read the same file, so each line has its words.
+        self._ids = [check_id(line.split()[0], f"{listed}: ") for line in lines]
+        self._images, self._trimaps = base / "images", base / "annotations" / "trimaps"
         self._split = "test" if split == "test" else ""
 
     def __len__(self) -> int:
         return len(self._set)
 
     def __getitem__(self, index: int) -> Record:
-        return _record(self._set, index, self.describe(index), self.classes, self._ids_of)
+        gold = self._trimaps / f"{self._ids[index]}.png"
+        return _record(self.image_path(index), gold, self.describe(index), self.classes, self._ids_of)
+
+    def image_path(self, index: int) -> Path:
+        """Return where the image lies."""
+        return self._images / f"{self._ids[index]}.jpg"
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
@@ -57,7 +68,7 @@ class PetDataset:
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
-        return ImageFile(".jpg", read_file(self._images / f"{self._ids[index]}.jpg"))
+        return ImageFile(".jpg", read_file(self.image_path(index)))
 
 
 class VocDataset:
@@ -69,12 +80,13 @@ class VocDataset:
         self._set = _found(VOCSegmentation, root, year=str(year), image_set=image_set)
         self._split = image_set if image_set in ("train", "val", "test") else ""
         self._paths = [Path(path) for path in self._set.images]
+        self._golds = [Path(path) for path in self._set.masks]
 
     def __len__(self) -> int:
         return len(self._set)
 
     def __getitem__(self, index: int) -> Record:
-        return _record(self._set, index, self.describe(index), self.classes, None)
+        return _record(self._paths[index], self._golds[index], self.describe(index), self.classes, None)
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
@@ -88,21 +100,19 @@ class VocDataset:
 def _found(kind: Any, root: str | Path, **options: Any) -> Any:
     try:
         return kind(str(root), download=False, **options)
-    except (RuntimeError, OSError) as error:
+    # A list that is damaged ends torchvision's reader with ValueError or IndexError.
+    except (RuntimeError, OSError, ValueError, IndexError) as error:
         raise DataError(
             f"{root}: no {kind.__name__} there ({error}); download it once with "
             f"torchvision.datasets.{kind.__name__}({str(root)!r}, download=True)."
         ) from None
 
 
-def _record(source: Any, index: int, info: RecordInfo, classes: tuple[str, ...], table: np.ndarray | None) -> Record:
-    try:
-        picture, target = source[index]
-        image, gold = np.array(picture), np.array(target)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{info.id}: cannot be decoded ({error}); restore the file.") from error
-    if gold.ndim != 2 or gold.dtype != np.uint8:
-        raise DataError(f"{info.id}: Expected a mask of class ids but got mode {target.mode}.", "mask format")
+def _record(
+    path: Path, gold_path: Path, info: RecordInfo, classes: tuple[str, ...], table: np.ndarray | None
+) -> Record:
+    image = decode_image(read_file(path), str(path))
+    gold = decode_mask(read_file(gold_path), str(gold_path))
     mask: Mask = check_mask(gold if table is None else table[gold], image.shape[:2], classes, f"{info.id}: gold: ")
     empty = np.zeros((0, *image.shape[:2]), np.uint8)
     return Record(info.id, image, empty, (), gold=mask, split=info.split)

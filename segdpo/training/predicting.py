@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from segdpo.data.errors import DataError
-from segdpo.data.image_files import decode_image, read_file
+from segdpo.data.files import read_file
+from segdpo.data.image_files import decode_image
 from segdpo.data.prediction_files import write_prediction
 from segdpo.models.segmenter import Segmenter
 from segdpo.models.sliding_window import predict_windows

@@ -170,7 +170,7 @@ def test_images_of_many_channels_are_pixels(tmp_path):
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=12)))
 def test_pixels_return(image):
-    assert np.array_equal(decode_pixels(encode_pixels(image), image.shape), image)
+    assert np.array_equal(decode_pixels(encode_pixels(image), image.shape, ""), image)
 
 
 def test_one_writer_at_a_time(tmp_path):

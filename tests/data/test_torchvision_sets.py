@@ -83,7 +83,7 @@ def test_what_is_wrong_is_named(pets, voc, tmp_path):
     with pytest.raises(DataError, match="mode RGB"):
         PetDataset(pets)[0]
     trimap.write_bytes(b"no image")
-    with pytest.raises(DataError, match="Abyssinian_1: cannot be decoded"):
+    with pytest.raises(DataError, match=r"Abyssinian_1\.png: cannot be decoded"):
         PetDataset(pets)[0]
     with pytest.raises(DataError, match="'ignore' or 'class'"):
         PetDataset(pets, border="red")
