@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="names of kinds, or their beginnings, separated by commas")
     parser.add_argument("--case", metavar="KIND:NUMBER", help="one case again, with its message")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (here: one a core)")
-    parser.add_argument("--memory", type=int, default=1024, help="MiB that reading one file may take (here: 1024)")
+    parser.add_argument("--memory", type=int, default=2048, help="MiB that reading one file may take (here: 2048)")
     parser.add_argument("--seconds", type=float, default=10.0, help="that reading one file may take (here: 10)")
     return parser.parse_args(arguments)
 

@@ -13,9 +13,9 @@ _PACK = (steps.read, steps.to_folder, steps.to_coco)
 
 def _image(suffix: str, share: float) -> Kind:
     sample = partial(samples.image, suffix=suffix)
-    png = structured.png("image.png") if suffix == ".png" else None
+    png = structured.png("images/a.png") if suffix == ".png" else None
     return Kind(
-        f"image{suffix}", sample, f"image{suffix}", (steps.read_image,), png, checked=suffix == ".png", share=share
+        f"image{suffix}", sample, f"images/a{suffix}", (steps.read_image,), png, checked=suffix == ".png", share=share
     )
 
 
@@ -35,7 +35,7 @@ DATA_KINDS = (
     _image(".webp", 0.3),
     _image(".gif", 0.3),
     _image(".bmp", 0.3),
-    Kind("mask.png", samples.mask, "mask.png", (steps.read_mask,), structured.png("mask.png"), checked=True),
+    Kind("mask.png", samples.mask, "masks/a.png", (steps.read_mask,), structured.png("masks/a.png"), checked=True),
     Kind("pack.json", samples.pack, "pack.json", _PACK, structured.pack_settings, checked=True),
     Kind("shard", samples.pack, "shard-00000.bin", _PACK, structured.record, checked=True),
     Kind(

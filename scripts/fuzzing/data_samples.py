@@ -1,6 +1,5 @@
 """Small valid samples of every data format, written with the project's own writers."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from fuzzing.data_steps import SETTINGS
+from fuzzing.data_steps import CLASSES, SETTINGS
 from segdpo.data.coco import write_coco
 from segdpo.data.folder import write_folder
 from segdpo.data.mining import Outcome
@@ -17,7 +16,6 @@ from segdpo.data.pack import PackWriter
 from segdpo.pairs.diversity import Diversity
 from segdpo.pairs.record import Pair, Record
 
-CLASSES = ("background", "cell", "vessel")
 FEW = Diversity(3, 1, 0.5, 0.25, 0.5, math.nan)
 
 
@@ -107,7 +105,8 @@ def image(root: Path, seed: int, suffix: str = ".png") -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (13, 11, 3), np.uint8)
     picture = Pillow.fromarray(pixels if seed % 2 else pixels[..., 0])
     options = {"compression": "tiff_lzw"} if suffix == ".tif" and seed % 2 else {}
-    picture.save(root / f"image{suffix}", **options)
+    (root / "images").mkdir()
+    picture.save(root / f"images/a{suffix}", **options)
 
 
 def mask(root: Path, seed: int) -> None:
@@ -118,9 +117,10 @@ def mask(root: Path, seed: int) -> None:
         picture = picture.convert("P")
     if seed % 3 == 2:
         picture = Pillow.fromarray(pixels > 0)
-    buffer = io.BytesIO()
-    picture.save(buffer, "png")
-    (root / "mask.png").write_bytes(buffer.getvalue())
+    (root / "masks").mkdir()
+    (root / "images").mkdir()
+    picture.save(root / "masks/a.png")
+    Pillow.fromarray(pixels).save(root / "images/a.png")
 
 
 def journal(root: Path, seed: int) -> None:

@@ -10,7 +10,6 @@ from segdpo.data.checking import check_source
 from segdpo.data.coco import write_coco
 from segdpo.data.convert import write_pack
 from segdpo.data.folder import write_folder
-from segdpo.data.image_files import decode_image, decode_mask, read_file
 from segdpo.data.mining_journal import Journal
 from segdpo.data.open_source import open_source
 from segdpo.data.pack import PackDataset
@@ -18,6 +17,7 @@ from segdpo.data.plain_folder import PlainFolder
 from segdpo.data.record_source import RecordSource, info_of
 from segdpo.data.source_files import file_of
 
+CLASSES = ("background", "cell", "vessel")
 SETTINGS = {"seed": 1, "rule": "best"}
 
 
@@ -56,9 +56,7 @@ def read(folder: Path, out: Path) -> str:
 
 def read_plain(folder: Path, out: Path) -> str:
     """Read image and mask folders without a manifest of ours."""
-    return read_source(
-        PlainFolder(folder, ("background", "cell", "vessel"), {"rater 0": "masks/rater 0"}, channels=None)
-    )
+    return read_source(PlainFolder(folder, CLASSES, {"rater 0": "masks/rater 0"}, channels=None))
 
 
 def check(folder: Path, out: Path) -> str:
@@ -100,15 +98,13 @@ def resume_pack(folder: Path, out: Path) -> str:
 
 
 def read_image(folder: Path, out: Path) -> str:
-    """Decode an image alone."""
-    (path,) = (path for path in folder.iterdir() if path.stem == "image")
-    data = read_file(path)
-    return digest(*(decode_image(data, path.name, channels) for channels in (None, 1, 3)))
+    """Read an image alone: as it is stored, as grey and as RGB."""
+    return digest(*(PlainFolder(folder, CLASSES, index=None, channels=channels)[0].image for channels in (None, 1, 3)))
 
 
 def read_mask(folder: Path, out: Path) -> str:
-    """Decode a mask alone."""
-    return digest(decode_mask(read_file(folder / "mask.png"), "mask.png"))
+    """Read a mask beside its image."""
+    return digest(PlainFolder(folder, CLASSES, {"m": "masks"}, index=None)[0].masks)
 
 
 def resume_journal(folder: Path, out: Path) -> str:

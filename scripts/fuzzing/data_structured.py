@@ -23,7 +23,7 @@ from segdpo.data.folder_description import checksum
 from segdpo.data.pack_shard import END, HEAD, MAGIC, TAIL
 
 # More than the memory that a worker has.
-BOMB_MIB = 1536
+BOMB_MIB = 3072
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

@@ -47,7 +47,8 @@ class Hostile:
                 f"{up}{TOKEN}", f"/{up}{TOKEN}.png", f"{up}secret.png", str(canary), f"{root}/secret.png", "..", ".",
                 f".png/{up}{TOKEN}.png", f"a/{up}{TOKEN}", "..\\..\\x", "a\0b", "line\nline", "\ud800", "a" * 5000, "",
                 " ", "é漢", "-1", "1e9", "nan", f"~/{TOKEN}", f"file://{canary}", "http://127.0.0.1:9/x", "con", "a|b",
-                "a>b", "/",                f"{root}/secret.pt", f"{TOKEN}_module.run", "os.system", "tu-hf-hub:x/y", f"tu-local-dir:{root}",
+                "a>b", "/",                f"{root}/secret.pt", f"{TOKEN}_module.run", "os.system", "tu-hf-hub:x/y",
+                f"tu-local-dir:{root}",
                 "${oc.env:HOME}", "${oc.create:{a: 1}}", "${seed}", "${", "${oc.select:a}", "${hydra:runtime.cwd}",
                 "IMAGENET1K_V1", "imagenet", "%s%n", "<b>", "[red]",
             )

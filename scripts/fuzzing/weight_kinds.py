@@ -298,7 +298,7 @@ def npz(name: str) -> Any:
         elif how < 0.65:
             del members[member]
         elif how < 0.7:
-            head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1610612736,), }\n"
+            head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (3221225472,), }\n"
             return {name: _zip_bomb(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head, members, member)}
         else:
             members[member] = mutate_bytes(rng, members[member], [members[member]])
@@ -316,7 +316,7 @@ def _zip(members: dict[str, bytes]) -> bytes:
 
 
 def _zip_bomb(head: bytes, members: dict[str, bytes], member: str) -> bytes:
-    """Return an archive in which a member has 64 MiB where its header says 1.5 GiB."""
+    """Return an archive in which a member has 64 MiB where its header says 3 GiB."""
     return _zip({**members, member: head + bytes(1 << 26)})
 
 

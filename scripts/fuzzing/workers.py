@@ -28,7 +28,7 @@ CHUNK = 400
 class Limits:
     """What one case may take: bytes beyond what the process has, and seconds."""
 
-    memory: int = 1 << 30
+    memory: int = 2 << 30
     seconds: float = 10.0
 
 

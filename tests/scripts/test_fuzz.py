@@ -27,7 +27,7 @@ def table(text):
 
 @pytest.mark.untraced
 def test_mutated_files_run_no_code_and_write_nowhere_else():
-    done = fuzz("--cases", "20", "--memory", "1024")
+    done = fuzz("--cases", "20", "--memory", "2048")
     counts = table(done.stdout)
     assert {name: counts["all"][name] for name in SECURITY} == dict.fromkeys(SECURITY, 0), done.stdout + done.stderr
     assert len(counts) > 25
