@@ -158,9 +158,11 @@ def _digests() -> Any:
 def _run_config() -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = compose("train", overrides=["data=folder", "data.root=data"])
-    keys = ("data", "transforms", "datamodule", "background", "seed")
-    plain = {key: found[key] for key in keys}
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(plain), resolve=False)  # type: ignore[assignment]
+    # As a run leaves it: every value is filled in.
+    config: dict[str, Any] = {
+        key: OmegaConf.to_container(found[key], resolve=True) if OmegaConf.is_config(found[key]) else found[key]
+        for key in ("data", "transforms", "datamodule", "background", "seed")
+    }
     return config
 
 
