@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = Counts([kind.name for kind in kinds])
     with tempfile.TemporaryDirectory(prefix="segdpo-fuzz-") as folder:
         fuzzer = Fuzzer.prepare(Path(folder), kinds, given.seed, limits)
+        begun = time.monotonic()
         for kind, outcome in run_all(fuzzer, chunks_of(kinds, given.cases, number), given.workers):
             counts.add(kind.name, outcome)
+            if (done := counts.files(kind.name)) == cases_of(kind, given.cases):
+                print(f"{kind.name}: {done} files, {time.monotonic() - begun:.0f} s", file=sys.stderr)
             if given.case:
                 print(f"{given.case}: {outcome.outcome}: {outcome.where}: {outcome.detail}")
     if not given.case:
@@ -76,11 +80,16 @@ def chosen(only: str) -> list[Kind]:
     return found
 
 
+def cases_of(kind: Kind, cases: int) -> int:
+    """Return how many cases a kind gets."""
+    return max(1, round(cases * kind.share))
+
+
 def chunks_of(kinds: Sequence[Kind], cases: int, number: str) -> list[Chunk]:
     """Return the cases in pieces that one worker runs."""
     if number:
         return [Chunk(kind, [int(number)]) for kind in kinds]
-    sizes = {kind.name: max(1, round(cases * kind.share)) for kind in kinds}
+    sizes = {kind.name: cases_of(kind, cases) for kind in kinds}
     return [
         Chunk(kind, range(start, min(start + CHUNK, sizes[kind.name])))
         for kind in kinds

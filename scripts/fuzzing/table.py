@@ -29,6 +29,10 @@ class Counts:
         """Return how often an outcome was seen in all kinds."""
         return sum(self._counts[kind, outcome] for kind in self._kinds)
 
+    def files(self, kind: str) -> int:
+        """Return how many files of a kind were opened."""
+        return sum(self._counts[kind, outcome] for outcome in OUTCOMES)
+
     def markdown(self, seed: int) -> str:
         """Return the table, and under it the places of failures and tracebacks."""
         lines = [
