@@ -35,7 +35,7 @@ from segdpo.models.segmenter import Segmenter
 from segdpo.models.weights import fingerprint, load_weights, save_weights
 from segdpo.pairs.candidates_value import Candidates
 from segdpo.story.configs import build
-from segdpo.story.evaluation_config import config_for
+from segdpo.story.evaluation_config import config_for, run_of
 from segdpo.story.kept_candidates import KeptCandidates
 from segdpo.training.open_run import open_segmenter
 from segdpo.training.score_table import DIGEST, ScoreTable
@@ -218,7 +218,10 @@ def read_scores(folder: Path, out: Path) -> str:
 def read_run(folder: Path, out: Path) -> str:
     """Read a run's configuration as evaluate.py does, and build what it describes."""
     os.chdir(folder)
-    config = config_for(folder, (), CONF)
+    run = run_of(folder)
+    if run is None:
+        return "no run"
+    config = config_for(run, (), CONF)
     parts = [build(config.data), build(config.transforms), build(config.datamodule.split)]
     return digest(len(parts[0]), parts[0].classes, config.seed, config.background, config.datamodule)
 
