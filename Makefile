@@ -6,7 +6,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test bench check format lock clean
+N ?= 10000
+SEED ?= 0
+.PHONY: help setup train test bench fuzz check format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +31,9 @@ test: check  ## every check and every test, with coverage
 
 bench: $(STAMP)  ## the table of speed and memory, and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+fuzz: $(STAMP)  ## open mutated files of every kind and count what happens; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
+	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

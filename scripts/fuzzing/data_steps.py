@@ -1,0 +1,117 @@
+"""What the tools do with a data set: read all of it, check it, write it in another form."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from segdpo.data.checking import check_source
+from segdpo.data.coco import write_coco
+from segdpo.data.convert import write_pack
+from segdpo.data.folder import write_folder
+from segdpo.data.mining_journal import Journal
+from segdpo.data.open_source import open_source
+from segdpo.data.pack import PackDataset
+from segdpo.data.plain_folder import PlainFolder
+from segdpo.data.record_source import RecordSource, info_of
+from segdpo.data.source_files import file_of
+
+CLASSES = ("background", "cell", "vessel")
+SETTINGS = {"seed": 1, "rule": "best"}
+
+
+def digest(*parts: object) -> str:
+    """Return a few digits over everything in `parts`."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = part.tobytes() + str((part.shape, part.dtype)).encode() if isinstance(part, np.ndarray) else None
+        state.update(content if content is not None else repr(part).encode())
+    return state.hexdigest()
+
+
+def read_source(source: RecordSource) -> str:
+    """Read everything that a data set says."""
+    parts: list[object] = [source.classes, len(source)]
+    for index in range(len(source)):
+        record, file = source[index], file_of(source, index)
+        parts += [info_of(source, index), record.id, record.image, record.masks, record.mask_names, record.pairs]
+        parts += [record.ranking, record.gold, record.group, record.split, record.meta]
+        parts += [file.suffix, file.data] if file else []
+    table = getattr(source, "pairs", None)
+    parts += [table.record, table.chosen, table.rejected, table.weight, table.offsets] if table is not None else []
+    return digest(*parts)
+
+
+def source_in(folder: Path) -> RecordSource:
+    """Open the folder, or the COCO file in it, whatever kind of node that is."""
+    coco = folder / "coco.json"
+    return open_source(coco if os.path.lexists(coco) else folder, channels=None)
+
+
+def read(folder: Path, out: Path) -> str:
+    """Read the data set as training does."""
+    return read_source(source_in(folder))
+
+
+def read_plain(folder: Path, out: Path) -> str:
+    """Read image and mask folders without a manifest of ours."""
+    return read_source(PlainFolder(folder, CLASSES, {"rater 0": "masks/rater 0"}, channels=None))
+
+
+def check(folder: Path, out: Path) -> str:
+    """Do what scripts/check_data.py does."""
+    check_source(source_in(folder))
+    return ""
+
+
+def to_pack(folder: Path, out: Path) -> str:
+    """Do what scripts/pack.py does with a folder or a COCO file."""
+    write_pack(out / "x.pack", source_in(folder))
+    return ""
+
+
+def to_folder(folder: Path, out: Path) -> str:
+    """Do what scripts/pack.py does with a pack."""
+    source = open_source(folder, channels=None)
+    write_folder(out / "folder", source, source.classes)
+    return ""
+
+
+def to_coco(folder: Path, out: Path) -> str:
+    """Write a pack as a COCO file."""
+    source = open_source(folder, channels=None)
+    write_coco(out / "coco/x.json", source, source.classes)
+    return ""
+
+
+def resume_pack(folder: Path, out: Path) -> str:
+    """Go on with a pack that an interrupted run left, from the whole one beside it."""
+    (out / "x.pack").mkdir()
+    for path in (folder / "begun.pack").iterdir():
+        if path.is_file():
+            (out / "x.pack" / path.name).write_bytes(path.read_bytes())
+        else:
+            (out / "x.pack" / path.name).symlink_to(path)
+    write_pack(out / "x.pack", open_source(folder / "whole.pack", channels=None))
+    return read_source(PackDataset(out / "x.pack", None))
+
+
+def read_image(folder: Path, out: Path) -> str:
+    """Read an image alone: as it is stored, as grey and as RGB."""
+    return digest(*(PlainFolder(folder, CLASSES, index=None, channels=channels)[0].image for channels in (None, 1, 3)))
+
+
+def read_mask(folder: Path, out: Path) -> str:
+    """Read a mask beside its image."""
+    return digest(PlainFolder(folder, CLASSES, {"m": "masks"}, index=None)[0].masks)
+
+
+def resume_journal(folder: Path, out: Path) -> str:
+    """Open the journal of a mining run and get ready to go on."""
+    # The journal writes where it lies: a link in the folder to write to, since fifos and devices cannot be copied.
+    (out / "x.jsonl").symlink_to(folder / "x.mining.jsonl")
+    journal = Journal(out / "x.jsonl", SETTINGS)
+    said = digest(journal.selected, journal.finished, journal.summary())
+    journal.resume()
+    return said

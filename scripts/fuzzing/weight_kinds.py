@@ -1,0 +1,381 @@
+"""The kinds of files that come with a network: weights, caches, and the configuration of a run."""
+
+import io
+import json
+import os
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from fuzzing.data_samples import records
+from fuzzing.data_steps import digest
+from fuzzing.hostile import Hostile
+from fuzzing.kind import Files, Kind
+from fuzzing.mutations import dump, mutate_bytes, mutate_value
+from segdpo.data.folder import write_folder
+from segdpo.models.adapters import add_lora, load_adapter, save_adapter
+from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
+from segdpo.models.segmenter import Segmenter
+from segdpo.models.weights import fingerprint, load_weights, save_weights
+from segdpo.pairs.candidates_value import Candidates
+from segdpo.story.configs import build
+from segdpo.story.evaluation_config import config_for, run_of
+from segdpo.story.kept_candidates import KeptCandidates
+from segdpo.training.open_run import open_segmenter
+from segdpo.training.score_table import DIGEST, ScoreTable
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# One of the smallest.
+ENCODER = "timm-mobilenetv3_small_minimal_100"
+MONAI = {
+    "_target_": "segdpo.models.segmenter.wrap",
+    "_convert_": "all",
+    "network_factory": {
+        "_target_": "monai.networks.nets.UNet",
+        "_partial_": True,
+        "spatial_dims": 2,
+        "in_channels": 3,
+        "channels": [2, 4],
+        "strides": [2],
+    },
+    "classes": 2,
+    "classes_argument": "out_channels",
+    "multiple": 2,
+}
+SMP = {
+    "_target_": "segdpo.models.segmenter.smp_model",
+    "_convert_": "all",
+    "architecture": "unet",
+    "encoder_name": ENCODER,
+    "encoder_weights": None,
+    "in_channels": 3,
+    "encoder_depth": 3,
+    "decoder_channels": [8, 4, 2],
+    "classes": 2,
+}
+
+
+def description(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands in the header of a run's weights."""
+    rest = {"adapter": None, "classes": ["background", "cell"], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    return {"model": dict(model), **rest}
+
+
+def network(model: Mapping[str, Any], seed: int) -> Segmenter:
+    """Return the network with weights of its own."""
+    torch.manual_seed(seed)
+    built: Segmenter = instantiate(dict(model), _convert_="all")
+    return built.eval()
+
+
+def monai_weights(root: Path, seed: int) -> None:
+    """Write the policy of a run as .safetensors."""
+    save_weights(root / "policy.safetensors", network(MONAI, seed), {"config": json.dumps(description(MONAI))})
+
+
+def smp_weights(root: Path, seed: int) -> None:
+    """Write the same of a network of segmentation_models_pytorch."""
+    save_weights(root / "policy.safetensors", network(SMP, seed), {"config": json.dumps(description(SMP))})
+
+
+def checkpoint(root: Path, seed: int) -> None:
+    """Write a checkpoint as Lightning does."""
+    state = {f"policy.{name}": value for name, value in network(MONAI, seed).state_dict().items()}
+    content = {"state_dict": state, "epoch": 3, "hyper_parameters": {"config": description(MONAI)}}
+    torch.save(content, root / "last.ckpt")
+
+
+def state_dict(root: Path, seed: int) -> None:
+    """Write a state_dict of PyTorch."""
+    torch.save(network(MONAI, seed).state_dict(), root / "w.pt")
+
+
+def adapter(root: Path, seed: int) -> None:
+    """Write an adapter alone."""
+    save_adapter(root / "adapter.safetensors", add_lora(_base(), rank=1 + seed % 2, targets=["network.conv"]))
+
+
+def _base() -> Segmenter:
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+            self.head = nn.Conv2d(2, 1, 1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.conv(image))
+            return out
+
+    return Segmenter(Net(), 2)
+
+
+def reward_model(root: Path, seed: int) -> None:
+    """Write a reward model with its settings in the header."""
+    torch.manual_seed(seed)
+    save_reward_model(root / "reward_model.safetensors", RewardModel(ENCODER, classes=2, encoder_depth=1))
+
+
+def candidates(root: Path, seed: int) -> None:
+    """Write the candidates that a run keeps for one record."""
+    record = records(seed)[0]
+    KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), root)(record, np.random.default_rng(0))
+    (path,) = root.glob("*.npz")
+    path.rename(root / "kept.npz")
+
+
+def scores(root: Path, seed: int) -> None:
+    """Write a part of the cache of a reference's scores."""
+    rows = np.random.default_rng(seed).random((4, 2)).astype(np.float32)
+    ScoreTable(root, 2).write(_digests(), rows)
+    (path,) = root.glob("*.npz")
+    path.rename(root / "k2-x.npz")
+
+
+def _digests() -> Any:
+    content = np.arange(4 * np.dtype(DIGEST).itemsize, dtype=np.uint8)
+    return np.sort(content.view(DIGEST))
+
+
+@cache
+def _run_config() -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("train", overrides=["data=folder", "data.root=data"])
+    # As a run leaves it: every value is filled in.
+    config: dict[str, Any] = {
+        key: OmegaConf.to_container(found[key], resolve=True) if OmegaConf.is_config(found[key]) else found[key]
+        for key in ("data", "transforms", "datamodule", "background", "seed")
+    }
+    return config
+
+
+def run(root: Path, seed: int) -> None:
+    """Write the configuration of a run, as the run leaves it, and its data beside it."""
+    write_folder(root / "data", records(0), ("background", "cell", "vessel"))
+    (root / "config.yaml").write_text(yaml.safe_dump({**_run_config(), "seed": seed}))
+
+
+def read_network(folder: Path, out: Path) -> str:
+    """Open a run's network as predict.py does, and ask it once."""
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
+    segmenter, said = open_segmenter(found[0])
+    return digest(fingerprint(segmenter), json.dumps(said, default=str, sort_keys=True))
+
+
+def read_state(folder: Path, out: Path) -> str:
+    """Load weights into a network."""
+    segmenter = network(MONAI, 9)
+    load_weights(folder / "w.pt", segmenter)
+    return fingerprint(segmenter)
+
+
+def read_adapter(folder: Path, out: Path) -> str:
+    """Add an adapter to its network."""
+    return fingerprint(load_adapter(folder / "adapter.safetensors", _base()))
+
+
+def read_reward(folder: Path, out: Path) -> str:
+    """Open a reward model."""
+    return fingerprint(load_reward_model(folder / "reward_model.safetensors"))
+
+
+def read_candidates(folder: Path, out: Path) -> str:
+    """Take kept candidates; what is damaged is made anew."""
+    record = records(0)[0]
+    name = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), out)
+    name(record, np.random.default_rng(0))
+    (path,) = out.glob("*.npz")
+    path.unlink()
+    path.symlink_to(folder / "kept.npz")
+    found = name(record, np.random.default_rng(0))
+    return digest(found.masks, found.names)
+
+
+def read_scores(folder: Path, out: Path) -> str:
+    """Take scores from the cache."""
+    table = ScoreTable(folder, 2)
+    table.read()
+    return digest(*table.find(_digests()))
+
+
+def read_run(folder: Path, out: Path) -> str:
+    """Read a run's configuration as evaluate.py does, and build what it describes."""
+    os.chdir(folder)
+    run = run_of(folder)
+    if run is None:
+        return "no run"
+    config = config_for(run, (), CONF)
+    parts = [build(config.data), build(config.transforms), build(config.datamodule.split)]
+    return digest(len(parts[0]), parts[0].classes, config.seed, config.background, config.datamodule)
+
+
+def safetensors(name: str, *keys: str) -> Any:
+    """Return a mutation of a .safetensors' header; `keys` of its metadata are JSON in JSON."""
+
+    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
+        data = files[name]
+        size = struct.unpack_from("<Q", data)[0]
+        header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
+        if rng.random() < 0.8:
+            metadata, key = header["__metadata__"], rng.choice(keys)
+            metadata[key] = dump(rng, mutate_value(rng, json.loads(metadata[key]), hostile, calls=True)).decode()
+            text = json.dumps(header).encode()
+        else:
+            text = dump(rng, mutate_value(rng, header, hostile))
+        return {name: struct.pack("<Q", len(text)) + text + rest}
+
+    return mutate
+
+
+class _Call:
+    """Pickled, it asks for a call."""
+
+    def __init__(self, target: Any, *args: Any) -> None:
+        self.call = target, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def torch_file(name: str) -> Any:
+    """Return a mutation of what torch.save was given; pickles that call something are among them."""
+
+    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
+        content = torch.load(io.BytesIO(files[name]), weights_only=True)
+        state = content.get("state_dict", content)
+        how = rng.random()
+        if "hyper_parameters" in content and how < 0.7:
+            content["hyper_parameters"] = mutate_value(rng, content["hyper_parameters"], hostile, calls=True)
+        elif how < 0.85:
+            call = _Call(rng.choice((Path.touch, exec, eval, __import__)), hostile.place.canary)
+            (content if rng.random() < 0.5 else state)[rng.choice(("x", 3, *state))] = call
+        else:
+            key = rng.choice(list(state))
+            odd = torch.zeros(1).expand(2**40), torch.zeros(1, dtype=torch.complex64), torch.zeros(2).to_sparse()
+            state[key] = rng.choice((*odd, None, 3, "x", [state[key]], torch.zeros(0), state[key].double()))
+        buffer = io.BytesIO()
+        torch.save(
+            content, buffer, pickle_protocol=rng.choice((2, 2, 4)), _use_new_zipfile_serialization=rng.random() < 0.9
+        )
+        return {name: buffer.getvalue()}
+
+    return mutate
+
+
+def npz(name: str) -> Any:
+    """Return a mutation of the arrays in a .npz: their headers, their bytes, or what they are."""
+
+    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
+        with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
+            members = {member: archive.read(member) for member in archive.namelist()}
+        member = rng.choice(list(members))
+        how = rng.random()
+        if how < 0.4:
+            shapes = ((2**40,), (2**31, 2**31), (-1,), (3, 6, 5), (0,), (300_000_000, 10), ())
+            kinds = ("|u1", "<f4", "|O", "<U9", "<M8", "|V7", "[('a','<f4')]")
+            said = f"'descr': {rng.choice(kinds)!r}, 'fortran_order': False, 'shape': {rng.choice(shapes)}, "
+            head = f"{{{said}}}\n".encode()
+            members[member] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + members[member][80:]
+        elif how < 0.6:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                odd = (np.zeros((2, 2), np.uint8), np.array(["a"]), np.float32(3), np.array([_Call(exec, "1")], object))
+                buffer = io.BytesIO()
+                np.save(buffer, rng.choice(odd), allow_pickle=True)
+            members[member] = buffer.getvalue()
+        elif how < 0.65:
+            del members[member]
+        elif how < 0.7:
+            head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (3221225472,), }\n"
+            return {name: _zip_bomb(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head, members, member)}
+        else:
+            members[member] = mutate_bytes(rng, members[member], [members[member]])
+        return {name: _zip(members)}
+
+    return mutate
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _zip_bomb(head: bytes, members: dict[str, bytes], member: str) -> bytes:
+    """Return an archive in which a member has 64 MiB where its header says 3 GiB."""
+    return _zip({**members, member: head + bytes(1 << 26)})
+
+
+def run_config(rng: Random, files: Files, hostile: Hostile) -> Files:
+    """Change values of a run's config.yaml; what asks for a call, and what YAML itself can do, are among them."""
+    text = files["config.yaml"]
+    how = rng.random()
+    if how < 0.05:
+        names = "abcdefghij"
+        lines = [f"{one}: &{one} [{', '.join(['*' + other] * 9)}]" for other, one in pairwise(names)]
+        return {"config.yaml": text + ("\na: &a [1,2,3]\n" + "\n".join(lines)).encode()}
+    if how < 0.1:
+        tag = rng.choice(("object/apply:os.system", "name:os.system", "module:os", "object/new:os.system", "tuple"))
+        return {"config.yaml": text + f"\nx: !!python/{tag} ['touch {hostile.place.canary}']\n".encode()}
+    values = yaml.safe_load(text)
+    key = rng.choice(("data", "transforms", "datamodule", "data", "transforms", None))
+    if key is None:
+        values = mutate_value(rng, values, hostile, calls=True)
+    else:
+        values[key] = mutate_value(rng, values[key], hostile, calls=True)
+    return {"config.yaml": dump(rng, values, ensure_ascii=True)}
+
+
+_RUN_ERRORS = (HydraException, OmegaConfBaseException)
+
+WEIGHT_KINDS = (
+    Kind("weights", monai_weights, "policy.safetensors", (read_network,), safetensors("policy.safetensors", "config")),
+    Kind(
+        "weights-smp",
+        smp_weights,
+        "policy.safetensors",
+        (read_network,),
+        safetensors("policy.safetensors", "config"),
+        share=0.1,
+    ),
+    Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt")),
+    Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt")),
+    Kind(
+        "adapter",
+        adapter,
+        "adapter.safetensors",
+        (read_adapter,),
+        safetensors("adapter.safetensors", "adapter"),
+        share=0.3,
+    ),
+    Kind(
+        "reward-model",
+        reward_model,
+        "reward_model.safetensors",
+        (read_reward,),
+        safetensors("reward_model.safetensors", "reward_model"),
+        share=0.1,
+    ),
+    Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz")),
+    Kind("scores.npz", scores, "k2-x.npz", (read_scores,), npz("k2-x.npz")),
+    Kind("config.yaml", run, "config.yaml", (read_run,), run_config, share=0.3, clean=_RUN_ERRORS, any_path=True),
+)
