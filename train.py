@@ -9,16 +9,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from segdpo.story.run import run_story
-from segdpo.story.say_errors import in_words
-from segdpo.story.wrong_keys import with_choices
+from segdpo.recipes import in_words, run_recipe, with_choices
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float | None:
     """Run the story of the chosen task."""
     with in_words():
-        return run_story(config).get("metric")
+        return run_recipe(config).get("metric")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from segdpo.data.checking import Check, check_source
-from segdpo.data.contact_sheet import ContactSheet
-from segdpo.data.errors import DataError
-from segdpo.data.source_argument import source_of
+from segdpo.data import Check, check_source, source_of
+from segdpo.files import DataError
+from segdpo.reports import ContactSheet
 
 SHOWN = 50
 COLOUR = {"error": "red", "warning": "yellow", "info": "dim"}

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
-from segdpo.metrics.statistics import hierarchical_difference, mean_interval, win_rate
+from segdpo.metrics import hierarchical_difference, mean_interval, win_rate
 
 Doubles = NDArray[np.float64]
 Bounds = tuple[float, float]

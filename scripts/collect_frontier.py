@@ -11,10 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from segdpo.models.atomic_file import write_atomically
-from segdpo.reports.frontier import read_frontier
-from segdpo.reports.frontier_plot import picture
-from segdpo.reports.frontier_tables import as_csv, as_markdown
+from segdpo.files import write_atomically
+from segdpo.reports import frontier_csv, frontier_markdown, frontier_picture, read_frontier
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     out: Path = options.out or options.folder
-    text = as_markdown(frontier)
+    text = frontier_markdown(frontier)
     write_atomically(out / "frontier.md", text.encode())
-    write_atomically(out / "frontier.csv", as_csv(frontier).encode())
+    write_atomically(out / "frontier.csv", frontier_csv(frontier).encode())
     for form in ("svg", "png"):
-        write_atomically(out / f"frontier.{form}", picture(frontier, form))
+        write_atomically(out / f"frontier.{form}", frontier_picture(frontier, form))
     print(text, end="")
     print(f"table, numbers and pictures: {out}/frontier.md, .csv, .svg, .png", file=sys.stderr)
     return 0

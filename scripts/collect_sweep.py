@@ -13,10 +13,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segdpo.models.atomic_file import write_atomically
-from segdpo.reports.sweep import read_sweep
-from segdpo.reports.sweep_contrasts import contrasts
-from segdpo.reports.sweep_tables import as_csv, as_markdown, explanations, picture, terminal_table, unfinished_text
+from segdpo.files import write_atomically
+from segdpo.reports import (
+    contrasts,
+    explanations,
+    read_sweep,
+    sweep_csv,
+    sweep_markdown,
+    sweep_picture,
+    terminal_table,
+    unfinished_text,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,16 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     out: Path = options.out or options.folder
-    write_atomically(out / "sweep.md", as_markdown(sweep, held).encode())
-    write_atomically(out / "sweep.csv", as_csv(sweep, held).encode())
-    write_atomically(out / "sweep.png", picture(sweep))
+    write_atomically(out / "sweep.md", sweep_markdown(sweep, held).encode())
+    write_atomically(out / "sweep.csv", sweep_csv(sweep, held).encode())
+    write_atomically(out / "sweep.png", sweep_picture(sweep))
     console = Console()
     if console.is_terminal:
         console.print(terminal_table(sweep, held))
         console.print("\n".join(explanations(sweep, held)), soft_wrap=True, markup=False)
         console.print(unfinished_text(sweep), style="yellow", soft_wrap=True, markup=False)
     else:  # into a file or another program
-        print(as_markdown(sweep, held), end="")
+        print(sweep_markdown(sweep, held), end="")
     print(f"table, numbers and picture: {out}/sweep.md, .csv, .png", file=sys.stderr)
     return 0
 

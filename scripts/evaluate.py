@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from segdpo.metrics.masks import MASK_METRICS
-from segdpo.reports.evaluation_table import evaluation_table
-from segdpo.story.evaluate import SPLITS, Request, evaluate
+from segdpo.metrics import MASK_METRICS
+from segdpo.recipes import SPLITS, Request, evaluate_weights
+from segdpo.reports import evaluation_table
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     # On a GPU some sums are of another order each time unless told not to; twice shall give the same files.
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        report = evaluate(Request(**vars(options), conf=CONF))
+        report = evaluate_weights(Request(**vars(options), conf=CONF))
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         said = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
         errors.print(f"[red]error[/red] {escape(str(said))}")

@@ -15,9 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from segdpo.models.export import FORMATS, export
-from segdpo.training.open_run import open_segmenter
-from segdpo.training.predicting import channels_of
+from segdpo.inference import FORMATS, channels_of, export, open_segmenter
 
 
 def main(arguments: list[str] | None = None) -> int:

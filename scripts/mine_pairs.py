@@ -18,15 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from segdpo.checks import check_choice
-from segdpo.data.errors import DataError
-from segdpo.data.folder import write_folder
-from segdpo.data.mining import Recipe
-from segdpo.data.mining_journal import Journal, Summary
-from segdpo.data.mining_run import journal_path, run_mining
-from segdpo.data.pack import PackDataset, PackWriter
-from segdpo.models.trust import check_resolvers
-from segdpo.pairs.diversity import SourceReport
-from segdpo.story.configs import build
+from segdpo.data import PackDataset, PackWriter, write_folder
+from segdpo.files import DataError
+from segdpo.models import check_resolvers
+from segdpo.preferences import Journal, Recipe, SourceReport, Summary, journal_path, run_mining
+from segdpo.recipes import build
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="mine")

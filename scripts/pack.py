@@ -17,11 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from segdpo.data.coco import write_coco
-from segdpo.data.convert import write_pack
-from segdpo.data.errors import DataError
-from segdpo.data.folder import write_folder
-from segdpo.data.source_argument import source_of
+from segdpo.data import source_of, write_coco, write_folder, write_pack
+from segdpo.files import DataError
 
 FORMS = {".pack": "pack", ".json": "coco"}
 

@@ -16,11 +16,8 @@ from rich.markup import escape
 from rich.progress import track
 
 from segdpo.checks import check_device
-from segdpo.data.errors import DataError
-from segdpo.data.prediction_files import KINDS, find_images
-from segdpo.models.sliding_window import check_windows
-from segdpo.training.open_run import open_segmenter
-from segdpo.training.predicting import predict_files
+from segdpo.files import DataError
+from segdpo.inference import KINDS, check_windows, find_images, open_segmenter, predict_files
 
 
 def main(arguments: list[str] | None = None) -> int:

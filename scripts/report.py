@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from segdpo.models.atomic_file import write_atomically
-from segdpo.reports.html_report import report
+from segdpo.files import write_atomically
+from segdpo.reports import report
 
 
 def main(arguments: list[str] | None = None) -> int:

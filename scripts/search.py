@@ -25,12 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from segdpo.models.atomic_file import write_atomically
-from segdpo.models.trust import check_resolvers
-from segdpo.reports.trials import history_picture, trials_table
-from segdpo.story.configs import build
-from segdpo.training.callbacks.pruning import PruneTrial
-from segdpo.training.search import Search, best_overrides, finished, override, parameters_of
+from segdpo.files import write_atomically
+from segdpo.models import check_resolvers
+from segdpo.recipes import Search, best_overrides, build, finished, override, parameters_of
+from segdpo.reports import history_picture, trials_table
+from segdpo.training import PruneTrial
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 Run = Callable[[DictConfig, Sequence[Any]], Mapping[str, Any]]
@@ -42,12 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="+", help="hparams_search=… first of all; the rest as for train.py")
     overrides = parser.parse_args(arguments).overrides
     # Lightning and all that it brings: only when there is something to run.
-    from segdpo.story.run import run_story
+    from segdpo.recipes import run_recipe
 
     console = Console()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            search_with(run_story, overrides, console)
+            search_with(run_recipe, overrides, console)
     except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
         console.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
         return 1

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from segdpo.regions import IGNORE
+IGNORE = 255
+"""The mask value that means "do not judge this pixel"."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before anything imports segdpo. Only where shapes are annotated: what users may get wrong has errors of its own.
-install_import_hook(["segdpo.kernels", "segdpo.regions"], "beartype.beartype")
+install_import_hook(["segdpo.kernels", "segdpo.scores.regions"], "beartype.beartype")
 
 import torch  # noqa: E402
 

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
+from segdpo import Anchor, PreferenceLoss, Score
+from segdpo.losses import anchors, objectives
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
 

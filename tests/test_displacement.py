@@ -18,7 +18,8 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
+from segdpo import Anchor, PreferenceLoss, Score
+from segdpo.losses import anchors, objectives
 
 pytestmark = pytest.mark.untraced  # thousands of steps over the same lines
 FEATURES = torch.tensor([1.0, 0.5]).reshape(1, 1, 1, 2)

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, Score, anchors, objectives, score_drift, score_pairs
+from segdpo import Anchor, PairScores, PreferenceLoss, Score, score_drift, score_pairs
+from segdpo.losses import anchors, objectives
 
 LOGITS = torch.zeros(2, 3, 4, 4)
 CHOSEN = torch.ones(2, 4, 4, dtype=torch.uint8)

@@ -13,9 +13,7 @@ from bench.row import Row, at_most
 from bench.scale import Scale
 from bench.scenes import make_record
 from bench.training import Start, loop, make_start
-from segdpo.data.batch import PairBatch
-from segdpo.data.pack import PackWriter
-from segdpo.data.sampling import EpochLoader
+from segdpo.data import EpochLoader, PackWriter, PairBatch
 
 DATA = Path(os.environ.get("SEGDPO_DATA", Path(__file__).resolve().parents[3] / "shared/data"))
 

@@ -12,12 +12,18 @@ from bench.rounds import rounds_of
 from bench.row import Row, at_least
 from bench.scale import Scale
 from bench.scenes import Scenes, make_record
-from segdpo.data.coco_masks import decode_region, encode_mask
-from segdpo.data.folder import FolderDataset, write_folder
-from segdpo.data.pack import PackDataset, PackWriter
-from segdpo.data.record_source import RecordSource
-from segdpo.data.transforms import albumentations
-from segdpo.pairs.record import Mask, Record
+from segdpo.data import (
+    FolderDataset,
+    PackDataset,
+    PackWriter,
+    Record,
+    RecordSource,
+    albumentations,
+    decode_region,
+    encode_coco_mask,
+    write_folder,
+)
+from segdpo.masks import Mask
 
 MASKS, CLASSES = 4, 19
 
@@ -93,7 +99,7 @@ def store_size(root: Path, scenes: Scenes) -> Iterator[Row]:
 
 def rle_bytes(mask: Mask) -> int:
     """Return how long the mask's run-length codes are in a COCO file."""
-    codes, whole = encode_mask(mask, None), np.full(mask.shape, 255, np.uint8)
+    codes, whole = encode_coco_mask(mask, None), np.full(mask.shape, 255, np.uint8)
     for code in codes:
         whole[decode_region(code["segmentation"], (len(mask), len(mask)), "")] = code["category_id"]
     assert np.array_equal(whole, mask)

@@ -12,7 +12,7 @@ from bench.rounds import ticking
 from bench.row import Row, at_most
 from bench.scale import Scale
 from bench.training import Start, fit, loop, make_start
-from segdpo.models.segmenter import Segmenter
+from segdpo.models import Segmenter
 
 SIDE = 64
 

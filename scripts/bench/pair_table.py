@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from bench.rounds import ticking
 from bench.row import Row
-from segdpo.data.pair_table import PairTable
+from segdpo.data import PairTable
 
 TABLE_PROBE = """
 import json, sys, time
 import numpy as np
-from segdpo.data.pair_table import PairTable
+from segdpo.data.formats.arrow import PairTable
 from segdpo.data.sampling import EpochSampler
 def resident():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024

@@ -13,8 +13,7 @@ from bench.rounds import ticking
 from bench.row import Row, at_least
 from bench.scale import Scale
 from bench.training import Start, drawing_elsewhere, make_fit, make_start
-from segdpo.training.preference_task import PreferenceTask
-from segdpo.training.score_cache import CachedScores
+from segdpo.training import CachedScores, PreferenceTask
 
 EPOCHS = 3
 OVERRIDES = (f"trainer.max_epochs={EPOCHS}", "trainer.max_steps=-1", "datamodule.views=1")

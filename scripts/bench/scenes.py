@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from segdpo.data.image_files import ImageFile, decode_image
-from segdpo.pairs.record import Mask, Pair, Record
+from segdpo.data import ImageFile, Pair, Record, decode_image
+from segdpo.masks import Mask
 
 
 @dataclass(frozen=True)

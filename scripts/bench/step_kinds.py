@@ -13,9 +13,8 @@ from bench.cases import BETA, Case, make_case, margin_loss
 from bench.many_masks import ManyMasks, make_many
 from bench.scale import Scale
 from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
-from segdpo.models.segmenter import smp_model
-from segdpo.training.references import frozen_copy
-from segdpo.training.scoring import without_logits
+from segdpo.models import smp_model
+from segdpo.training import frozen_copy, without_logits
 
 
 def hinge_loss() -> PreferenceLoss:

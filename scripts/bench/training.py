@@ -17,18 +17,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from bench.scale import Scale
-from segdpo.data.batch import PairBatch
-from segdpo.data.datamodule import DataModule
-from segdpo.models.freezing import hold_statistics
-from segdpo.models.segmenter import Segmenter
-from segdpo.story.configs import build
-from segdpo.story.fitting import make_data, make_trainer
-from segdpo.story.learning import Lesson, make_policy, make_task
-from segdpo.story.preferences import with_preferences
-from segdpo.story.run import quieten
-from segdpo.story.setting import Setting, open_setting
-from segdpo.training.preference_task import PreferenceTask
-from segdpo.training.task import Task
+from segdpo.data import DataModule, PairBatch
+from segdpo.models import Segmenter, hold_statistics
+from segdpo.recipes import (
+    Lesson,
+    Setting,
+    build,
+    make_data,
+    make_policy,
+    make_task,
+    make_trainer,
+    open_setting,
+    quieten,
+    with_preferences,
+)
+from segdpo.training import PreferenceTask, Task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # What costs something each n steps or epochs, not each step: pictures and files of weights.

@@ -8,13 +8,8 @@ import numpy as np
 from PIL import Image as Pillow
 
 from fuzzing.data_steps import CLASSES, SETTINGS
-from segdpo.data.coco import write_coco
-from segdpo.data.folder import write_folder
-from segdpo.data.mining import Outcome
-from segdpo.data.mining_journal import Journal
-from segdpo.data.pack import PackWriter
-from segdpo.pairs.diversity import Diversity
-from segdpo.pairs.record import Pair, Record
+from segdpo.data import PackWriter, Pair, Record, write_coco, write_folder
+from segdpo.preferences import Diversity, Journal, Outcome
 
 FEW = Diversity(3, 1, 0.5, 0.25, 0.5, math.nan)
 

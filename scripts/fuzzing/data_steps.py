@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from segdpo.data.checking import check_source
-from segdpo.data.coco import write_coco
-from segdpo.data.convert import write_pack
-from segdpo.data.folder import write_folder
-from segdpo.data.mining_journal import Journal
-from segdpo.data.open_source import open_source
-from segdpo.data.pack import PackDataset
-from segdpo.data.plain_folder import PlainFolder
-from segdpo.data.record_source import RecordSource, info_of
-from segdpo.data.source_files import file_of
+from segdpo.data import (
+    PackDataset,
+    PlainFolder,
+    RecordSource,
+    check_source,
+    file_of,
+    info_of,
+    open_source,
+    write_coco,
+    write_folder,
+    write_pack,
+)
+from segdpo.preferences import Journal
 
 CLASSES = ("background", "cell", "vessel")
 SETTINGS = {"seed": 1, "rule": "best"}

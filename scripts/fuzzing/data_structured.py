@@ -18,9 +18,7 @@ import zstandard
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files
 from fuzzing.mutations import dump, mutate_bytes, mutate_value
-from segdpo.data.arrow_file import write_table
-from segdpo.data.folder_description import checksum
-from segdpo.data.pack_shard import END, HEAD, MAGIC, TAIL
+from segdpo.data import END, HEAD, MAGIC, TAIL, checksum, write_table
 
 # More than the memory that a worker has.
 BOMB_MIB = 3072

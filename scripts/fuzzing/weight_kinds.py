@@ -28,23 +28,28 @@ from fuzzing.data_steps import digest
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files, Kind
 from fuzzing.mutations import dump, mutate_bytes, mutate_value
-from segdpo.data.folder import write_folder
-from segdpo.models.adapters import add_lora, load_adapter, save_adapter
-from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
-from segdpo.models.segmenter import Segmenter
-from segdpo.models.weights import fingerprint, load_weights, save_weights
-from segdpo.pairs.candidates_value import Candidates
-from segdpo.story.configs import build
-from segdpo.story.evaluation_config import config_for, run_of
-from segdpo.story.kept_candidates import KeptCandidates
-from segdpo.training.open_run import open_segmenter
-from segdpo.training.score_table import DIGEST, ScoreTable
+from segdpo.data import Candidates, write_folder
+from segdpo.inference import open_segmenter
+from segdpo.models import (
+    RewardModel,
+    Segmenter,
+    add_lora,
+    fingerprint,
+    load_adapter,
+    load_reward_model,
+    load_weights,
+    save_adapter,
+    save_reward_model,
+    save_weights,
+)
+from segdpo.recipes import KeptCandidates, build, config_for, run_of
+from segdpo.training import DIGEST, ScoreTable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # One of the smallest.
 ENCODER = "timm-mobilenetv3_small_minimal_100"
 MONAI = {
-    "_target_": "segdpo.models.segmenter.wrap",
+    "_target_": "segdpo.models.wrap",
     "_convert_": "all",
     "network_factory": {
         "_target_": "monai.networks.nets.UNet",
@@ -59,7 +64,7 @@ MONAI = {
     "multiple": 2,
 }
 SMP = {
-    "_target_": "segdpo.models.segmenter.smp_model",
+    "_target_": "segdpo.models.smp_model",
     "_convert_": "all",
     "architecture": "unet",
     "encoder_name": ENCODER,

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from segdpo.data.errors import DataError
-from segdpo.data.plain_folder import IDENTICAL
-from segdpo.data.record_check import IGNORE, check_record
-from segdpo.data.record_source import RecordInfo, RecordSource, info_of
-from segdpo.data.source_files import Progress
-from segdpo.pairs.record import Mask, Record
+from segdpo.checks import IGNORE
+from segdpo.data.formats.plain_folder import IDENTICAL
+from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
+from segdpo.data.sources import Progress
+from segdpo.data.validation import check_record
+from segdpo.files import DataError
+from segdpo.masks import Mask
 
 Level = Literal["error", "warning", "info"]
 

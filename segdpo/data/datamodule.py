@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from lightning.pytorch import LightningDataModule
 
-from segdpo.data.pair_dataset import PreferenceDataset, RankingDataset
-from segdpo.data.record_source import RecordInfo, RecordSource
+from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
+from segdpo.data.record import RecordInfo, RecordSource
 from segdpo.data.sampling import EpochLoader, EpochSampler
 from segdpo.data.splits import Numbers, Splits, infos_of, split_by_fraction
-from segdpo.data.supervised_dataset import SupervisedDataset
 from segdpo.data.transforms import Pipeline, init_worker
 
 log = logging.getLogger(__name__)

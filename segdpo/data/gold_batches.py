@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdpo.data.batch import SupervisedBatch, collate_supervised
-from segdpo.data.item import SupervisedItem
-from segdpo.data.native_size import Box, box_of, probes_of
-from segdpo.data.record_source import RecordSource
-from segdpo.data.transforms import IGNORE, Pipeline
-from segdpo.data.views import RecordViews
-from segdpo.pairs.record import Mask
+from segdpo.checks import IGNORE
+from segdpo.data.batches import SupervisedBatch, SupervisedItem, collate_supervised
+from segdpo.data.record import RecordSource
+from segdpo.data.transforms import Pipeline
+from segdpo.data.views import Box, RecordViews, box_of, probes_of
+from segdpo.masks import Mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdpo.data.errors import DataError
-from segdpo.data.record_source import RecordInfo, RecordSource, info_of
+from segdpo.data.record import RecordInfo, RecordSource, info_of
+from segdpo.files import DataError
 
 Numbers = NDArray[np.uint32]
 

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import albumentations as albumentations  # yamls name steps through here: segdpo.data.albumentations.D4
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from numpy.typing import NDArray
 
-from segdpo.pairs.record import Image, Masks
+from segdpo.checks import IGNORE
+from segdpo.data.record import Image
+from segdpo.masks import Masks
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as albumentations  # yamls name steps through here: segdpo.data.transforms.albumentations.D4
 
-IGNORE = 255
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segdpo.kernels.compiled import compiled_scores
 from segdpo.kernels.fused import fused_scores
-from segdpo.kernels.pair_index import PairIndex
+from segdpo.kernels.index import PairIndex
 from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, Scores, log_sum_exp_cancels
 from segdpo.kernels.plain import log_odds_scores, reference_scores
 from segdpo.kernels.triton_scores import is_usable, triton_scores

@@ -1,4 +1,4 @@
-"""Plain per-pixel scores by log-softmax and gather: the truth that every faster kernel is tested against."""
+"""Scores of single pixels, and the types that all kernels share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,3 +137,27 @@ def _pick(log_probs: Logits, labels: Labels, image_index: ImageIndex | None) -> 
 
 def _of_each_pair(values: Tensor, image_index: ImageIndex | None) -> Tensor:
     return values if image_index is None else values.index_select(0, image_index)
+
+
+def agreement_drift(
+    policy: Logits, reference: Logits, agree: Bool[Tensor, "pairs pixels"], image_index: ImageIndex | None
+) -> Float[Tensor, "pairs"]:
+    """Return the mean over `agree` of KL(reference ‖ policy) of each pixel's class distribution."""
+    divergence = pixel_kl(policy, reference)
+    if image_index is not None:
+        divergence = divergence.index_select(0, image_index)
+    total = torch.where(agree, divergence, 0.0).sum(1)
+    return total / agree.sum(1).clamp(min=1)
+
+
+def pixel_kl(policy: Logits, reference: Logits) -> Float[Tensor, "images pixels"]:
+    """Return KL(reference ‖ policy) for every pixel; one channel is a Bernoulli, several a categorical."""
+    policy, reference = (_log_probs(logits) for logits in (policy, reference))
+    return (reference.exp() * (reference - policy)).sum(1)
+
+
+def _log_probs(logits: Logits) -> Float[Tensor, "images classes pixels"]:
+    logits = logits.to(score_dtype(logits))
+    if logits.shape[1] == 1:
+        return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)
+    return F.log_softmax(logits, dim=1)

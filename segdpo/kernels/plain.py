@@ -1,10 +1,40 @@
-"""Scores one after another: the truth that faster kernels are tested against, and log-odds of several classes."""
+"""Scores pixel by pixel with log-softmax and gather: what the faster kernels are tested against."""
 
 from collections.abc import Sequence
 
-from segdpo.kernels.margin import dense_margin, log_odds_margin
-from segdpo.kernels.pair_index import PairIndex
-from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, Scores, whole_score
+import torch
+
+from segdpo.kernels.index import PairIndex
+from segdpo.kernels.pixels import (
+    Labels,
+    Logits,
+    Measure,
+    PerPair,
+    Scores,
+    log_odds_rows,
+    pixel_scores,
+    score_dtype,
+    whole_score,
+)
+from segdpo.kernels.sparse import entry_weights, poison, sum_rows
+
+
+def dense_margin(logits: Logits, chosen: Labels, rejected: Labels, measure: Measure) -> PerPair:
+    """Return Σ weight · (score of chosen − score of rejected) with every pixel scored under both masks."""
+    plus, minus = (pixel_scores(logits, labels, measure.image_index, measure.quantity) for labels in (chosen, rejected))
+    return torch.where(chosen != rejected, measure.spread(plus - minus), 0.0).sum(1)
+
+
+def log_odds_margin(logits: Logits, index: PairIndex, measure: Measure) -> PerPair:
+    """Return the same number, of log-odds of several classes, from the pixels where the masks differ."""
+    # Here log-sum-exp does not cancel (each class is left out of its own), but agreeing pixels still do.
+    pair = index.pair()
+    pixel = index.position - pair * index.pixels
+    image = pair if measure.image_index is None else measure.image_index.index_select(0, pair)
+    rows = logits.movedim(1, -1)[image, pixel].to(score_dtype(logits))
+    plus, minus = (log_odds_rows(rows, ids.clamp(0, logits.shape[1] - 1)) for ids in (index.plus, index.minus))
+    steps = plus - minus + poison(index, logits.shape[1])
+    return sum_rows(entry_weights(measure, index) * steps, index).to(steps.dtype)
 
 
 def reference_scores(

@@ -10,11 +10,41 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from segdpo.kernels.pixels import Labels, Logits, Measure, score_dtype
-from segdpo.kernels.two_classes import Label, Row, odds_of, signed, sum_log_likelihood
+
+Row = Float[Tensor, "chunk"]
+Label = Integer[Tensor, "chunk"]
+
+TOGETHER = 16
+
+
+def odds_of(chunk: Float[Tensor, "channels chunk"]) -> Row:
+    """Return log p(1)/p(0)."""
+    return chunk[0] if len(chunk) == 1 else chunk[1] - chunk[0]
+
+
+def signed(odds: Row, label: Label) -> Row:
+    """Return the log-odds of a label: ±d."""
+    return label.to(odds.dtype).mul_(2).sub_(1).mul_(odds)
+
+
+def sum_log_likelihood(odds: Row, label: Label, inside: UInt8[Tensor, "chunk"] | None) -> Float[Tensor, ""]:
+    """Return Σ log p of a label over the pixels inside (None: all), in fp64."""
+    linear, p = signed(odds, label).clamp_(max=0), odds.abs().sigmoid_()
+    if inside is not None:
+        linear.mul_(inside)
+        p.sub_(1).mul_(inside).add_(1)  # exact, as ½ ≤ p ≤ 1
+    return linear.sum(dtype=torch.float64) + _sum_log(p)
+
+
+def _sum_log(p: Row) -> Float[Tensor, ""]:
+    even = len(p) - len(p) % TOGETHER
+    total = p[:even].view(TOGETHER, -1).prod(0).log_().sum(dtype=torch.float64)
+    return total if even == len(p) else total + p[even:].log_().sum(dtype=torch.float64)
+
 
 Chunk = Float[Tensor, "channels chunk"]
 Slope = tuple[Label, str, Tensor]

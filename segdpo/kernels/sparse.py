@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from segdpo.kernels.pair_index import PairIndex
+from segdpo.kernels.index import PairIndex
 from segdpo.kernels.pixels import EvenMeasure, ImageIndex, Logits, Measure, score_dtype, wide_dtype
 
 Place = Integer[Tensor, "entries"]

@@ -10,10 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segdpo.kernels.pixels import Labels, Logits, score_dtype
-from segdpo.kernels.triton_chosen import chosen_forward
-from segdpo.kernels.triton_gradient import sigmoid_gradient, softmax_gradient
-from segdpo.kernels.triton_margin import margin_forward
-from segdpo.kernels.triton_plan import Plan
+from segdpo.kernels.triton_kernels import chosen_forward, margin_forward, sigmoid_gradient, softmax_gradient
+from segdpo.kernels.triton_scores import Plan
 
 Values = Float[Tensor, "kinds scores pairs"]
 LogTotal = Float[Tensor, "images pixels"]

@@ -1,9 +1,4 @@
-"""Anchors: what keeps the likelihood of the chosen mask from falling while an objective widens the margin.
-
-Plain functions like the objectives; added to a loss as `Anchor(weight=α, term=partial(hinge, tau=…))`.
-Agreeing pixels cancel in margins but not here: −s⁺ alone is cross-entropy on the whole chosen mask, and +s⁻ alone
-pushes down pixels that both masks got right. Which score an anchor reads therefore matters (docs/losses.md).
-"""
+"""Anchors: terms that keep the chosen mask likely."""
 
 import torch
 import torch.nn.functional as F

@@ -1,19 +1,28 @@
-"""Objectives: what pushes the chosen mask above the rejected one. One value a pair.
-
-Each is a plain function that asks by name for what it needs: `policy`, `reference` (both `PairScores`) and its own
-hyperparameters. `h` below is margin(policy) − margin(reference); r± is s±_θ − s±_ref. Bind the hyperparameters with
-`functools.partial(dpo, beta=…)`, in yaml `_partial_: true`.
-"""
+"""Objectives of pairs: functions of the margins of policy and reference."""
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segdpo.checks import check_range
-from segdpo.losses.requirements import requires
 from segdpo.scores import PairScores
+
+Term = TypeVar("Term", bound=Callable[..., Any])
+
+
+def requires(**allowed: tuple[str, ...]) -> Callable[[Term], Term]:
+    """Mark a term as defined only on some scores: `@requires(reduction=("mean",))`."""
+
+    def mark(term: Term) -> Term:
+        term.requires = allowed  # type: ignore[attr-defined]
+        return term
+
+    return mark
+
 
 MEANS = ("mean", "class_balanced")
 

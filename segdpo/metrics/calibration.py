@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segdpo.checks import check_shapes
-from segdpo.regions import IGNORE
+from segdpo.checks import IGNORE, check_shapes
 
 # Sums of whole multiples of 2**-24 are the same in any order; 10**11 pixels fit.
 UNIT = 2**24

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from segdpo.checks import check_range
-from segdpo.pairs.contours import (
+from segdpo.masks import (
     Region,
     band_overlap,
     boundary_width,

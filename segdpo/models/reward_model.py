@@ -1,21 +1,105 @@
-"""Reward models: networks on an image and a mask that say how good the mask is, one number a mask.
-
-The mask is an input, so features of an image are not shared between its masks: every mask costs a forward pass.
-"""
+"""Reward models, which score a mask of an image, and the value head of PPO."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from segdpo.models.reward_inputs import RewardInputs, planes_for, reward_inputs
+from segdpo.checks import IGNORE, check_choice, check_range
 from segdpo.models.segmenter import Segmenter, smp_model
 from segdpo.models.trust import build_named
 from segdpo.models.weights import from_json, load_weights, read_header, save_weights
+
+
+@dataclass(frozen=True, eq=False)
+class RewardInputs:
+    """P masks with the image of each.
+
+    `planes`: of two classes one, 1 on foreground and −1 on background; of more, one a class, 1 or 0. Soft masks lie
+    between. Pixels that are not `known`, those that the mask ignores, are 0 in all planes.
+    """
+
+    image: Float[Tensor, "masks channels height width"]
+    planes: Float[Tensor, "masks planes height width"]
+    known: Bool[Tensor, "masks height width"]
+
+    @property
+    def foreground(self) -> Float[Tensor, "masks height width"]:
+        """How much of each pixel is any class but 0; nothing of a pixel that is not known."""
+        share = (self.planes[:, 0] + 1) / 2 if self.planes.shape[1] == 1 else self.planes[:, 1:].sum(1)
+        return share * self.known
+
+
+def planes_for(classes: int) -> int:
+    """Return how many planes a mask takes beside the image."""
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise ValueError(
+            f"Expected reward_model.classes to be at least 2, background counted, but got {classes!r}; "
+            "null takes the number from the data when train.py builds the model."
+        )
+    return 1 if classes == 2 else classes
+
+
+def reward_inputs(image: Tensor, masks: Tensor, image_index: Tensor | None, classes: int) -> RewardInputs:
+    """Join masks [P, H, W] of class ids, 255 = ignored, with their images; refuse what cannot be rewarded."""
+    _check_shapes(image, masks, image_index)
+    known = masks != IGNORE
+    _check_values(masks.masked_fill(~known, 0), known, classes)
+    one_hot = torch.nn.functional.one_hot(masks.masked_fill(~known, 0).long(), classes).movedim(-1, 1)
+    return soft_inputs(image if image_index is None else image.index_select(0, image_index), one_hot, known)
+
+
+def soft_inputs(
+    image: Float[Tensor, "masks channels height width"],
+    shares: Tensor,
+    known: Bool[Tensor, "masks height width"],
+) -> RewardInputs:
+    """Join masks as shares of each class [P, classes, H, W], which sum to 1 in a pixel, with an image each."""
+    shares = shares.to(image.dtype)
+    planes = shares[:, 1:] - shares[:, :1] if shares.shape[1] == 2 else shares
+    return RewardInputs(image, planes * known[:, None], known)
+
+
+def _check_shapes(image: Tensor, masks: Tensor, image_index: Tensor | None) -> None:
+    if masks.is_floating_point() or image.ndim != 4 or masks.ndim != 3 or masks.shape[1:] != image.shape[2:]:
+        raise ValueError(
+            f"Expected masks [masks, height, width] of integer class ids at the size of image [images, channels, "
+            f"height, width] but got {str(masks.dtype).removeprefix('torch.')} of shape {tuple(masks.shape)} and an "
+            f"image of shape {tuple(image.shape)}; resize both alike, and threshold probabilities."
+        )
+    if image_index is None and len(masks) != len(image):
+        raise ValueError(
+            f"Expected one mask an image but got {len(masks)} masks for {len(image)} images; "
+            "say which image each mask belongs to with image_index."
+        )
+    if image_index is not None and tuple(image_index.shape) != (len(masks),):
+        raise ValueError(
+            f"Expected image_index of shape ({len(masks)},), one a mask, but got {tuple(image_index.shape)}."
+        )
+
+
+def _check_values(labels: Tensor, known: Tensor, classes: int) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        number, *place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"Expected masks of the {classes} classes that this reward model knows, 0 to {classes - 1}, but mask "
+            f"{number} has class {int(labels[(number, *place)])}; take the reward model that was trained on this data, "
+            f"or mark that class as ignore ({IGNORE})."
+        )
+    empty = (~known.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"Expected a pixel to reward in every mask but mask {empty[0]} ignores all of them "
+            f"({len(empty)} of {len(known)} masks); leave such masks out."
+        )
+
 
 # Under which the header of a file of weights says how to build the network again.
 KEY = "reward_model"
@@ -191,3 +275,56 @@ def load_reward_model(path: str | Path, classes: int | None = None) -> RewardMod
         )
     load_weights(path, model)
     return model.eval()
+
+
+PER = ("image", "pixel")
+COARSE = 4
+
+
+class ValueHead(nn.Module):
+    """Three convolutions, on a quarter of the resolution, over the image and the policy's chances of each class.
+
+    A small network of its own rather than a head on the policy's features: so it serves any network, and its error,
+    large at first, does not pull at what the policy sees. It starts at 0 everywhere.
+
+    Args:
+        classes: of the masks, background counted.
+        in_channels: of the images.
+        per: `image`: one value an image; `pixel`: one a pixel, each held against the same reward.
+        width: channels of the convolutions.
+    """
+
+    def __init__(self, *, classes: int, in_channels: int = 3, per: str = "image", width: int = 16) -> None:
+        super().__init__()
+        check_choice("per", per, PER)
+        check_range("width", width, least=1)
+        self.per = per
+        last = nn.Conv2d(width, 1, 1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels + classes, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            last,
+        )
+
+    def forward(
+        self,
+        image: Float[Tensor, "images channels height width"],
+        chances: Float[Tensor, "images classes height width"],
+        valid: Bool[Tensor, "images height width"],
+    ) -> Float[Tensor, "images *pixels"]:
+        """Return [images], the mean over valid pixels, or [images, height, width]."""
+        shown = torch.cat([image, chances], 1)
+        values: Tensor = self.layers(_coarse(shown))
+        if self.per == "image":
+            weight = _coarse(valid[:, None].to(values))
+            return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1e-6)
+        return F.interpolate(values, image.shape[2:], mode="nearest")[:, 0]
+
+
+def _coarse(planes: Tensor) -> Tensor:
+    """Average cells of 4 × 4; not adaptively, which has no deterministic gradient on a GPU."""
+    return F.avg_pool2d(planes, COARSE, ceil_mode=True) if min(planes.shape[2:]) >= COARSE else planes

@@ -1,16 +1,121 @@
-"""The one form that every network takes here: images in, logits of the same size out. The only door to smp."""
+"""Segmentation models that return logits of the size of the image, with parts frozen if wanted."""
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from segdpo.kernels.low_resolution import LowResolution
-from segdpo.models.upsampling import HeldBack
+from segdpo.kernels import LowResolution
+
+
+def freeze_parts(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Take parameters out of training by name and return their names.
+
+    A pattern as of file names ("network.encoder*", "*.bias") is held against the names of parameters and of modules;
+    a module that matches is frozen whole. Add an adapter before: what is frozen then counts for it too. The running
+    statistics of frozen layers move on in training unless `hold_statistics` holds them.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    parameters = dict(module.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        matched = [name for name in parameters if any(fnmatchcase(part, pattern) for part in _parts_of(name))]
+        if not matched:
+            raise ValueError(
+                f"Expected {pattern!r} to match parameters of the network but it matches none; there are "
+                f"{', '.join(parts_of(parameters))} and what is in them."
+            )
+        frozen.update(matched)
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError(f"Expected something left to train but {', '.join(patterns)} freezes it all; freeze less.")
+    return [name for name in parameters if name in frozen]
+
+
+def hold_statistics(module: nn.Module) -> None:
+    """Make the network compute in training what it computes in evaluation; call it again after every `.train()`.
+
+    Normalisation uses its running statistics and leaves them alone, nothing is dropped. A LoRA's own dropout stays: it
+    changes nothing while the adapter is what it starts as, zero.
+    """
+    for name, part in module.named_modules():
+        # Not only the layers called dropout: attention drops by its own flag, so do stochastic depth and
+        # whatever a network brings along. Gradients do not ask for the mode.
+        if "lora_dropout" not in name.split("."):
+            part.training = False
+
+
+def parts_of(names: Iterable[str], depth: int = 2) -> list[str]:
+    """Return the distinct beginnings of dotted names, to say what there is."""
+    return list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in names))
+
+
+def _parts_of(name: str) -> list[str]:
+    """Return a parameter's name and those of all modules that it is in: a.b.weight, a.b, a."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+class HeldBack(TorchFunctionMode):
+    """Inside the `with`, a bilinear upsampling to `size` hands its input on as it is, and is remembered.
+
+    Whatever calls it: nn.Upsample in a head, F.interpolate in a forward. Only for networks that return what they
+    upsampled: `before` says whether they did.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._size = size
+        self._held: list[tuple[Tensor, bool]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Hold back what `F.interpolate` was asked for, if it is an upsampling to the size."""
+        given = dict(kwargs or {})
+        if func is F.interpolate:
+            asked: dict[str, Any] = {"size": None, "scale_factor": None, "mode": "nearest", "align_corners": None}
+            asked |= dict(zip(("input", "size", "scale_factor", "mode", "align_corners"), args, strict=False)) | given
+            if self._is_ours(asked):
+                self._held.append((asked["input"], bool(asked["align_corners"])))
+                return asked["input"]
+        return func(*args, **given)
+
+    @property
+    def some(self) -> bool:
+        """Whether anything was held back."""
+        return bool(self._held)
+
+    def align_corners_of(self, logits: Tensor) -> bool | None:
+        """Return how a network that returned `logits` would have upsampled them; None: it did not at the end."""
+        return next((align for held, align in self._held if held is logits), None)
+
+    def _is_ours(self, asked: Mapping[str, Any]) -> bool:
+        small = asked["input"]
+        if asked["mode"] != "bilinear" or asked.get("antialias") or small.ndim != 4 or small.shape[-2:] == self._size:
+            return False
+        if asked["size"] is not None:
+            return _both(asked["size"]) == self._size
+        # By a factor, pixels are read by the factor and not by the sizes: the same only where nothing is rounded.
+        factors = _both(asked["scale_factor"])
+        return all(side * f == whole for side, f, whole in zip(small.shape[-2:], factors, self._size, strict=True))
+
+
+def _both(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list | torch.Size) else (value, value)
 
 
 class Segmenter(nn.Module):
@@ -204,3 +309,33 @@ def _check_options(factory: Callable[..., nn.Module], options: Mapping[str, obje
     known = {name for name, p in inspect.signature(factory).parameters.items() if p.kind is not p.VAR_KEYWORD}
     for option in options:
         _check_name("an option of model", option, known)
+
+
+def segformer(num_labels: int, *, pretrained: str | None = None, **config: Any) -> nn.Module:
+    """Build a SegFormer that returns an object with `.logits` at a quarter of the image's size.
+
+    `config` is what transformers' SegformerConfig takes. `pretrained`, a folder or a name on the hub, brings config
+    and weights; a head for another number of labels starts anew.
+    """
+    try:
+        # An optional library, and seconds to import.
+        hugging_face: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            "Expected the library transformers, which builds this network, but it is not installed; "
+            "pip install transformers, or choose model=segformer_smp."
+        ) from error
+    known = set(inspect.signature(hugging_face.SegformerConfig).parameters) - {"kwargs"}
+    wrong = sorted(set(config) - known)
+    if wrong:
+        raise ValueError(
+            f"Expected options of SegformerConfig ({', '.join(sorted(known))}) but got {', '.join(wrong)}; "
+            "correct the name in model.network_factory."
+        )
+    model = hugging_face.SegformerForSemanticSegmentation
+    network: nn.Module
+    if pretrained is None:
+        network = model(hugging_face.SegformerConfig(num_labels=num_labels, **config))
+    else:
+        network = model.from_pretrained(pretrained, num_labels=num_labels, ignore_mismatched_sizes=True, **config)
+    return network

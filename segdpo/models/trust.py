@@ -24,8 +24,39 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
 
-# Names that the package gave its own classes and functions before → those of today. Files keep the old ones.
-ALIASES: Mapping[str, str] = {}
+# Modules whose classes and functions files of earlier versions name → where these names are now.
+MOVED: Mapping[str, str] = {
+    "segdpo.data.coco": "segdpo.data",
+    "segdpo.data.folder": "segdpo.data",
+    "segdpo.data.pack": "segdpo.data",
+    "segdpo.data.plain_folder": "segdpo.data",
+    "segdpo.data.torchvision_sets": "segdpo.data",
+    "segdpo.data.shapes": "segdpo.data",
+    "segdpo.data.mined": "segdpo.preferences",
+    "segdpo.data.splits": "segdpo.data",
+    "segdpo.data.transforms": "segdpo.data",
+    "segdpo.pairs.annotators": "segdpo.data",
+    "segdpo.pairs.candidates": "segdpo.preferences",
+    "segdpo.pairs.candidates_drawn": "segdpo.preferences",
+    "segdpo.pairs.candidates_sampled": "segdpo.preferences",
+    "segdpo.pairs.choices": "segdpo.preferences",
+    "segdpo.pairs.consensus": "segdpo.preferences",
+    "segdpo.pairs.corrupt_contour": "segdpo.preferences",
+    "segdpo.pairs.corrupt_parts": "segdpo.preferences",
+    "segdpo.pairs.corruptions": "segdpo.preferences",
+    "segdpo.pairs.judges": "segdpo.preferences",
+    "segdpo.pairs.judges_noisy": "segdpo.preferences",
+    "segdpo.pairs.judges_surface": "segdpo.preferences",
+    "segdpo.pairs.judges_network": "segdpo.preferences",
+    "segdpo.pairs.mixing": "segdpo.preferences",
+    "segdpo.pairs.prediction": "segdpo.preferences",
+    "segdpo.pairs.preferences": "segdpo.preferences",
+    "segdpo.models.adapters": "segdpo.models",
+    "segdpo.models.hugging_face": "segdpo.models",
+    "segdpo.models.reward_model": "segdpo.models",
+    "segdpo.models.segmenter": "segdpo.models",
+    "segdpo.models.value_head": "segdpo.models",
+}
 
 
 @dataclass(frozen=True)
@@ -78,10 +109,10 @@ _MODULE = ("torch.nn.modules.module.Module",)
 
 NETWORKS = Table(
     {
-        **_under("segdpo.models.segmenter", "Segmenter smp_model wrap"),
-        **_under("segdpo.models.hugging_face", "segformer"),
-        **_under("segdpo.models.reward_model", "RewardModel DenseRewardModel"),
-        **_under("segdpo.models.value_head", "ValueHead"),
+        **_under("segdpo.models", "Segmenter smp_model wrap"),
+        **_under("segdpo.models", "segformer"),
+        **_under("segdpo.models", "RewardModel DenseRewardModel"),
+        **_under("segdpo.models", "ValueHead"),
         **_under(
             "segmentation_models_pytorch",
             "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT create_model",
@@ -116,36 +147,36 @@ NETWORKS = Table(
     networks=True,
 )
 
-ADAPTERS = Table(_under("segdpo.models.adapters", "add_lora no_adapter"), networks=True)
+ADAPTERS = Table(_under("segdpo.models", "add_lora no_adapter"), networks=True)
 
 # Steps that read files, or call functions, that their arguments name.
 _READING = (
     "FDA HistogramMatching Lambda MixUp Mosaic OverlayElements PixelDistributionAdaptation TemplateTransform TextImage"
 )
 _STEP = ("albumentations.core.transforms_interface.BasicTransform", "albumentations.core.composition.BaseCompose")
-_STEPS = ("segdpo.data.transforms.albumentations", "albumentations")
+_STEPS = ("segdpo.data.albumentations", "albumentations")
 
 EVALUATION = Table(
     {
-        **_under("segdpo.data.coco", "CocoDataset", ("annotations", "images")),
-        **_under("segdpo.data.folder", "FolderDataset", ("root",)),
-        **_under("segdpo.data.pack", "PackDataset", ("path",)),
-        **_under("segdpo.data.plain_folder", "PlainFolder", ("root",)),
-        **_under("segdpo.data.torchvision_sets", "PetDataset VocDataset", ("root",)),
-        **_under("segdpo.data.shapes", "Shapes"),
-        **_under("segdpo.data.mined", "Mined"),
-        **_under("segdpo.data.splits", "split_by_fold split_by_fraction"),
-        **_under("segdpo.data.transforms", "Pipeline"),
+        **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
+        **_under("segdpo.data", "FolderDataset", ("root",)),
+        **_under("segdpo.data", "PackDataset", ("path",)),
+        **_under("segdpo.data", "PlainFolder", ("root",)),
+        **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
+        **_under("segdpo.data", "Shapes"),
+        **_under("segdpo.preferences", "Mined"),
+        **_under("segdpo.data", "split_by_fold split_by_fraction"),
+        **_under("segdpo.data", "Pipeline"),
         # What makes and judges masks from records alone; sources that ask a network read its weights from a path.
-        **_under("segdpo.pairs.annotators", "Annotator annotate"),
-        **_under("segdpo.pairs.candidates", "existing"),
-        **_under("segdpo.pairs.choices", "bradley_terry flipped"),
-        **_under("segdpo.pairs.corruptions", "corrupt"),
-        **_under("segdpo.pairs.judges", "agreement consensus dice iou"),
-        **_under("segdpo.pairs.judges_noisy", "gumbel"),
-        **_under("segdpo.pairs.judges_surface", "boundary_iou hd95 surface_dice"),
-        **_under("segdpo.pairs.mixing", "mixture"),
-        **_under("segdpo.pairs.preferences", "adjacent_ranks all_pairs best_worst by_gap random_pairs"),
+        **_under("segdpo.data", "Annotator annotate"),
+        **_under("segdpo.preferences", "existing"),
+        **_under("segdpo.preferences", "bradley_terry flipped"),
+        **_under("segdpo.preferences", "corrupt"),
+        **_under("segdpo.preferences", "agreement consensus dice iou"),
+        **_under("segdpo.preferences", "gumbel"),
+        **_under("segdpo.preferences", "boundary_iou hd95 surface_dice"),
+        **_under("segdpo.preferences", "mixture"),
+        **_under("segdpo.preferences", "adjacent_ranks all_pairs best_worst by_gap random_pairs"),
     },
     tuple(Family(prefix, "albumentations", _STEP, frozenset(_READING.split())) for prefix in _STEPS),
 )
@@ -164,7 +195,7 @@ GADGETS = (
     "pandas.eval",
     "pandas.io",
     "pip",
-    "segdpo.models.atomic_file",
+    "segdpo.files",
     "setuptools",
     "sympy",
     "timm.models._helpers",
@@ -258,7 +289,7 @@ class _Reader:
 
     def _target(self, given: Any, where: str) -> tuple[str, bool]:
         """Return the target's name of today, and whether it is of a package that the user trusts."""
-        target = ALIASES.get(given, given) if isinstance(given, str) else ""
+        target = current_name(given) if isinstance(given, str) else ""
         own = _is_inside(target, self.trusted)
         if not own and not self.table.has(target):
             package = target.partition(".")[0] or "PACKAGE"
@@ -371,6 +402,12 @@ def check_resolvers(config: Any) -> None:
             if resolver not in RESOLVERS:
                 allowed = ", ".join(sorted(RESOLVERS))
                 raise ValueError(f"Expected ${{…}} of {allowed} only but {name} asks {resolver!r}: {value}.")
+
+
+def current_name(target: str) -> str:
+    """Return the name of today of a target; `MOVED` has those of earlier versions."""
+    moved = next((old for old in MOVED if target.startswith(f"{old}.")), None)
+    return target if moved is None else MOVED[moved] + target.removeprefix(moved)
 
 
 def is_fetched(name: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Curves of a run, drawn from its metrics.csv: scores, margin, chosen gain, loss and overlap over the steps."""
+"""Curves of a run, and of the attack on a reward model, as PNG."""
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segdpo.reports.colours import BLUE, GREEN, GREY, VERMILION
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+GREY = "#6b6b6b"
+# In the order in which lines take them.
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+
 
 Series = tuple[list[float], list[float]]
 
@@ -144,3 +150,23 @@ def _finish(place: Axes) -> None:
     place.ticklabel_format(axis="y", useOffset=False)
     if place.get_legend_handles_labels()[1]:
         place.legend(frameon=False, fontsize=8)
+
+
+def draw_attack(reward: Sequence[Sequence[float]], iou: Sequence[Sequence[float]], path: Path) -> None:
+    """Draw both over the steps, [steps][images]: thin lines are single images, thick ones their mean."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(1, 2)
+    titles = ("what the reward model says", "IoU with gold")
+    for place, values, colour, title in zip(places, (reward, iou), (BLUE, VERMILION), titles, strict=True):
+        table = np.asarray(values, float)
+        known = np.isfinite(table)
+        counts = known.sum(1)
+        mean = np.divide(np.where(known, table, 0).sum(1), counts, out=np.full(len(table), np.nan), where=counts > 0)
+        place.plot(table, color=colour, alpha=0.25, linewidth=0.7)
+        place.plot(mean, color=colour, linewidth=2)
+        place.set_title(title, fontsize=10)
+        place.set_xlabel("steps up the reward's gradient")
+        place.spines[["top", "right"]].set_visible(False)
+        place.tick_params(labelsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,20 +1,22 @@
-"""Panels: an image beside its masks, one row an image, as a picture that a person can judge at a glance."""
+"""Panels of images and masks as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
 
-from segdpo.data.overlay import class_colours, shrink
-from segdpo.data.panel_row import PanelRow as PanelRow
-from segdpo.pairs.overlap import class_overlaps
-from segdpo.pairs.record import Image, Mask
-from segdpo.regions import IGNORE
+from segdpo.checks import IGNORE
+from segdpo.data import Image, PanelRow, class_colours, encode_image, overlay, shrink
+from segdpo.files import write_atomically
+from segdpo.masks import Mask, class_overlaps
 
 SIDE = 2.0
 LONGEST = 512
@@ -139,3 +141,64 @@ def _add_legend(figure: Figure, rows: Sequence[PanelRow], classes: Sequence[str]
     if any(row.gold is not None for row in rows):
         keys.append(Patch(facecolor="0.8", edgecolor="black", linestyle="dashed", label="outline of gold"))
     figure.legend(handles=keys, loc="outside lower center", ncols=min(6, len(keys)), fontsize=8, frameon=False)
+
+
+STRIP_SIDE = 256
+GAP, TITLE = 6, 18
+COLUMNS = ("gold", "reference", "policy")
+
+
+def draw_strip(row: PanelRow, path: Path, *, classes: Sequence[str], notes: Mapping[str, str]) -> None:
+    """Write the strip as PNG: image, gold, reference, policy, without those that the row lacks.
+
+    A white line on the networks' masks is the outline of gold. `notes`, under a column's name, stand beside it.
+    """
+    cells = {"image": _enlarged(row.image, None)[0]}
+    for name in COLUMNS:
+        mask: Mask | None = getattr(row, name)
+        if mask is not None:
+            cells[name] = _cell(row.image, mask, None if name == "gold" else row.gold, tuple(classes))
+    write_atomically(path, encode_image(_side_by_side(cells, notes)).data)
+
+
+def _cell(image: Image, mask: Mask, gold: Mask | None, classes: tuple[str, ...]) -> Image:
+    large, labels = _enlarged(image, mask)
+    assert labels is not None
+    tinted = overlay(large, labels, classes)
+    if gold is not None:
+        outline = _enlarged(image, gold)[1]
+        assert outline is not None
+        tinted[_edges(outline)] = 255
+    return tinted
+
+
+def _enlarged(image: Image, mask: Mask | None) -> tuple[Image, Mask | None]:
+    """Return image and mask with their longest side SIDE."""
+    pixels, labels = shrink(image, mask, STRIP_SIDE)
+    scale = STRIP_SIDE / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    large = np.array(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC))
+    if labels is None:
+        return large, None
+    return large, np.array(Pillow.fromarray(labels).resize(size, Pillow.Resampling.NEAREST))
+
+
+def _edges(labels: Mask) -> Bool[np.ndarray, "height width"]:
+    """Return the pixels whose left or upper neighbour has another class, where neither is ignored."""
+    edge = np.zeros(labels.shape, bool)
+    known = labels != IGNORE
+    edge[1:] |= (labels[1:] != labels[:-1]) & known[1:] & known[:-1]
+    edge[:, 1:] |= (labels[:, 1:] != labels[:, :-1]) & known[:, 1:] & known[:, :-1]
+    return edge
+
+
+def _side_by_side(cells: Mapping[str, Image], notes: Mapping[str, str]) -> UInt8[np.ndarray, "height width 3"]:
+    height, width = next(iter(cells.values())).shape[:2]
+    picture = Pillow.new("RGB", (len(cells) * (width + GAP) - GAP, height + TITLE), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(12)
+    for number, (name, cell) in enumerate(cells.items()):
+        left = number * (width + GAP)
+        picture.paste(Pillow.fromarray(cell), (left, TITLE))
+        draw.text((left, 1), " ".join(filter(None, (name, notes.get(name)))), fill=(20, 20, 20), font=font)
+    return np.array(picture)

@@ -9,7 +9,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from segdpo.reports.colours import BLUE, GREY, ORANGE
+from segdpo.reports.curves import BLUE, GREY, ORANGE
 
 WORDS = {
     TrialState.COMPLETE: "whole",

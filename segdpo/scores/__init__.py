@@ -1,15 +1,27 @@
-"""How well a network likes a mask: scores of pairs and rankings of masks, from logits.
+"""Scores of masks from logits: pairs, rankings, regions, and the distribution over masks."""
 
-A score is a sum over pixels, s = Σ_i w_i q_i, of a quantity q (log p, or log p/(1−p), of the mask's class), over a
-region (which pixels), with a reduction (which weights w). DESIGN: one shared set of pixels and weights for all masks
-of a pair, so that the margin s⁺ − s⁻ is a sum over the disagreeing pixels alone and is computed as one.
-"""
+from typing import TYPE_CHECKING
 
-from segdpo.scores.drift import score_drift as score_drift
-from segdpo.scores.many_masks import score_masks as score_masks
-from segdpo.scores.many_masks import score_masks_by as score_masks_by
-from segdpo.scores.pair_scores import PairScores as PairScores
-from segdpo.scores.pairs import score_pairs as score_pairs
-from segdpo.scores.rankings import score_ranking as score_ranking
-from segdpo.scores.score import Score as Score
-from segdpo.scores.score import score_pairs_by as score_pairs_by
+from segdpo.lazy import attach
+
+if TYPE_CHECKING:
+    from segdpo.scores.distribution import entropy as entropy
+    from segdpo.scores.distribution import kl as kl
+    from segdpo.scores.distribution import log_prob as log_prob
+    from segdpo.scores.distribution import log_probs as log_probs
+    from segdpo.scores.distribution import predicted_classes as predicted_classes
+    from segdpo.scores.distribution import sample as sample
+    from segdpo.scores.distribution import score_drift as score_drift
+    from segdpo.scores.low_resolution import low_resolution_drift as low_resolution_drift
+    from segdpo.scores.low_resolution import low_resolution_pairs as low_resolution_pairs
+    from segdpo.scores.low_resolution import low_resolution_ranking as low_resolution_ranking
+    from segdpo.scores.pairs import PairScores as PairScores
+    from segdpo.scores.pairs import Score as Score
+    from segdpo.scores.pairs import score_pairs as score_pairs
+    from segdpo.scores.pairs import score_pairs_by as score_pairs_by
+    from segdpo.scores.rankings import score_masks as score_masks
+    from segdpo.scores.rankings import score_masks_by as score_masks_by
+    from segdpo.scores.rankings import score_ranking as score_ranking
+    from segdpo.scores.regions import Boundary as Boundary
+
+__getattr__, __dir__ = attach(__name__)

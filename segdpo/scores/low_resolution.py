@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 
 from segdpo.checks import check_finite, check_labels, check_values
-from segdpo.kernels.bands import sum_of_bands
-from segdpo.kernels.drift import pixel_kl
-from segdpo.kernels.low_resolution import LowResolution, low_resolution_margin
-from segdpo.kernels.margin import dense_margin
-from segdpo.kernels.pair_index import PairIndex, index_of
-from segdpo.kernels.pixels import Measure, log_sum_exp_cancels, step_factor, whole_score
-from segdpo.kernels.sparse import entry_weights
-from segdpo.measures import Masks, RegionChoice
-from segdpo.scores.pair_scores import PairScores
+from segdpo.kernels import (
+    LowResolution,
+    Measure,
+    PairIndex,
+    dense_margin,
+    entry_weights,
+    index_of,
+    log_sum_exp_cancels,
+    low_resolution_margin,
+    pixel_kl,
+    step_factor,
+    sum_of_bands,
+    whole_score,
+)
+from segdpo.scores.measures import Masks, RegionChoice
+from segdpo.scores.pairs import PairScores
 
 
 def low_resolution_pairs(

@@ -1,17 +1,81 @@
-"""Pairs of masks under one network's logits: from a user's tensors to PairScores."""
+"""Scores of pairs of masks: `score_pairs`, `PairScores`, and `Score`, a configured score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from segdpo.checks import check_choice, check_finite
-from segdpo.kernels.dispatch import BACKENDS, choose_backend, scores_by
-from segdpo.kernels.fused import fused_chosen
-from segdpo.kernels.pair_index import PairIndex
-from segdpo.kernels.pixels import Measure, whole_score
-from segdpo.measures import Masks, RegionChoice
-from segdpo.scores.pair_scores import PairScores
+from segdpo.checks import check_choice, check_finite, check_same_shape
+from segdpo.kernels import BACKENDS, Measure, PairIndex, choose_backend, fused_chosen, scores_by, whole_score
+from segdpo.scores.measures import QUANTITIES, Masks, RegionChoice
+from segdpo.scores.regions import REDUCTIONS, REGIONS, RegionFunction
+
+
+class PairScores:
+    """Scores of the chosen and the rejected masks under one network, one number a pair each.
+
+    `margin` is s⁺ − s⁻, computed on its own. `chosen` is computed when first asked for, and `rejected` is
+    chosen − margin. `ranked` [lists, K] holds the scores of whole rankings, best first, each up to a constant of its
+    list; for a plain pair that is (margin, 0).
+
+    Whoever brings scores of their own writes `PairScores(chosen=…, rejected=…)`.
+
+    >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
+    >>> scores.margin
+    tensor([2.])
+    """
+
+    __slots__ = ("_chosen", "_grad", "_ranked", "_rejected", "margin")
+
+    def __init__(
+        self,
+        chosen: Tensor | Callable[[], Tensor],
+        rejected: Tensor | None = None,
+        margin: Tensor | None = None,
+        ranked: Tensor | None = None,
+    ) -> None:
+        if margin is None:
+            if rejected is None or callable(chosen):
+                raise ValueError("Expected PairScores(chosen, rejected) or PairScores(chosen, margin=…).")
+            check_same_shape("rejected", rejected, "chosen", chosen)
+            margin = chosen - rejected
+        self.margin = margin
+        self._chosen = chosen
+        self._rejected = rejected
+        self._ranked = ranked
+        self._grad = torch.is_grad_enabled()
+
+    @property
+    def chosen(self) -> Tensor:
+        """s⁺: the score of the chosen mask."""
+        if callable(self._chosen):
+            # Whoever asks first may be a logger under no_grad; the next one still needs the gradient.
+            with torch.set_grad_enabled(self._grad):
+                self._chosen = self._chosen()
+        return self._chosen
+
+    @property
+    def rejected(self) -> Tensor:
+        """s⁻: the score of the rejected mask, s⁺ − margin."""
+        return self.chosen - self.margin if self._rejected is None else self._rejected
+
+    @property
+    def ranked(self) -> Tensor:
+        """Scores of K masks, best first, up to a constant of their list: [lists, K]."""
+        if self._ranked is None:
+            return torch.stack([self.margin, torch.zeros_like(self.margin)], dim=1)
+        return self._ranked
+
+    def detach(self) -> "PairScores":
+        """Return the same numbers without their history; computes `chosen`, and lets go of the logits."""
+        ranked = None if self._ranked is None else self._ranked.detach()
+        return PairScores(self.chosen.detach(), self.rejected.detach(), self.margin.detach(), ranked)
+
+    def __repr__(self) -> str:
+        chosen = "not asked for yet" if callable(self._chosen) else self._chosen
+        return f"PairScores(margin={self.margin}, chosen={chosen})"
+
 
 MeasureChoice = tuple[str, RegionChoice, str]
 """Quantity, region and reduction."""
@@ -125,3 +189,101 @@ def _later(backend: str, logits: Tensor, masks: Masks, measure: Measure) -> Call
         return (whole_score if backend == "reference" else fused_chosen)(logits.flatten(2), masks.label(0), measure)
 
     return unless_written(logits, chosen)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is measured: quantity, region and reduction by name. Equal Scores are computed once a step.
+
+    `region` is "image", "disagreement", "boundary", a function of (chosen, rejected) such as `Boundary(width=5)`,
+    or "given": the mask that the data brings with each batch (`region_mask`).
+    """
+
+    quantity: str = "log_likelihood"
+    region: str | RegionFunction = "image"
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse misspelt names here rather than at the first step."""
+        check_choice("quantity", self.quantity, QUANTITIES)
+        check_choice("reduction", self.reduction, REDUCTIONS)
+        if not callable(self.region):
+            check_choice("region", self.region, [*REGIONS, "given"])
+
+    def __call__(
+        self,
+        logits: Tensor,
+        chosen: Tensor,
+        rejected: Tensor,
+        *,
+        valid: Tensor | None = None,
+        image_index: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        index: PairIndex | None = None,
+    ) -> PairScores:
+        """Score the pairs; see `score_pairs`."""
+        found = score_pairs_by(
+            [self],
+            logits,
+            chosen,
+            rejected,
+            valid=valid,
+            image_index=image_index,
+            region_mask=region_mask,
+            index=index,
+        )
+        return found[self]
+
+    def choice(self, region_mask: Tensor | None = None) -> MeasureChoice:
+        """Return quantity, region and reduction, with the mask that the batch brought for "given"."""
+        if self.region != "given":
+            return self.quantity, self.region, self.reduction
+        if region_mask is None:
+            raise ValueError('Expected a region_mask for region="given" but the batch brought none.')
+        return self.quantity, region_mask, self.reduction
+
+
+def score_pairs_by(
+    scores: Iterable[Score],
+    logits: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    wants_chosen: Collection[Score] = (),
+    valid: Tensor | None = None,
+    image_index: Tensor | None = None,
+    region_mask: Tensor | None = None,
+    index: PairIndex | None = None,
+    check: bool | None = None,
+    backend: str = "auto",
+    in_place: bool = False,
+) -> dict[Score, PairScores]:
+    """Score pairs under several Scores together: one pass over the logits, and one over their gradient.
+
+    Args:
+        scores: what to measure.
+        logits: as for `score_pairs`, like chosen, rejected, valid, image_index, index, check and backend.
+        chosen: class ids.
+        rejected: class ids.
+        wants_chosen: the Scores whose s⁺ will be read: computed in the same pass. Others compute theirs if asked.
+        valid: the pixels to judge.
+        image_index: the image of each pair.
+        region_mask: for region="given".
+        index: where the masks differ.
+        check: look at the values.
+        backend: which kernels.
+        in_place: write the gradient over the logits in the backward, which then needs no memory of its own. Nobody may
+            read the logits afterwards; whoever saved them for a backward of their own gets PyTorch's error.
+    """
+    scores = list(scores)
+    masks = Masks(
+        logits,
+        {"chosen": chosen, "rejected": rejected},
+        valid=valid,
+        image_index=image_index,
+        index=index,
+        check=check,
+    )
+    choices = [score.choice(region_mask) for score in scores]
+    wants = [score in wants_chosen for score in scores]
+    return dict(zip(scores, scores_of(logits, masks, choices, wants, backend=backend, in_place=in_place), strict=True))

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from segdpo.models.atomic_file import write_atomically
+from segdpo.files import write_atomically
 
 Row = dict[str, str]
 

@@ -12,12 +12,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from segdpo.losses.preference_loss import PreferenceLoss
-from segdpo.models.adapters import adapter_off
-from segdpo.models.weights import fingerprint
+from segdpo.losses import PreferenceLoss
+from segdpo.models import adapter_off, fingerprint
 from segdpo.scores import PairScores, Score
-from segdpo.training.low_resolution import Logits, logits_of
-from segdpo.training.scoring import PreferenceBatch
+from segdpo.training.scoring import Logits, PreferenceBatch, logits_of
 
 Answer = Logits | Mapping[Score, PairScores]
 

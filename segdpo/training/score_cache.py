@@ -1,24 +1,343 @@
-"""Reference scores computed once and kept: a step then costs the policy's forward alone."""
+"""Scores of a frozen reference, computed once and kept on disk by content."""
 
+import hashlib
+import io
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import random
+import re
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from rich.progress import track
 from torch import Tensor, nn
 
-from segdpo.losses.preference_loss import PreferenceLoss
+from segdpo.data import EpochLoader, EpochSampler, PairBatch, PreferenceDataset, RankingDataset
+from segdpo.files import DataError, write_atomically
+from segdpo.losses import PreferenceLoss
 from segdpo.scores import PairScores, Score
-from segdpo.training.cache_filling import fill, filling_loaders, kept_random_state
-from segdpo.training.content import digests_of, score_key, width_of
 from segdpo.training.references import Answer, FrozenCopy, beside
-from segdpo.training.score_table import Digests, ScoreCache, Values
 from segdpo.training.scoring import PreferenceBatch, score_batch
 
 log = logging.getLogger(__name__)
+
+# Strings of bytes are what NumPy sorts fastest; zeros at the end are lost when one is taken out, never inside arrays.
+DIGEST = np.dtype("S16")
+Digests = NDArray[np.bytes_]
+Values = NDArray[np.float32]
+
+
+class ScoreTable:
+    """Rows of numbers by 128-bit digest: sorted arrays in memory, some files in a folder on disk.
+
+    A file is there whole or not at all and is named after its content, so that several processes may write into one
+    folder at once. 24 bytes a pair; a lookup is a binary search.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
+        self._digests = np.empty(0, DIGEST)
+        self._values: Values = np.empty((0, width), np.float32)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def find(self, digests: Digests) -> tuple[Values, NDArray[np.bool_]]:
+        """Return the rows of the digests, and which of them are there; the rows of the others mean nothing."""
+        if not len(self):
+            return np.zeros((len(digests), self.width), np.float32), np.zeros(len(digests), bool)
+        places = np.searchsorted(self._digests, digests).clip(max=len(self) - 1)
+        return self._values[places], np.asarray(self._digests[places] == digests)
+
+    def write(self, digests: Digests, values: Values) -> None:
+        """Keep rows in memory and on disk."""
+        if not len(digests):
+            return
+        self._merge([digests], [values])
+        content = io.BytesIO()
+        np.savez(content, digests=np.frombuffer(digests.tobytes(), np.uint8), values=values)
+        name = hashlib.blake2b(content.getvalue(), digest_size=8).hexdigest()
+        write_atomically(self.folder / f"k{self.width}-{name}.npz", content.getvalue())
+
+    def read(self) -> None:
+        """Take in every file of the folder; a damaged one is left out, and what was in it is computed anew."""
+        parts = [part for path in sorted(self.folder.glob(f"k{self.width}-*.npz")) if (part := _read(path, self.width))]
+        self._merge([digests for digests, _ in parts], [values for _, values in parts])
+
+    def _merge(self, digests: list[Digests], values: list[Values]) -> None:
+        self._digests, first = np.unique(np.concatenate([self._digests, *digests]), return_index=True)
+        self._values = np.concatenate([self._values, *values])[first]
+
+
+class ScoreCache:
+    """A table for each of several scores, opened when first asked for; each has a folder named by its key."""
+
+    def __init__(self, folder: Path, keys: Mapping[Score, str]) -> None:
+        self._folder, self._keys = folder, keys
+        self._tables: dict[tuple[Score, int], ScoreTable] = {}
+
+    def find(self, digests: Digests, width: int) -> tuple[dict[Score, Values], NDArray[np.bool_]]:
+        """Return the rows of each score, and for which digests all scores are there."""
+        rows: dict[Score, Values] = {}
+        found = np.ones(len(digests), bool)
+        for score in self._keys:
+            rows[score], there = self._table(score, width).find(digests)
+            found &= there
+        return rows, found
+
+    def write(self, digests: Digests, values: Mapping[Score, Values]) -> None:
+        """Keep rows of each score in memory and on disk."""
+        for score in self._keys:
+            self._table(score, values[score].shape[1]).write(digests, values[score])
+
+    def read_again(self) -> None:
+        """Take in what other processes have written."""
+        self._tables.clear()
+
+    def _table(self, score: Score, width: int) -> ScoreTable:
+        if (score, width) not in self._tables:
+            table = self._tables[score, width] = ScoreTable(self._folder / self._keys[score], width)
+            table.read()
+        return self._tables[score, width]
+
+
+def _read(path: Path, width: int) -> tuple[Digests, Values] | None:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            digests, values = content["digests"].view(DIGEST), content["values"]
+        if values.shape != (len(digests), width) or values.dtype != np.float32:
+            raise ValueError(f"{len(digests)} digests for values of shape {values.shape}")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s cannot be read (%s); its scores are computed anew.", path, error)
+        return None
+    return digests, values
+
+
+# What a score is made of: a version of segdpo that scores differently counts on.
+FORMAT = 1
+# Bytes of images below which waking threads takes longer than hashing.
+SMALL = 1 << 20
+
+
+def digests_of(batch: PreferenceBatch) -> Digests:
+    """Return a digest for each pair (or ranking): of its view of the image, its valid pixels and its masks.
+
+    What is the same in several pairs is read once; large images are read by several threads.
+    """
+    images = [(batch.image[i], batch.valid[i]) for i in range(len(batch.ids))]
+    masks: dict[tuple[int, ...], Tensor] = {}
+    pairs = [(image, [_named(masks, image, *mask) for mask in of_pair]) for image, of_pair in _masks_of(batch)]
+    each = [*images, *((mask,) for mask in masks.values())]
+    hashed = map(_digest, each) if batch.image.nbytes < SMALL else _threads(os.getpid()).map(_digest, each)
+    digests = list(hashed)
+    of_mask = dict(zip(masks, digests[len(images) :], strict=True))
+    joined = (_join([digests[image], *(of_mask[key] for key in keys)]) for image, keys in pairs)
+    return np.frombuffer(b"".join(joined), DIGEST)
+
+
+def _masks_of(batch: PreferenceBatch) -> Iterator[tuple[int, list[tuple[int, Tensor]]]]:
+    """Yield the image of each pair or ranking, and its masks with their numbers in the record."""
+    if isinstance(batch, PairBatch):
+        rows = zip(batch.image_index.tolist(), batch.pair_masks.tolist(), batch.chosen, batch.rejected, strict=True)
+        for image, numbers, *masks in rows:
+            yield image, list(zip(numbers, masks, strict=True))
+    else:
+        for image, (numbers, ranking) in enumerate(zip(batch.ranking_masks.tolist(), batch.ranking, strict=True)):
+            yield image, list(zip(numbers, ranking, strict=True))
+
+
+def _named(masks: dict[tuple[int, ...], Tensor], image: int, number: int, mask: Tensor) -> tuple[int, ...]:
+    """Take note of a mask under the name that it has; masks that differ never share one, whatever their numbers say."""
+    key: tuple[int, ...] = (image, number)
+    # Comparing is ten times as fast as hashing.
+    if not torch.equal(masks.setdefault(key, mask), mask):
+        key = (image, number, len(masks))
+        masks[key] = mask
+    return key
+
+
+def width_of(batch: PreferenceBatch) -> int:
+    """Return how many numbers a pair's (or a ranking's) row holds: one a mask."""
+    return 2 if isinstance(batch, PairBatch) else batch.ranking.shape[1]
+
+
+def score_key(network: nn.Module, fingerprint: str, score: Score, precision: str) -> str:
+    """Return a name for a folder: readable, and another one whenever anything that changes the scores is another."""
+    parts = [score.quantity, region_name(score), score.reduction, precision]
+    whole = repr((FORMAT, fingerprint, *parts, list(_structure(network))))
+    readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))
+    return f"{readable}-{hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()}"
+
+
+def region_name(score: Score) -> str:
+    """Return a name for the score's region that means the same in the next run too."""
+    region = score.region
+    if isinstance(region, str):
+        return region
+    name = repr(region) if not isinstance(region, partial) and " at 0x" not in repr(region) else _function_name(region)
+    if "<" in name:
+        raise ValueError(
+            f"Expected a score whose region can be told from its name but got {region!r}; use reference=frozen, or "
+            "write the region as a function of a module or as a frozen dataclass."
+        )
+    return name
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    if isinstance(function, partial):
+        return f"{_function_name(function.func)}({function.args!r}, {sorted(function.keywords.items())!r})"
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '<unnamed>')}"
+
+
+def _structure(network: nn.Module) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
+    """Yield what a network computes beside its weights: kinds of modules, strides, paddings, activations."""
+    for name, module in network.named_modules():
+        settings = [
+            (key, _function_name(value) if callable(value) else repr(value))
+            for key, value in sorted(vars(module).items())
+            if not key.startswith("_")
+            and key != "training"
+            and (callable(value) or isinstance(value, str | int | float | tuple | None))
+        ]
+        yield name, f"{type(module).__module__}.{type(module).__qualname__}", settings
+
+
+def _digest(tensors: Iterable[Tensor]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def _join(digests: Iterable[bytes]) -> bytes:
+    return hashlib.blake2b(b"".join(digests), digest_size=16).digest()
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    # Hashing lets go of the interpreter's lock, so threads are enough. A forked process has none of its parent's.
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digests")
+
+
+# What a kill may lose.
+WRITE_EVERY_SECONDS = 10.0
+
+
+def fill(
+    cache: ScoreCache,
+    loaders: Sequence[EpochLoader],
+    score: Callable[[PreferenceBatch], Mapping[Score, Values]],
+    *,
+    convert: Callable[[PreferenceBatch], PreferenceBatch],
+    quiet: bool = False,
+) -> int:
+    """Score every batch that is not in the cache yet; return how many pairs that were.
+
+    Written every so often and when stopped, so that the same call goes on after a kill; then batches that are there
+    already cost their loading and their digest.
+    """
+    scored, begin = 0, time.monotonic()
+    waiting: list[tuple[Digests, Mapping[Score, Values]]] = []
+    try:
+        for batch in track(_views(loaders), "reference scores", _count(loaders), disable=quiet, transient=True):
+            if batch is None:
+                continue
+            batch = convert(batch)
+            digests = digests_of(batch)
+            if cache.find(digests, width_of(batch))[1].all():
+                continue
+            waiting.append((digests, score(batch)))
+            scored += len(digests)
+            if time.monotonic() - begin >= WRITE_EVERY_SECONDS:
+                _write(cache, waiting)
+                begin = time.monotonic()
+    finally:
+        _write(cache, waiting)
+    return scored
+
+
+def filling_loaders(trainer: Trainer, batch_size: int | None) -> list[EpochLoader]:
+    """Return loaders over what training, validation and test will see: in order, all of it, shared by processes."""
+    data: Any = getattr(trainer, "datamodule", None)
+    given = [] if data is None else [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    loaders = [one for some in given for one in (some if isinstance(some, list) else [some])]
+    if not loaders or not all(isinstance(loader, EpochLoader) for loader in loaders):
+        raise ValueError(
+            "Expected the loaders of a segdpo DataModule to fill the cache of reference scores from but got "
+            f"{', '.join(type(loader).__name__ for loader in loaders) or 'no data module'}; "
+            "call trainer.fit(task, datamodule=DataModule(…)), or use reference=frozen."
+        )
+    return [
+        EpochLoader(
+            loader.dataset,
+            batch_size=batch_size or loader.batch_size,
+            sampler=EpochSampler(loader.order.count, shuffle=False, rank=trainer.global_rank, ranks=trainer.world_size),
+            collate_fn=partial(_collate, collate=loader.collate_fn),
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            generator=torch.Generator(),
+        )
+        for loader in loaders
+        if isinstance(loader.dataset, PreferenceDataset | RankingDataset)
+    ]
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Give all global generators the states after the `with` that they had before it."""
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def _collate(items: Any, *, collate: Callable[[Any], PreferenceBatch]) -> PreferenceBatch | None:
+    # A batch of these images may lack what a batch of training has.
+    try:
+        return collate(items)
+    except DataError:
+        return None
+
+
+def _views(loaders: Sequence[EpochLoader]) -> Iterator[PreferenceBatch | None]:
+    for loader in loaders:
+        for view in range(_views_of(loader)):
+            loader.order.set_epoch(view)
+            yield from loader
+
+
+def _views_of(loader: EpochLoader) -> int:
+    # Without a number of views each epoch has new ones; the first of them is the only one if nothing is drawn.
+    return getattr(loader.dataset, "views", None) or 1
+
+
+def _count(loaders: Sequence[EpochLoader]) -> int:
+    return sum(len(loader) * _views_of(loader) for loader in loaders)
+
+
+def _write(cache: ScoreCache, waiting: list[tuple[Digests, Mapping[Score, Values]]]) -> None:
+    """Write what waits, by the number of masks that its rankings have."""
+    for width in {next(iter(values.values())).shape[1] for _, values in waiting}:
+        some = [(d, values) for d, values in waiting if next(iter(values.values())).shape[1] == width]
+        digests = np.concatenate([d for d, _ in some])
+        cache.write(digests, {score: np.concatenate([values[score] for _, values in some]) for score in some[0][1]})
+    waiting.clear()
 
 
 class CachedScores(FrozenCopy):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from segdpo.models.freezing import parts_of
-from segdpo.models.weights import fingerprint, fingerprint_tensors
+from segdpo.models import fingerprint, fingerprint_tensors, parts_of
 from segdpo.training.references import Answer, Reference, beside, check_fingerprint
 from segdpo.training.scoring import PreferenceBatch
 

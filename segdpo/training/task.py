@@ -1,20 +1,133 @@
-"""What both tasks do alike: the optimiser, means over all processes, a stop at the first loss that is no number."""
+"""What all tasks share: optimiser, logged means, and a loss that is checked to be finite."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from segdpo.data.batch import Batch
-from segdpo.metrics.overlap import Overlap
-from segdpo.policies.pixel_policy import predicted_classes
-from segdpo.regions import IGNORE
-from segdpo.training.finite import FiniteGuard
-from segdpo.training.means import Means
+from segdpo.checks import IGNORE
+from segdpo.data import Batch
+from segdpo.metrics import Overlap
+from segdpo.scores import predicted_classes
+
+
+class Means(Metric):
+    """Means of several named values, each weighed by the weight of the pairs (or pixels) that it was taken over.
+
+    One metric for all of them, so that processes exchange two short vectors and not two numbers a name.
+
+    >>> means = Means(["loss", "margin"])
+    >>> means.update({"loss": torch.tensor([1.0, 4.0])}, weight=torch.tensor([2.0, 1.0]))
+    >>> means.compute()
+    {'loss': tensor(2.)}
+    """
+
+    full_state_update = False
+    sums: Tensor
+    weights: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self._places: dict[tuple[str, ...], Tensor] = {}
+        for state in ("sums", "weights"):
+            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
+
+    def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
+        """Add values [pairs] with the pairs' weights [pairs]."""
+        weight = weight.detach().to(self.sums.dtype)
+        rows = torch.stack([value.detach().to(weight) for value in values.values()])
+        places = self._places_of(tuple(values))
+        # A product and a sum, not a matrix product: that one autocast would round to half precision.
+        self.sums = self.sums.index_add(0, places, (rows * weight).sum(1))
+        self.weights = self.weights.index_add(0, places, weight.sum().expand(len(places)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means of what was seen; names without any weight are left out."""
+        seen = (self.weights > 0).tolist()
+        means = self.sums / self.weights
+        return {name: mean for name, mean, was_seen in zip(self.names, means, seen, strict=True) if was_seen}
+
+    def _places_of(self, names: tuple[str, ...]) -> Tensor:
+        """Return the names' numbers on the device; kept there, since sending them waits for the device."""
+        places = self._places.get(names)
+        if places is None or places.device != self.sums.device:
+            numbers = [self.names.index(name) for name in names]
+            places = self._places[names] = torch.tensor(numbers, device=self.sums.device)
+        return places
+
+
+MEND = "lower the learning rate, clip gradients (trainer.gradient_clip_val=1), or look at these images and masks"
+
+
+class NonFiniteLossError(ValueError):
+    """A loss became NaN or infinite."""
+
+
+@contextmanager
+def naming(ids: Sequence[str], step: int) -> Iterator[None]:
+    """Add step and images to whatever the loss finds wrong with a batch."""
+    try:
+        yield
+    except NonFiniteLossError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error} (Step {step}, images: {', '.join(ids)}.)") from error
+
+
+class FiniteGuard:
+    """Looks at every loss: on a CPU at once, elsewhere one step later, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self._pending: _Pending | None = None
+
+    def watch(self, total: Tensor, parts: Mapping[str, Tensor], ids: Sequence[str], step: int) -> None:
+        """Look at the values of the step before, and take note of these."""
+        self.look()
+        # One sum a part: it is finite only if every pair's value is.
+        values = torch.stack([total.detach().float(), *(part.detach().float().sum() for part in parts.values())])
+        self._pending = _Pending(values.isfinite(), ("loss", *parts), tuple(ids), step)
+        if total.device.type == "cpu":
+            self.look()
+
+    def look(self) -> None:
+        """Stop if the values noted last are no numbers."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.check()
+
+
+class _Pending:
+    """Flags on their way from the device, which goes on computing meanwhile."""
+
+    def __init__(self, flags: Tensor, names: tuple[str, ...], ids: tuple[str, ...], step: int) -> None:
+        self._names, self._ids, self._step = names, ids, step
+        self._arrived: torch.cuda.Event | None = None
+        self._flags = flags
+        if flags.device.type == "cuda":
+            # Pinned: a plain copy would wait for everything queued before it.
+            self._flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+            self._flags.copy_(flags, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def check(self) -> None:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        if self._flags.all():
+            return
+        wrong = [name for name, fine in zip(self._names, self._flags.tolist(), strict=True) if not fine]
+        raise NonFiniteLossError(
+            f"Expected a finite loss but at step {self._step} {' and '.join(wrong)} became NaN or infinite on the "
+            f"images {', '.join(self._ids)}; {MEND}."
+        )
+
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]

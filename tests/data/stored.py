@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 
-from segdpo.data.folder import write_folder
-from segdpo.data.pack import PackWriter
-from segdpo.pairs.record import Pair, Record
+from segdpo.data.formats.folder import write_folder
+from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.record import Pair, Record
 
 CLASSES = ("background", "cell", "vessel")
 

@@ -9,9 +9,9 @@ from stored import folder, pack
 from toy_records import Listed, record
 
 from segdpo.data.checking import check_source
-from segdpo.data.folder import FolderDataset
-from segdpo.data.pack import PackDataset
-from segdpo.pairs.record import Pair
+from segdpo.data.formats.folder import FolderDataset
+from segdpo.data.formats.pack import PackDataset
+from segdpo.data.record import Pair
 
 CLASSES = tuple(f"class {k}" for k in range(11))
 

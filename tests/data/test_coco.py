@@ -9,11 +9,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from stored import CLASSES, contents, draw_many, folder, same
 
-from segdpo.data.coco import CocoDataset, write_coco
-from segdpo.data.coco_masks import decode_region, encode_mask
-from segdpo.data.errors import DataError
-from segdpo.data.folder import FolderDataset, write_folder
-from segdpo.data.image_files import encode_image
+from segdpo.data.formats.coco import CocoDataset, decode_region, encode_coco_mask, write_coco
+from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.images import encode_image
+from segdpo.files import DataError
 
 DATA = draw_many(6)
 masks = hnp.arrays(
@@ -23,7 +22,7 @@ masks = hnp.arrays(
 
 @given(masks)
 def test_codes_are_what_pycocotools_reads(mask):
-    regions = encode_mask(mask, skip=0)
+    regions = encode_coco_mask(mask, skip=0)
     assert [region["category_id"] for region in regions] == sorted(set(mask.ravel().tolist()) - {0})
     for region in regions:
         truth = mask == region["category_id"]

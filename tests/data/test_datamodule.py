@@ -11,11 +11,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from toy_records import Listed, record, toys
 
-from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.data.datamodule import DataModule
-from segdpo.data.pair_dataset import PreferenceDataset, RankingDataset
+from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
 from segdpo.data.splits import split_by_fraction
-from segdpo.data.supervised_dataset import SupervisedDataset
 from segdpo.data.transforms import Pipeline
 
 AUGMENT = Pipeline([A.D4(p=1), A.Affine(rotate=(-30, 30), p=0.5), A.GaussNoise(p=0.5)])

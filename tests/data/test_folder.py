@@ -7,11 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored import CLASSES, contents, draw, draw_many, folder, same
 
-from segdpo.data.errors import DataError
-from segdpo.data.folder import FolderDataset, read_folder, write_folder
-from segdpo.data.image_files import encode_mask
-from segdpo.data.record_source import RecordInfo
-from segdpo.pairs.record import Pair
+from segdpo.data.formats.folder import FolderDataset, read_folder, write_folder
+from segdpo.data.images import encode_mask
+from segdpo.data.record import Pair, RecordInfo
+from segdpo.files import DataError
 
 DATA = draw_many(6)
 

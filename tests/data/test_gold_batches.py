@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from toy_records import Listed, record
 
-from segdpo.data.errors import DataError
 from segdpo.data.gold_batches import GoldBatches
-from segdpo.data.native_size import box_of, probes_of
 from segdpo.data.transforms import Pipeline, albumentations
+from segdpo.data.views import box_of, probes_of
+from segdpo.files import DataError
 
 RNG = np.random.default_rng(0)
 PADDED = albumentations.PadIfNeeded(

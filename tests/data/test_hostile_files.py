@@ -14,18 +14,22 @@ import pytest
 import zstandard
 from stored import CLASSES, contents, draw_many, folder, pack
 
-from segdpo.data.coco import CocoDataset
-from segdpo.data.coco_masks import decode_region
-from segdpo.data.errors import DataError
-from segdpo.data.folder import FolderDataset, write_folder
-from segdpo.data.image_files import ImageFile, decode_image, encode_image
-from segdpo.data.mining_journal import Journal
-from segdpo.data.pack import PackDataset, PackWriter
-from segdpo.data.pack_index import PackIndex
-from segdpo.data.pack_record import LENGTH, encode_record
-from segdpo.data.pack_settings import PackSettings, write_settings
-from segdpo.data.pack_shard import write_shard
-from segdpo.data.pair_table import PairTable
+from segdpo.data.formats.arrow import PairTable
+from segdpo.data.formats.coco import CocoDataset, decode_region
+from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.formats.pack import (
+    LENGTH,
+    PackDataset,
+    PackIndex,
+    PackSettings,
+    encode_record,
+    write_settings,
+    write_shard,
+)
+from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.images import ImageFile, decode_image, encode_image
+from segdpo.files import DataError
+from segdpo.preferences.journal import Journal
 
 RECORD = draw_many(1)[0]
 ROOM = 2**30  # how many bytes a hostile file may make a process ask for
@@ -36,16 +40,16 @@ def bounded(code, *arguments):
     start = f"""
         import os, resource, sys
         from pathlib import Path
-        import segdpo.data.coco, segdpo.data.folder, segdpo.data.pack, segdpo.data.pack_shard
-        from segdpo.data.coco_masks import decode_region
-        from segdpo.data.errors import DataError
+        import segdpo.data.formats.coco, segdpo.data.formats.folder, segdpo.data.formats.pack, segdpo.data.formats.pack
+        from segdpo.data.formats.coco import decode_region
+        from segdpo.files import DataError
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room = pages * resource.getpagesize() + {ROOM}
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
 
         def read(path):
             pack = path.endswith(".pack")
-            source = (segdpo.data.pack.PackDataset if pack else segdpo.data.folder.FolderDataset)(path)
+            source = (segdpo.data.PackDataset if pack else segdpo.data.FolderDataset)(path)
             source[0], source.pairs
     """
     guarded = f"""
@@ -150,18 +154,18 @@ def test_pixels_that_expand_to_gigabytes_are_refused(tmp_path, bomb):
 
 
 def test_an_index_that_expands_to_gigabytes_is_refused(tmp_path, bomb):
-    from segdpo.data.pack_shard import END, HEAD, MAGIC, TAIL, VERSION
+    from segdpo.data.formats.pack import END, HEAD, MAGIC, SHARD_VERSION, TAIL
 
     path = tmp_path / "shard-00000.bin"
     tail = TAIL.pack(HEAD.size, len(bomb), zlib.crc32(bomb), END)
-    path.write_bytes(HEAD.pack(MAGIC, VERSION) + bomb + tail)
-    assert bounded("segdpo.data.pack_shard.read_index(Path(path))", path).startswith(f"DataError: {path}")
+    path.write_bytes(HEAD.pack(MAGIC, SHARD_VERSION) + bomb + tail)
+    assert bounded("segdpo.data.read_index(Path(path))", path).startswith(f"DataError: {path}")
 
 
 def test_a_table_that_expands_to_gigabytes_is_refused(tmp_path):
     import pyarrow as pa
 
-    from segdpo.data.pack_index import RECORDS, SCHEMA
+    from segdpo.data.formats.pack import RECORDS, SCHEMA
 
     path = pack(tmp_path, [])
     count = 60_000_000
@@ -319,8 +323,8 @@ def test_a_record_shorter_than_its_header_is_refused(tmp_path):
 def test_an_index_that_leads_nowhere_is_refused(tmp_path, changes):
     import pyarrow as pa
 
-    from segdpo.data.arrow_file import write_table
-    from segdpo.data.pack_index import RECORDS, SCHEMA
+    from segdpo.data.formats.arrow import write_table
+    from segdpo.data.formats.pack import RECORDS, SCHEMA
 
     path = pack(tmp_path, [RECORD])
     row = pa.ipc.open_file(str(path / RECORDS)).get_batch(0).to_pylist()[0]
@@ -354,8 +358,8 @@ def test_a_record_whose_file_has_a_strange_suffix_is_not_packed(tmp_path):
 
 @pytest.mark.parametrize("form", ["folder", "coco"])
 def test_a_link_in_the_target_leads_nowhere(tmp_path, form):
-    from segdpo.data.coco import write_coco
-    from segdpo.data.files import path_inside
+    from segdpo.data.formats.coco import write_coco
+    from segdpo.files import path_inside
 
     (tmp_path / "outside").mkdir()
     (tmp_path / "out/images").mkdir(parents=True)

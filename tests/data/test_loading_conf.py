@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from toy_records import coordinates, encode
 
-from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
 
 CONF = Path(__file__).parents[2] / "conf"
 TRANSFORMS = sorted(path.stem for path in (CONF / "transforms").glob("*.yaml"))

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segdpo.data.errors import DataError
-from segdpo.data.manifest import Entry, NamedPair, format_jsonl, parse_jsonl, parse_line
-from segdpo.data.manifest_csv import format_csv, parse_csv
+from segdpo.data.formats.manifest import Entry, NamedPair, format_csv, format_jsonl, parse_csv, parse_jsonl, parse_line
+from segdpo.files import DataError
 
 text = st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/\\|>"), min_size=1, max_size=8)
 names = text.filter(lambda name: not name.startswith("."))

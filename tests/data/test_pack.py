@@ -13,14 +13,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image as Pillow
 from stored import CLASSES, contents, draw, draw_many, folder, pack, same
 
-from segdpo.data.convert import write_pack
-from segdpo.data.errors import DataError
-from segdpo.data.folder import FolderDataset, write_folder
-from segdpo.data.image_files import ImageFile, encode_image
-from segdpo.data.pack import PackDataset, PackWriter
-from segdpo.data.pixels import decode_pixels, encode_pixels
-from segdpo.data.record_source import RecordInfo
-from segdpo.pairs.record import Pair
+from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.formats.pack import PackDataset, decode_pixels, encode_pixels
+from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.images import ImageFile, encode_image
+from segdpo.data.opening import write_pack
+from segdpo.data.record import Pair, RecordInfo
+from segdpo.files import DataError
 
 DATA = draw_many(7)
 
@@ -91,7 +90,7 @@ def save_bmp(image):
 SLOW_WRITER = """
 import sys
 from stored import CLASSES, draw_many
-from segdpo.data.pack import PackWriter
+from segdpo.data.formats.pack_writer import PackWriter
 writer = PackWriter(sys.argv[1], CLASSES, 4)
 for record in draw_many(400):
     if record.id not in writer.done_ids:

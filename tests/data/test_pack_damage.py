@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored import CLASSES, contents, draw_many, pack, same
 
-from segdpo.data.errors import DataError
-from segdpo.data.pack import PackDataset, PackWriter
+from segdpo.data.formats.pack import PackDataset
+from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.files import DataError
 
 DATA = draw_many(5)
 PAIRS = [(k, p.chosen, p.rejected) for k, record in enumerate(DATA) for p in record.pairs]

@@ -9,14 +9,14 @@ import pytest
 import torch
 from toy_records import Listed, record, toys
 
-from segdpo import PreferenceLoss, Score, objectives, score_pairs, score_ranking
-from segdpo.data.batch import PairBatch, collate_pairs, collate_rankings
-from segdpo.data.errors import DataError
-from segdpo.data.pair_dataset import PreferenceDataset, RankingDataset, pairs_of
-from segdpo.data.record_source import RecordInfo
+from segdpo import PreferenceLoss, Score, score_pairs, score_ranking
+from segdpo.data.batches import PairBatch, collate_pairs, collate_rankings
+from segdpo.data.datasets import PreferenceDataset, RankingDataset, pairs_of
+from segdpo.data.record import Pair, RecordInfo
 from segdpo.data.sampling import Draw
 from segdpo.data.transforms import Pipeline
-from segdpo.pairs.record import Pair
+from segdpo.files import DataError
+from segdpo.losses import objectives
 
 PLAIN = Pipeline(mean=(0.0,), std=(1 / 255,))
 PADDED = Pipeline([A.PadIfNeeded(12, 12, position="top_left")], mean=(0.0,), std=(1 / 255,))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segdpo.data.errors import DataError
-from segdpo.data.pair_table import PairTable
-from segdpo.pairs.record import Pair
+from segdpo.data.formats.arrow import PairTable
+from segdpo.data.record import Pair
+from segdpo.files import DataError
 
 PAIRS = [[Pair(0, 1, 0.5)], [], [Pair(2, 0), Pair(1, 0, 3.0)], []]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from segdpo.data.errors import DataError
-from segdpo.data.plain_folder import PlainFolder
-from segdpo.pairs.record import Pair
+from segdpo.data.formats.plain_folder import PlainFolder
+from segdpo.data.record import Pair
+from segdpo.files import DataError
 
 CLASSES = ("background", "cell")
 rows = np.repeat(np.arange(5)[:, None], 4, axis=1)

@@ -7,11 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy import ndimage
 
-from segdpo.data.record_source import info_of
+from segdpo.data.record import Candidates, Record, info_of
 from segdpo.data.shapes import Shapes
-from segdpo.pairs.candidates_value import Candidates
-from segdpo.pairs.corruptions import corrupt
-from segdpo.pairs.record import Record
+from segdpo.preferences.corruptions import corrupt
 
 CONF = str(Path(__file__).parents[2] / "conf")
 

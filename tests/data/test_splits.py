@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_records import Listed, record
 
-from segdpo.data.errors import DataError
-from segdpo.data.record_source import RecordInfo
+from segdpo.data.record import RecordInfo
 from segdpo.data.splits import infos_of, split_by_fold, split_by_fraction
+from segdpo.files import DataError
 
 
 def infos(groups, splits=None):

@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from stored import CLASSES, draw_many, folder, pack
 
 from segdpo.data.checking import check_source
-from segdpo.data.coco import CocoDataset, write_coco
-from segdpo.data.folder import FolderDataset
-from segdpo.data.pack import PackDataset
+from segdpo.data.formats.coco import CocoDataset, write_coco
+from segdpo.data.formats.folder import FolderDataset
+from segdpo.data.formats.pack import PackDataset
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("SEGDPO_DATA", ROOT / "../shared/data"))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from toy_records import Listed, record
 
-from segdpo.data.batch import collate_supervised
-from segdpo.data.errors import DataError
+from segdpo.data.batches import collate_supervised
+from segdpo.data.datasets import SupervisedDataset, rater_shares
 from segdpo.data.sampling import Draw
-from segdpo.data.supervised_dataset import SupervisedDataset, rater_shares
 from segdpo.data.transforms import Pipeline
+from segdpo.files import DataError
 
 PLAIN = Pipeline(mean=(0.0,), std=(1 / 255,))
 

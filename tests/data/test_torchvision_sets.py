@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from segdpo.data.errors import DataError
-from segdpo.data.image_files import decode_image
-from segdpo.data.torchvision_sets import VOC_CLASSES, PetDataset, VocDataset
+from segdpo.data.formats.torchvision_sets import VOC_CLASSES, PetDataset, VocDataset
+from segdpo.data.images import decode_image
+from segdpo.files import DataError
 
 TRIMAP = np.array([[2, 2, 2, 2], [2, 3, 3, 2], [2, 3, 1, 3]], np.uint8)
 

@@ -3,12 +3,12 @@
 import pytest
 from toy_records import toys
 
-from segdpo.data.errors import DataError
-from segdpo.data.pair_dataset import PreferenceDataset
-from segdpo.data.pair_table import PairTable
+from segdpo.data.datasets import PreferenceDataset
+from segdpo.data.formats.arrow import PairTable
+from segdpo.data.record import Pair
+from segdpo.data.sources import WithPairs
 from segdpo.data.transforms import Pipeline
-from segdpo.data.with_pairs import WithPairs
-from segdpo.pairs.record import Pair
+from segdpo.files import DataError
 
 PAIRS = [[Pair(1, 2), Pair(0, 1, 0.5)], [], [Pair(2, 0)]]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdpo.pairs.record import Pair, Record
+from segdpo.data.record import Pair, Record
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives, pair_index
+from segdpo import Anchor, PreferenceLoss, Score, pair_index
 from segdpo.kernels import dispatch
+from segdpo.losses import anchors, objectives
 
 CODE = """
 import functools, torch

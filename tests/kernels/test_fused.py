@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from segdpo import Boundary, Score, pair_index, score_pairs
 from segdpo.kernels import planes
-from segdpo.scores import score_pairs_by
+from segdpo.scores.pairs import score_pairs_by
 
 # What the rounding of a gradient to its dtype may lose.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdpo import score_drift, score_pairs, score_ranking
-from segdpo.kernels import bands, low_resolution
-from segdpo.kernels.bands import sum_of_bands
-from segdpo.kernels.low_resolution import LowResolution, low_resolution_margin, neighbours
-from segdpo.kernels.pair_index import pair_index
+from segdpo.kernels import low_resolution
+from segdpo.kernels import low_resolution as bands
+from segdpo.kernels.index import pair_index
+from segdpo.kernels.low_resolution import LowResolution, low_resolution_margin, neighbours, sum_of_bands
 from segdpo.scores.low_resolution import low_resolution_drift, low_resolution_pairs, low_resolution_ranking
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdpo import Score, mask_index
-from segdpo.scores import score_masks_by, score_pairs_by
+from segdpo.scores.pairs import score_pairs_by
+from segdpo.scores.rankings import score_masks_by
 
 
 @st.composite

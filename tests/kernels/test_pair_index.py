@@ -7,8 +7,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 from segdpo import PairIndex, Score, mask_index, pair_index, score_masks, score_pairs
-from segdpo.data.batch import collate_pairs
-from segdpo.data.item import PairItem
+from segdpo.data.batches import PairItem, collate_pairs
 from segdpo.training.scoring import score_batch
 
 CHOSEN = torch.tensor([[[1, 2, 255], [0, 0, 3]], [[4, 4, 4], [0, 0, 0]]]).byte()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, mask_index, objectives, pair_index, score_masks, score_pairs
-from segdpo.scores import score_pairs_by
+from segdpo import Anchor, PreferenceLoss, Score, mask_index, pair_index, score_masks, score_pairs
+from segdpo.losses import anchors, objectives
+from segdpo.scores.pairs import score_pairs_by
 
 WAITS = ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique", "equal", "is_nonzero")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo import Anchor, PreferenceLoss, anchors, objectives
+from segdpo import Anchor, PreferenceLoss
+from segdpo.losses import anchors, objectives
 
 BETAS = pytest.mark.parametrize("beta", [0.125, 1.0, 10.0])
 TAUS = pytest.mark.parametrize("tau", [0.0, 1.0, 8.0])

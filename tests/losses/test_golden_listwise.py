@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, anchors, listwise
+from segdpo import Anchor, PairScores, PreferenceLoss
+from segdpo.losses import anchors, listwise
 
 BETAS = pytest.mark.parametrize("beta", [0.125, 1.0, 10.0])
 SIZES = pytest.mark.parametrize("size", [2, 3, 5])

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from segdpo import objectives
+from segdpo.losses import objectives
 
 BETAS = pytest.mark.parametrize("beta", [0.125, 1.0, 10.0])
 

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, anchors, listwise, objectives
+from segdpo import Anchor, PairScores, PreferenceLoss
+from segdpo.losses import anchors, listwise, objectives
 
 
 def value_and_gradients(term, leaves):

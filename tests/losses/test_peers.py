@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, anchors, objectives
+from segdpo import Anchor, PairScores, PreferenceLoss
+from segdpo.losses import anchors, objectives
 
 TOKENS = 4
 ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo.losses.policy_gradient import clipped_surrogate, cut_off, kl_k1, kl_k3, per_ratio, reinforce
-from segdpo.losses.policy_gradient_advantages import (
+from segdpo.losses.policy_gradient import (
     adaptive_coefficient,
+    clipped_surrogate,
+    cut_off,
     group_advantages,
+    kl_k1,
+    kl_k3,
     leave_one_out,
     normalised,
+    per_ratio,
+    reinforce,
 )
 
 # ratio, advantage → loss and d loss / d log p, at clip .2 and clip_higher .5; worked out on paper.

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, Score, anchors, objectives, score_drift, score_pairs
-from segdpo.losses import preference_loss
+from segdpo import Anchor, PairScores, PreferenceLoss, Score, score_drift, score_pairs
+from segdpo.losses import anchors, objectives
+from segdpo.losses import preference as preference_loss
 from segdpo.scores import pairs
 
 DPO = partial(objectives.dpo, beta=2.0)

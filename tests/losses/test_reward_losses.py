@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from segdpo.losses.reward_losses import RewardLoss, bradley_terry, centring, plackett_luce
+from segdpo.losses.reward import RewardLoss, bradley_terry, centring, plackett_luce
 
 CHOSEN = np.array([0.5, -1.25, 0.0, 30.0, -30.0])
 REJECTED = np.array([-0.5, 2.0, 0.0, -30.0, 30.0])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdpo.metrics.best_of import best_of, bound, chances
+from segdpo.metrics.preferences import best_of, bound, chances
 
 
 def test_by_hand():

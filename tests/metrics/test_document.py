@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segdpo.metrics.masks import MASK_METRICS
-from segdpo.metrics.pair_quality import PairQuality
+from segdpo.metrics.preferences import PairQuality
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/metrics.md").read_text()

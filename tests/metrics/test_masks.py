@@ -7,8 +7,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_precision, multiclass_recall
 
-from segdpo.metrics.masks import MASK_METRICS, MaskQuality, mean_over_classes, measure_masks
-from segdpo.metrics.overlap import Overlap, per_image_overlap
+from segdpo.metrics.masks import MASK_METRICS, MaskQuality, Overlap, mean_over_classes, measure_masks, per_image_overlap
 
 CASES = [((40, 57), 2, (1.0, 1.0)), ((40, 57), 4, (2.0, 0.5)), ((12, 20, 17), 3, (2.5, 1.0, 0.7))]
 

@@ -5,7 +5,7 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from segdpo.metrics.overlap import Overlap, per_image_overlap
+from segdpo.metrics.masks import Overlap, per_image_overlap
 
 GOLD = torch.tensor(
     [

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from segdpo.metrics.pair_quality import PairQuality, kl_per_pixel
-from segdpo.scores import PairScores, score_drift, score_pairs
+from segdpo.metrics.preferences import PairQuality, kl_per_pixel
+from segdpo.scores.distribution import score_drift
+from segdpo.scores.pairs import PairScores, score_pairs
 
 
 def scores(chosen, rejected):

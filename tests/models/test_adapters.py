@@ -7,10 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.adapters import adapter_off, add_lora, has_adapter, load_adapter, merge_adapter, save_adapter
-from segdpo.models.freezing import freeze_parts
-from segdpo.models.lora_layers import choose_layers
-from segdpo.models.segmenter import Segmenter, smp_model
+from segdpo.models.adapters import (
+    adapter_off,
+    add_lora,
+    choose_layers,
+    has_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+)
+from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
 from segdpo.models.weights import fingerprint, load_weights, read_header, save_weights
 
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from segdpo.models.adapters import add_lora
-from segdpo.models.freezing import freeze_parts, hold_statistics
-from segdpo.models.segmenter import Segmenter
+from segdpo.models.segmenter import Segmenter, freeze_parts, hold_statistics
 
 NORM_AND_BIASES = {"encoder.1.weight", "encoder.1.bias", "encoder.0.bias", "decoder.0.bias"}
 

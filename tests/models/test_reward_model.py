@@ -6,8 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdpo.models.reward_inputs import reward_inputs, soft_inputs
-from segdpo.models.reward_model import DenseRewardModel, RewardModel, load_reward_model, save_reward_model
+from segdpo.models.reward_model import (
+    DenseRewardModel,
+    RewardModel,
+    load_reward_model,
+    reward_inputs,
+    save_reward_model,
+    soft_inputs,
+)
 from segdpo.models.weights import save_weights
 
 DENSE = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.hugging_face import segformer
-from segdpo.models.segmenter import Segmenter, channels_for, smp_model, wrap
+from segdpo.models.segmenter import Segmenter, channels_for, segformer, smp_model, wrap
 from segdpo.models.weights import fingerprint
 
 

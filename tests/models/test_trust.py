@@ -9,16 +9,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from segdpo.inference.load import open_segmenter
 from segdpo.models import trust
 from segdpo.models.trust import build_named, check_resolvers, check_targets, checked, without_interpolations
 from segdpo.models.weights import save_weights
-from segdpo.training.open_run import open_segmenter
 
 STORED = Path(__file__).parent / "stored"
 FILE = Path("weights.safetensors")
 CONVOLUTION = {"_target_": "torch.nn.Conv2d", "_partial_": True, "in_channels": 3, "kernel_size": 1}
 MODEL = {
-    "_target_": "segdpo.models.segmenter.wrap",
+    "_target_": "segdpo.models.wrap",
     "network_factory": CONVOLUTION,
     "classes": 2,
     "classes_argument": "out_channels",
@@ -38,7 +38,7 @@ def test_a_target_inside_an_interpolation_is_never_resolved(tmp_path):
     model = {**MODEL, "network_factory": network, "classes_argument": None}
     with pytest.raises(ValueError, match=r"policy\.safetensors: .*network_factory\._args_\.0"):
         open_segmenter(saved(tmp_path, model))
-    adapter = {"_target_": "segdpo.models.adapters.add_lora", "_partial_": True, "targets": ["${oc.env:HOME}"]}
+    adapter = {"_target_": "segdpo.models.add_lora", "_partial_": True, "targets": ["${oc.env:HOME}"]}
     with pytest.raises(ValueError, match=r"adapter\.targets\.0"):
         open_segmenter(saved(tmp_path, MODEL, adapter))
     assert not written.exists()
@@ -67,8 +67,8 @@ GADGETS = {
     "monai.networks.nets.TorchVisionFullyConvModel": {},
     "monai.networks.nets.MilModel": {},
     "monai.networks.nets.Transchex": {},
-    "segdpo.models.atomic_file.write_atomically": {"path": "x", "content": "y"},
-    "segdpo.pairs.prediction.with_weights": {"path": "x.pt"},
+    "segdpo.files.write_atomically": {"path": "x", "content": "y"},
+    "segdpo.preferences.with_weights": {"path": "x.pt"},
     "builtins.eval": {},
     "os.system": {"command": "true"},
     "": {},
@@ -86,9 +86,9 @@ def test_a_header_names_networks_and_nothing_else(target, tmp_path):
         open_segmenter(saved(tmp_path, MODEL, network))
 
 
-SEGFORMER = {"_target_": "segdpo.models.hugging_face.segformer", "_partial_": True}
+SEGFORMER = {"_target_": "segdpo.models.segformer", "_partial_": True}
 REFUSED = {
-    "a hub name": {"_target_": "segdpo.models.segmenter.smp_model", "encoder_name": "tu-hf-hub:some/one"},
+    "a hub name": {"_target_": "segdpo.models.smp_model", "encoder_name": "tu-hf-hub:some/one"},
     "a folder": {"_target_": "segmentation_models_pytorch.Unet", "encoder_name": "tu-local-dir:x"},
     "remote code": {"_target_": "transformers.SegformerConfig", "trust_remote_code": True},
     "an unknown option": {"_target_": "transformers.SegformerConfig", "surprise": 1},
@@ -141,8 +141,8 @@ def test_a_header_nested_without_end_is_one_error(tmp_path):
         ({"_target_": "torchvision.models.segmentation.deeplabv3_resnet50"}, "weights_backbone"),
         ({**SEGFORMER, "pretrained": "some/one"}, "pretrained"),
         ({"_target_": "monai.networks.nets.FlexibleUNet", "pretrained": True}, "pretrained"),
-        ({"_target_": "segdpo.models.segmenter.smp_model", "checkpoint_path": "x.pt"}, "checkpoint_path"),
-        ({"_target_": "segdpo.models.segmenter.smp_model", "pretrained_cfg": {"file": "x.pt"}}, "pretrained_cfg"),
+        ({"_target_": "segdpo.models.smp_model", "checkpoint_path": "x.pt"}, "checkpoint_path"),
+        ({"_target_": "segdpo.models.smp_model", "pretrained_cfg": {"file": "x.pt"}}, "pretrained_cfg"),
     ],
 )
 def test_what_would_fetch_or_read_a_file_is_set_to_none(node, nothing):
@@ -184,9 +184,9 @@ ALLOWED = [
     "torch.nn.GroupNorm",
     "torch.nn.Sequential",
     "torch.nn.modules.conv.Conv2d",
-    "segdpo.models.segmenter.Segmenter",
-    "segdpo.models.reward_model.DenseRewardModel",
-    "segdpo.models.value_head.ValueHead",
+    "segdpo.models.Segmenter",
+    "segdpo.models.DenseRewardModel",
+    "segdpo.models.ValueHead",
 ]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from segdpo.files import write_atomically
 from segdpo.models import weights
-from segdpo.models.atomic_file import write_atomically
 from segdpo.models.weights import fingerprint, load_weights, read_header, read_tensors, save_weights
 
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image as Pillow
 from rich.console import Console
 
-from segdpo.data.panel_row import PanelRow
-from segdpo.reports.evaluation_table import evaluation_table
-from segdpo.reports.strips import GAP, SIDE, TITLE, draw_strip
+from segdpo.data.pictures import PanelRow
+from segdpo.reports.panels import GAP, STRIP_SIDE, TITLE, draw_strip
+from segdpo.reports.tables import evaluation_table
 
 NAN = float("nan")
 
@@ -91,7 +91,7 @@ def test_a_strip_has_a_cell_for_each_mask_at_one_size(size, shown, tmp_path):
     mask = np.zeros(size, np.uint8)
     row = PanelRow("a", np.full((*size, 3), 90, np.uint8), gold=mask, policy=mask)
     draw_strip(row, tmp_path / "strip.png", classes=("background", "object"), notes={"policy": "iou 0.5"})
-    assert max(shown) == SIDE
+    assert max(shown) == STRIP_SIDE
     assert Pillow.open(tmp_path / "strip.png").size == (3 * shown[1] + 2 * GAP, shown[0] + TITLE)
 
 
@@ -101,7 +101,7 @@ def test_the_outline_of_gold_is_white_on_the_networks_masks_alone(tmp_path):
     row = PanelRow("a", np.full((64, 64, 3), 90, np.uint8), gold=gold, policy=np.zeros_like(gold))
     draw_strip(row, tmp_path / "strip.png", classes=("background", "object"), notes={})
     pixels = np.array(Pillow.open(tmp_path / "strip.png"))[TITLE:]
-    of_gold, of_policy = (pixels[:, left : left + SIDE] for left in (SIDE + GAP, 2 * (SIDE + GAP)))
+    of_gold, of_policy = (pixels[:, left : left + STRIP_SIDE] for left in (STRIP_SIDE + GAP, 2 * (STRIP_SIDE + GAP)))
     assert not (of_gold == 255).all(-1).any()
     # The first column of gold, once both are four times as large.
     assert np.flatnonzero((of_policy == 255).all(-1)[100]).tolist() == [128]
@@ -113,4 +113,4 @@ def test_images_of_one_channel_and_of_many_are_drawn(tmp_path):
         draw_strip(
             PanelRow("a", np.full((8, 8, channels), 90, np.uint8)), tmp_path / "one.png", classes=("a", "b"), notes={}
         )
-        assert np.array(Pillow.open(tmp_path / "one.png")).shape == (SIDE + TITLE, SIDE, 3)
+        assert np.array(Pillow.open(tmp_path / "one.png")).shape == (STRIP_SIDE + TITLE, STRIP_SIDE, 3)

@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from html_folders import IMAGES, Page, evaluation_of, images_csv, png, summary_of, write_run
 
-from segdpo.reports.html_report import find_runs, report
+from segdpo.reports.html.page import find_runs, report
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 

@@ -13,10 +13,9 @@ sys.path.append(str(Path(__file__).parent))
 
 from html_folders import Page, evaluation_of, summary_of, write_run
 
-from segdpo.reports.html_planned import _values
-from segdpo.reports.html_report import report
-from segdpo.reports.html_scale import range_of, sane_range, thinned, tick_texts, ticks
-from segdpo.reports.html_sweep import WHOLE
+from segdpo.reports.html.page import report
+from segdpo.reports.html.svg import range_of, sane_range, thinned, tick_texts, ticks
+from segdpo.reports.html.sweep import WHOLE, _values
 
 SEEDS = range(5)
 

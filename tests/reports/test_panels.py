@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdpo.data.overlay import class_colours
+from segdpo.data.pictures import PanelRow, class_colours
 from segdpo.data.shapes import Shapes
-from segdpo.reports.panels import PanelRow, draw_panel, panel_figure
+from segdpo.reports.panels import draw_panel, panel_figure
 
 
 def square(side=8, label=1):

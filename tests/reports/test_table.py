@@ -5,7 +5,7 @@ import math
 
 from rich.console import Console
 
-from segdpo.reports.table import comparison_table
+from segdpo.reports.tables import comparison_table
 
 
 def interval(mean, low, high, **more):

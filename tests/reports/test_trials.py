@@ -4,8 +4,8 @@ import optuna
 import pytest
 from PIL import Image as Pillow
 
+from segdpo.recipes.search import best_overrides
 from segdpo.reports.trials import best_so_far, history_picture, ranked, trials_table
-from segdpo.training.search import best_overrides
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,13 @@ sys.path.append(str(ROOT / "scripts"))
 
 import collect_frontier  # noqa: E402
 
-from segdpo.reports.frontier import read_frontier  # noqa: E402
-from segdpo.reports.frontier_plot import picture, places  # noqa: E402
-from segdpo.reports.frontier_tables import as_markdown, notes  # noqa: E402
+from segdpo.reports.frontier import (  # noqa: E402
+    frontier_markdown,
+    frontier_picture,
+    notes,
+    places,
+    read_frontier,
+)
 
 
 def write(folder, method, value, seed, *, reward=0.7, kl=100.0, judge="iou()", start=0.5, knob="beta", **more):
@@ -95,8 +99,8 @@ def test_the_csv_has_rows_and_seeds(sweep, tmp_path):
 
 def test_the_picture_has_a_line_a_method_and_is_the_same_every_time(sweep):
     frontier = read_frontier(sweep)
-    drawn = picture(frontier, "svg")
-    assert drawn == picture(frontier, "svg")
+    drawn = frontier_picture(frontier, "svg")
+    assert drawn == frontier_picture(frontier, "svg")
     text = drawn.decode()
     assert all(f"<!-- {name} -->" in text for name in ("reference", "best_of", "dpo"))
     dpo = [row for row in frontier.rows if row.name == "dpo beta=10"]
@@ -115,7 +119,7 @@ def test_numbers_that_are_none_are_named_and_not_drawn(sweep):
     assert len(places(rows["dpo beta=3"], "reward")) == 1
     # A logarithmic axis has no 0.
     assert places(rows["dpo beta=30"], "reward") == []
-    assert len(picture(frontier, "png")) > 1000
+    assert len(frontier_picture(frontier, "png")) > 1000
 
 
 def test_a_run_of_best_of_alone_gives_every_size(tmp_path):
@@ -140,7 +144,7 @@ def test_other_runs_are_named_by_what_was_typed(tmp_path):
 
 def test_runs_of_other_judges_and_references_are_told(sweep, capsys):
     write(sweep / "other", "dpo", 30.0, 1, start=0.51)
-    assert "seed 1: its runs start from different references and cannot be compared" in as_markdown(
+    assert "seed 1: its runs start from different references and cannot be compared" in frontier_markdown(
         read_frontier(sweep)
     )
     write(sweep / "dice", "dpo", 30.0, 2, judge="dice()")

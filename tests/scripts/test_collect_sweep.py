@@ -20,9 +20,17 @@ sys.path.append(str(ROOT / "scripts"))
 import collect_sweep  # noqa: E402
 
 from segdpo.metrics.statistics import Interval  # noqa: E402
-from segdpo.reports.sweep import read_run, read_sweep, t_interval  # noqa: E402
-from segdpo.reports.sweep_contrasts import contrasts, fieller  # noqa: E402
-from segdpo.reports.sweep_tables import as_csv, as_markdown, as_text, terminal_table  # noqa: E402
+from segdpo.reports.sweep import (  # noqa: E402
+    as_text,
+    contrasts,
+    fieller,
+    read_run,
+    read_sweep,
+    sweep_csv,
+    sweep_markdown,
+    t_interval,
+    terminal_table,
+)
 
 
 def write_run(folder, overrides, policy=None, reference=0.5, gain=0.1, win=0.6):
@@ -102,9 +110,9 @@ def test_one_run_has_no_interval_and_what_was_not_measured_is_a_dash(tmp_path):
     del summary["reference"]
     (tmp_path / "0/summary.json").write_text(json.dumps(summary))
     sweep = read_sweep(tmp_path)
-    assert as_markdown(sweep).splitlines()[2] == "| `all runs` | – | 0.600 | +0.100 | – | 0.600 | 1 |"
+    assert sweep_markdown(sweep).splitlines()[2] == "| `all runs` | – | 0.600 | +0.100 | – | 0.600 | 1 |"
     assert collect_sweep.main([str(tmp_path)]) == 0
-    assert "nan" in as_csv(sweep)
+    assert "nan" in sweep_csv(sweep)
 
 
 def test_the_terminal_shows_the_same_and_colours_what_is_sure(tmp_path):

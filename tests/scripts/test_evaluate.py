@@ -16,13 +16,13 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/story")]
 import evaluate  # noqa: E402
 from small import SMALL, composed  # noqa: E402
 
-from segdpo.story.run import run_story  # noqa: E402
+from segdpo.recipes.run import run_recipe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    run_story(composed(*SMALL, "callbacks.panels=null", folder=folder))
+    run_recipe(composed(*SMALL, "callbacks.panels=null", folder=folder))
     return folder / "run"
 
 

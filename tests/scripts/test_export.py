@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
 import export as script  # noqa: E402
 from trained import MEAN, save_run  # noqa: E402
 
-from segdpo.models import export as exporting  # noqa: E402
+from segdpo.inference import exporting  # noqa: E402
 
 NAMES = ("background", "cell", "nucleus")
 

@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from segdpo.data.mining import Recipe, mine_record
 from segdpo.data.shapes import Shapes
+from segdpo.preferences.mining import Recipe, mine_record
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

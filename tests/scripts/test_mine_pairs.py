@@ -12,9 +12,9 @@ from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 from warm import Warm
 
-from segdpo.data.errors import DataError
-from segdpo.data.folder import read_folder
-from segdpo.data.pack import PackDataset
+from segdpo.data.formats.folder import read_folder
+from segdpo.data.formats.pack import PackDataset
+from segdpo.files import DataError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "mine_pairs.py"

@@ -14,8 +14,11 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
 import predict  # noqa: E402
 from trained import MEAN, STD, save_run  # noqa: E402
 
-from segdpo.data.overlay import overlay  # noqa: E402
-from segdpo.data.prediction_files import find_images, probabilities  # noqa: E402
+from segdpo.data.pictures import overlay  # noqa: E402
+from segdpo.inference.predicting import (  # noqa: E402
+    find_images,
+    probabilities,
+)
 
 NAMES = ("background", "cell", "nucleus")
 RNG = np.random.default_rng(0)

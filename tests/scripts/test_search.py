@@ -19,7 +19,7 @@ sys.path.append(str(ROOT / "scripts"))
 
 import search as script  # noqa: E402
 
-from segdpo.training.finite import NonFiniteLossError  # noqa: E402
+from segdpo.training.task import NonFiniteLossError  # noqa: E402
 
 SETTINGS = {
     "study": "s",

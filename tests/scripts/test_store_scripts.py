@@ -16,9 +16,9 @@ import pack as pack_script  # noqa: E402
 from stored import CLASSES, contents, draw_many, folder  # noqa: E402
 from warm import Warm  # noqa: E402
 
-from segdpo.data.errors import DataError  # noqa: E402
-from segdpo.data.pack import PackDataset  # noqa: E402
-from segdpo.data.source_argument import source_of  # noqa: E402
+from segdpo.data.formats.pack import PackDataset  # noqa: E402
+from segdpo.data.opening import source_of  # noqa: E402
+from segdpo.files import DataError  # noqa: E402
 
 DATA = draw_many(4)
 
@@ -146,7 +146,7 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     ("text", "said"),
     [
         ("_target_: pathlib.Path.touch\nself: {_target_: pathlib.Path, _args_: [touched]}", r"'pathlib\.Path\.touch'"),
-        ("_target_: segdpo.data.shapes.Shapes\ncount: '${oc.create:{_target_: os.getpid}}'", r"'oc\.create'"),
+        ("_target_: segdpo.data.Shapes\ncount: '${oc.create:{_target_: os.getpid}}'", r"'oc\.create'"),
     ],
 )
 def test_a_yaml_of_data_calls_no_gadget(text, said, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def two_layers(num_classes, width=4, kernel=3, in_channels=3, weights=None):
 
 def description(names=("background", "cell"), mean=MEAN, std=STD, **options):
     model = {
-        "_target_": "segdpo.models.segmenter.wrap",
+        "_target_": "segdpo.models.wrap",
         "network_factory": {"_target_": "trained.two_layers", "_partial_": True, "weights": "IMAGENET", **options},
         "classes": len(names),
         "multiple": 4,

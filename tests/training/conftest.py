@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
+from segdpo import Anchor, PreferenceLoss, Score
 from segdpo.data.datamodule import DataModule
+from segdpo.data.record import Pair, Record
 from segdpo.data.splits import split_by_fraction
 from segdpo.data.transforms import Pipeline
-from segdpo.pairs.record import Pair, Record
+from segdpo.losses import anchors, objectives
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, listwise, objectives
-from segdpo.data.batch import PairBatch
-from segdpo.data.pair_dataset import RankingDataset
-from segdpo.kernels import bands
+from segdpo import Anchor, PreferenceLoss, Score
+from segdpo.data.batches import PairBatch
+from segdpo.data.datasets import RankingDataset
+from segdpo.kernels import low_resolution as bands
+from segdpo.kernels.index import pair_index
 from segdpo.kernels.low_resolution import LowResolution
-from segdpo.kernels.pair_index import pair_index
+from segdpo.losses import anchors, listwise, objectives
 from segdpo.models.adapters import add_lora
 from segdpo.models.segmenter import Segmenter
-from segdpo.training import low_resolution
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.training import scoring as low_resolution
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import AdapterOff, FrozenCopy, Moving, Reference
 from segdpo.training.score_cache import CachedScores
 

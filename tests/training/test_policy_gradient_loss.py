@@ -7,14 +7,13 @@ from itertools import product
 import pytest
 import torch
 
-from segdpo.data.batch import Batch
-from segdpo.losses.policy_gradient import clipped_surrogate, reinforce
-from segdpo.losses.policy_gradient_advantages import group_advantages, leave_one_out
-from segdpo.policies.pixel_policy import kl, log_prob
-from segdpo.rewards.overlap import iou
-from segdpo.training.policy_gradient_loss import terms_of
-from segdpo.training.policy_gradient_rollout import Rollout, advantages_of, priced, roll_out
-from segdpo.training.policy_gradient_settings import Algorithm, Divergence
+from segdpo.data.batches import Batch
+from segdpo.losses.policy_gradient import clipped_surrogate, group_advantages, leave_one_out, reinforce
+from segdpo.rl.algorithm import Algorithm, Divergence
+from segdpo.rl.rewards import iou
+from segdpo.rl.rollout import Rollout, advantages_of, priced, roll_out
+from segdpo.rl.task import terms_of
+from segdpo.scores.distribution import kl, log_prob
 
 LOGITS = torch.tensor([[[[0.3, -1.1], [0.8, 2.0]]]], dtype=torch.float64)
 REFERENCE = torch.tensor([[[[-0.4, 0.2], [1.5, 1.0]]]], dtype=torch.float64)

@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.data.supervised_dataset import SupervisedDataset
-from segdpo.losses.policy_gradient import clipped_surrogate
-from segdpo.losses.policy_gradient_advantages import group_advantages
-from segdpo.models.value_head import ValueHead
-from segdpo.rewards.overlap import iou
-from segdpo.training.callbacks.random_state import RandomState
-from segdpo.training.policy_gradient_collapse import Collapse, CollapsedPolicyError
-from segdpo.training.policy_gradient_settings import Algorithm, Divergence
-from segdpo.training.policy_gradient_task import PolicyGradientTask
+from segdpo.data.datasets import SupervisedDataset
+from segdpo.losses.policy_gradient import clipped_surrogate, group_advantages
+from segdpo.models.reward_model import ValueHead
+from segdpo.rl.algorithm import Algorithm, Divergence
+from segdpo.rl.rewards import iou
+from segdpo.rl.task import Collapse, CollapsedPolicyError, PolicyGradientTask
+from segdpo.training.callbacks import RandomState
 from segdpo.training.references import FrozenCopy, NoReference
 
 GRPO = {"baseline": group_advantages, "masks": 3}

@@ -15,10 +15,11 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from torch import nn
 
-from segdpo import Anchor, PreferenceLoss, anchors, listwise, objectives
-from segdpo.data.pair_dataset import RankingDataset
-from segdpo.kernels import sums
-from segdpo.training.preference_task import PreferenceTask
+from segdpo import Anchor, PreferenceLoss
+from segdpo.data.datasets import RankingDataset
+from segdpo.kernels import fused as sums
+from segdpo.losses import anchors, listwise, objectives
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy, NoReference, Reference
 
 CONF = Path(__file__).parents[2] / "conf"

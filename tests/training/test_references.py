@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from segdpo import PreferenceLoss, anchors, objectives
-from segdpo.losses.preference_loss import Anchor
+from segdpo import PreferenceLoss
+from segdpo.losses import anchors, objectives
+from segdpo.losses.preference import Anchor
 from segdpo.models.adapters import add_lora
 from segdpo.models.segmenter import Segmenter
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import AdapterOff, FrozenCopy, Moving
 from segdpo.training.score_cache import CachedScores
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.data.batch import PairBatch
-from segdpo.data.pair_dataset import RankingDataset
-from segdpo.losses.reward_losses import RewardLoss, bradley_terry, plackett_luce
-from segdpo.training.finite import NonFiniteLossError
-from segdpo.training.reward_task import RewardTask, gap_of, in_order, rewards_of
+from segdpo.data.batches import PairBatch
+from segdpo.data.datasets import RankingDataset
+from segdpo.losses.reward import RewardLoss, bradley_terry, plackett_luce
+from segdpo.training.reward import RewardTask, gap_of, in_order, rewards_of
+from segdpo.training.task import NonFiniteLossError
 
 
 class Weighted(nn.Module):

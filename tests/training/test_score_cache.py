@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, listwise, objectives
-from segdpo.data.pair_dataset import RankingDataset
+from segdpo import Anchor, PreferenceLoss, Score
+from segdpo.data.datasets import RankingDataset
 from segdpo.data.transforms import Pipeline
-from segdpo.regions import Boundary
-from segdpo.training import cache_filling, content
-from segdpo.training.content import digests_of, score_key
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.losses import anchors, listwise, objectives
+from segdpo.scores.regions import Boundary
+from segdpo.training import score_cache as cache_filling
+from segdpo.training import score_cache as content
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy
-from segdpo.training.score_cache import CachedScores
-from segdpo.training.score_table import DIGEST, ScoreTable
+from segdpo.training.score_cache import DIGEST, CachedScores, ScoreTable, digests_of, score_key
 
 AUGMENT = Pipeline([A.D4(p=1)])
 

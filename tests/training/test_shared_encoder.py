@@ -9,12 +9,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from segdpo import Anchor, PreferenceLoss, Score, anchors, objectives
+from segdpo import Anchor, PreferenceLoss, Score
+from segdpo.losses import anchors, objectives
 from segdpo.models.adapters import add_lora
-from segdpo.models.freezing import freeze_parts
-from segdpo.models.segmenter import Segmenter, smp_model
-from segdpo.training.callbacks.panels import Panels
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
+from segdpo.training.panels import Panels
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy
 from segdpo.training.shared_encoder import SharedEncoder
 

@@ -13,10 +13,9 @@ from hydra.utils import instantiate
 from segmentation_models_pytorch import losses as smp
 from torch import nn
 
-from segdpo.data.supervised_dataset import SupervisedDataset
+from segdpo.data.datasets import SupervisedDataset
 from segdpo.training.schedules import constant, cosine, linear
-from segdpo.training.supervised_losses import cross_entropy, dice, smp_loss, weighted_sum
-from segdpo.training.supervised_task import SupervisedTask
+from segdpo.training.supervised import SupervisedTask, cross_entropy, dice, smp_loss, weighted_sum
 
 CONF = Path(__file__).parents[2] / "conf"
 

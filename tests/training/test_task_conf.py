@@ -8,9 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from segdpo.models.adapters import add_lora
-from segdpo.models.freezing import freeze_parts
-from segdpo.models.segmenter import Segmenter
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.models.segmenter import Segmenter, freeze_parts
+from segdpo.training.preference import PreferenceTask
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("reference", "optimizer", "scheduler", "beta_schedule", "sft_loss")

@@ -9,13 +9,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from segdpo.data.supervised_dataset import SupervisedDataset
-from segdpo.training.beta import Adaptive
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.data.datasets import SupervisedDataset
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy
+from segdpo.training.schedules import Adaptive
 from segdpo.training.score_cache import CachedScores
-from segdpo.training.supervised_losses import cross_entropy
-from segdpo.training.supervised_task import SupervisedTask
+from segdpo.training.supervised import SupervisedTask, cross_entropy
 
 
 def lines(folder):

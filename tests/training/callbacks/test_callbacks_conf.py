@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segdpo.training.callbacks.checkpointing import AtomicCheckpointIO
+from segdpo.training.callbacks import AtomicCheckpointIO
 
 
 def names(callbacks):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from segdpo.training.callbacks.checkpointing import AtomicCheckpointIO, HowToGoOn, LastCheckpoint
+from segdpo.training.callbacks import AtomicCheckpointIO, HowToGoOn, LastCheckpoint
 
 CONTENT = {"weights": torch.arange(5000.0), "epoch": 3}
 

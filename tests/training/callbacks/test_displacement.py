@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from segdpo.training.callbacks.displacement import Displacement
+from segdpo.training.callbacks import Displacement
 from segdpo.training.metrics_file import MetricsFile
 
 

@@ -10,13 +10,14 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
-from segdpo import PreferenceLoss, objectives
-from segdpo.data.batch import PairBatch, RankingBatch, SupervisedBatch
-from segdpo.pairs.prediction import to_model_input
-from segdpo.policies.pixel_policy import predicted_classes
+from segdpo import PreferenceLoss
+from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.losses import objectives
+from segdpo.preferences.prediction import to_model_input
 from segdpo.reports.panels import draw_panel
-from segdpo.training.callbacks.panels import Panels
-from segdpo.training.preference_task import PreferenceTask
+from segdpo.scores.distribution import predicted_classes
+from segdpo.training.panels import Panels
+from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import io
 import rich
 from rich.console import Console
 
-from segdpo.training.callbacks.progress import Progress
+from segdpo.training.progress import Progress
 
 
 def test_numbers_in_one_line_of_80(fit, scripted, monkeypatch):

@@ -1,0 +1,1 @@
+"""Forms of a data set on disk, one module each."""

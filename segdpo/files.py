@@ -1,0 +1,137 @@
+"""Files: read if regular and not too large, written whole or not at all, and only inside the folder that was named."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+class DataError(ValueError):
+    """Data that is damaged, missing or says something impossible; the message names file, line or id, and the fix.
+
+    `kind` is a short word that reports count by: "unreadable", "size", "class", "mask format", "id", "manifest",
+    "preference", "damaged", "version".
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable"):
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
+        # Workers of a DataLoader send their errors pickled; the kind has to survive that.
+        return type(self), (str(self), self.kind)
+
+
+def raise_all(errors: list[DataError]) -> None:
+    """Raise what was found as one error that lists them all; nothing if there is none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("; ".join(str(error) for error in errors), errors[0].kind)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write beside the file, reach the disk, then take its place; whatever goes wrong, nothing half-written stays."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, _say(path, len(content), error)) from error
+    finally:
+        # After Ctrl-C too; after a success there is nothing left under this name.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _reach_the_disk(path.parent)
+
+
+def _say(path: Path, size: int, error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    kept = "the file that was there before is whole" if path.is_file() else "nothing was left behind"
+    mend = (
+        f"free {size / 1e6:.1f} MB there or write elsewhere (hydra.run.dir=…)"
+        if full
+        else "check that the folder exists and may be written to"
+    )
+    what = "the disk is full" if full else (error.strerror or type(error).__name__)
+    return f"Expected to write {path} but {what}; {kept}; {mend}, then run the same command again."
+
+
+def _reach_the_disk(folder: Path) -> None:
+    """Make the new name outlast a power cut; where folders cannot be opened (Windows), the system does it itself."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Text becomes Python objects, which take many times its size; images and masks are bounded by their pixels as well.
+MAX_TEXT_BYTES = 2**30
+MAX_FILE_BYTES = 2**32
+# Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
+FLAGS = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+    FLAGS |= getattr(os, _flag, 0)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a folder, a FIFO, a device or a link to one is a DataError."""
+    try:
+        descriptor = os.open(path, FLAGS)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file, or correct its name.") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r}: cannot be read ({error}); correct the name.") from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise DataError(f"{path}: cannot be read: Expected a regular file but got a folder, pipe or device; remove it.")
+
+
+def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes; anything else is a DataError."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise DataError(f"{path}: Expected at most {limit} bytes but got {size}; split the file.", "size")
+        try:
+            return file.read(size)
+        except (OSError, MemoryError) as error:
+            raise DataError(f"{path}: cannot be read ({error or 'too little memory'}); restore the file.") from error
+
+
+def exists(path: Path) -> bool:
+    """Tell whether something is there; a name that the file system cannot hold is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def path_inside(folder: Path, *names: str) -> Path:
+    """Return the path of `names` in `folder`; one that leaves the folder, by its name or by a link, is a DataError.
+
+    Whatever is written under a name that came with data gets its path here.
+    """
+    path = folder.joinpath(*names)
+    try:
+        root, place = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{str(path)!r}: cannot be written ({error}); correct the name.", "id") from None
+    if root not in place.parents or ".." in path.parts[len(folder.parts) :]:
+        raise DataError(
+            f"{path}: Expected a path inside {folder} but it leads to {place}; remove '..' from the name, or the link.",
+            "id",
+        )
+    return path

@@ -1,0 +1,105 @@
+"""A trained network back from disk: from a run's folder, a .safetensors with its description, or a checkpoint."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from segdpo.models import (
+    ADAPTERS,
+    Segmenter,
+    build_named,
+    from_json,
+    has_adapter,
+    load_weights,
+    merge_adapter,
+    read_header,
+    without_interpolations,
+)
+
+POLICY = "policy.safetensors"
+NEEDED = ("model", "classes", "mean", "std")
+
+
+def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Segmenter, dict[str, Any]]:
+    """Return the network in eval mode and its description: model, adapter, classes (names), mean and std.
+
+    Args:
+        path: the folder of a run (its policy), a .safetensors with "config" in the header, or a .ckpt of a run.
+        trusted: packages, beside what `segdpo.models.trust` lists, that the description may build networks from. What
+            it names is called: trust what you know.
+    """
+    path = weights_path(Path(path))
+    description = read_description(path)
+    segmenter = build_named(description["model"], path, "model", trusted=trusted)
+    if not isinstance(segmenter, Segmenter):
+        raise ValueError(f"{path}: Expected model to build a Segmenter but it builds a {type(segmenter).__name__}.")
+    if description.get("adapter"):
+        adapt = build_named(description["adapter"], path, "adapter", table=ADAPTERS, trusted=trusted)
+        segmenter = _adapted(segmenter, adapt, path)
+    try:
+        load_weights(path, segmenter)
+    except ValueError as error:
+        if not _was_pretrained(description["model"]) or "segdpo" in trusted:
+            raise
+        hint = "its architecture came with pretrained=…, which opening a file does not fetch: --trust segdpo does."
+        raise ValueError(f"{error} Or {hint}") from error
+    merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
+    return merged.eval(), description
+
+
+def weights_path(path: Path) -> Path:
+    """Return the file that a path means: a run's folder stands for its policy."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run or file; give a run's folder, a .safetensors or a .ckpt.")
+    if path.is_file():
+        if path.suffix not in (".safetensors", ".ckpt"):
+            raise ValueError(f"{path}: Expected a run's folder, a .safetensors or a .ckpt but got another file.")
+        return path
+    if (path / POLICY).is_file():
+        return path / POLICY
+    others = sorted(found for suffix in ("*.safetensors", "*.ckpt") for found in path.rglob(suffix))
+    hint = f"the folder has {', '.join(map(str, others[:3]))}: give one of them" if others else "did the run finish?"
+    raise FileNotFoundError(f"{path}: Expected a run's folder with {POLICY} but it has none; {hint}.")
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what a file of weights says of its network."""
+    if path.suffix == ".ckpt":
+        parameters = _checkpoint(path).get("hyper_parameters")
+        config = parameters.get("config") if isinstance(parameters, Mapping) else None
+    else:
+        config = from_json(read_header(path).get("config", "null"), path)
+    missing = [key for key in NEEDED if not isinstance(config, Mapping) or key not in config]
+    if missing:
+        raise ValueError(
+            f"{path}: Expected a description of the network ({', '.join(NEEDED)}) beside the weights but "
+            f"{', '.join(missing)} is missing; give a file that train.py wrote."
+        )
+    return cast(dict[str, Any], without_interpolations(config, path))
+
+
+def _checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        # mmap: the weights stay on disk until they are asked for.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: Expected a checkpoint but it cannot be read ({first}); take another one.") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _was_pretrained(config: Any) -> bool:
+    """Return whether a description says that a network was fetched with its architecture, as segformer's is."""
+    if isinstance(config, Mapping):
+        return bool(config.get("pretrained")) or any(map(_was_pretrained, config.values()))
+    return isinstance(config, list) and any(map(_was_pretrained, config))
+
+
+def _adapted(segmenter: Segmenter, adapt: Any, path: Path) -> Segmenter:
+    try:
+        return cast(Segmenter, adapt(segmenter))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: adapter cannot be added from its description: {error}") from error

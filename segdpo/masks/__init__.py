@@ -1,0 +1,34 @@
+"""Geometry of masks: overlap, contours, morphology."""
+
+from typing import TYPE_CHECKING
+
+from segdpo.lazy import attach
+
+if TYPE_CHECKING:
+    from segdpo.masks.contours import Region as Region
+    from segdpo.masks.contours import band_overlap as band_overlap
+    from segdpo.masks.contours import boundary_width as boundary_width
+    from segdpo.masks.contours import boxed_regions as boxed_regions
+    from segdpo.masks.contours import contour_distances as contour_distances
+    from segdpo.masks.contours import robust_hausdorff as robust_hausdorff
+    from segdpo.masks.contours import share_within as share_within
+    from segdpo.masks.morphology import PlaneRegion as PlaneRegion
+    from segdpo.masks.morphology import close_gaps as close_gaps
+    from segdpo.masks.morphology import depth as depth
+    from segdpo.masks.morphology import displace as displace
+    from segdpo.masks.morphology import drop_thin as drop_thin
+    from segdpo.masks.morphology import grow_by as grow_by
+    from segdpo.masks.morphology import keep_ignored as keep_ignored
+    from segdpo.masks.morphology import label_parts as label_parts
+    from segdpo.masks.morphology import object_classes as object_classes
+    from segdpo.masks.morphology import shrink_by as shrink_by
+    from segdpo.masks.morphology import smooth_noise as smooth_noise
+    from segdpo.masks.overlap import CannotJudge as CannotJudge
+    from segdpo.masks.overlap import Mask as Mask
+    from segdpo.masks.overlap import Masks as Masks
+    from segdpo.masks.overlap import class_overlaps as class_overlaps
+    from segdpo.masks.overlap import differ as differ
+    from segdpo.masks.overlap import iou_matrix as iou_matrix
+    from segdpo.masks.overlap import mean_pairwise_iou as mean_pairwise_iou
+
+__getattr__, __dir__ = attach(__name__)

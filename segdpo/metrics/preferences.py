@@ -1,0 +1,151 @@
+"""Metrics of preferences: accuracy, margins and gains of pairs; the best of K masks."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+from segdpo.checks import check_same_shape
+from segdpo.kernels import pixel_kl
+from segdpo.scores import PairScores
+
+NAMES = ("accuracy", "margin", "chosen_gain", "rejected_gain")
+
+
+def kl_per_pixel(policy_logits: Tensor, reference_logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the mean over valid pixels of KL(reference ‖ policy) in nats, one number an image; NaN without any.
+
+    Args:
+        policy_logits: [B, 1 or classes, *spatial].
+        reference_logits: like `policy_logits`.
+        valid: bool [B, *spatial]; left out: every pixel.
+
+    >>> kl_per_pixel(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0))
+    tensor([0.3278])
+    """
+    check_same_shape("policy_logits", policy_logits, "reference_logits", reference_logits)
+    divergence = pixel_kl(policy_logits.flatten(2), reference_logits.flatten(2))
+    if valid is None:
+        return divergence.mean(1)
+    if valid.shape != (len(policy_logits), *policy_logits.shape[2:]):
+        raise ValueError(f"Expected valid [B, *spatial] like the logits but got {tuple(valid.shape)}.")
+    inside = valid.flatten(1)
+    return torch.where(inside, divergence, 0.0).sum(1) / inside.sum(1)
+
+
+class PairQuality(Metric):
+    """Means over all pairs of an epoch, over all processes, each pair by its weight.
+
+    With h = margin(policy) − margin(reference), or the policy's own margin where there is no reference, `compute()` is
+
+    * `accuracy`: share of pairs with h > 0; a policy that is its reference has h = 0 and accuracy 0;
+    * `margin`: h;
+    * `chosen_gain`, `rejected_gain`: s⁺_θ − s⁺_ref and s⁻_θ − s⁻_ref. Below 0 the mask became less likely: for the
+      chosen one that is displacement;
+    * `kl`: mean over images of KL(reference ‖ policy) per pixel, each image alike;
+    * `pairs`: how many there were.
+
+    What was never given is NaN.
+
+    >>> quality = PairQuality()
+    >>> policy = PairScores(chosen=torch.tensor([-1.0, -2.0]), rejected=torch.tensor([-3.0, -2.0]))
+    >>> reference = PairScores(chosen=torch.tensor([-1.5, -1.0]), rejected=torch.tensor([-2.0, -2.0]))
+    >>> quality.update(policy, reference)
+    >>> quality.compute()["accuracy"], quality.compute()["chosen_gain"]
+    (tensor(0.5000), tensor(-0.2500))
+    """
+
+    full_state_update = False
+    sums: Tensor
+    weights: Tensor
+    drift: Tensor
+    images: Tensor
+    pairs: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("sums", "weights"):
+            self.add_state(state, torch.zeros(len(NAMES)), dist_reduce_fx="sum")
+        self.add_state("drift", torch.tensor(0.0), dist_reduce_fx="sum")
+        for state in ("images", "pairs"):
+            self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(
+        self,
+        policy: PairScores,
+        reference: PairScores | None = None,
+        *,
+        weight: Tensor | None = None,
+        kl_per_pixel: Tensor | None = None,
+    ) -> None:
+        """Add a batch: both networks' scores of its pairs, the pairs' weights, and `kl_per_pixel` of its images."""
+        # Margins are exact where differences of scores are not, so h comes from them.
+        margin = policy.margin if reference is None else policy.margin - reference.margin
+        found = [(margin > 0).to(margin.dtype), margin]
+        if reference is not None:
+            found += [policy.chosen - reference.chosen, policy.rejected - reference.rejected]
+        weight = torch.ones_like(margin) if weight is None else weight
+        check_same_shape("weight", weight, "margin", margin)
+        rows = torch.stack(found).to(self.sums)
+        self.sums[: len(rows)] += (rows * weight.to(rows)).sum(1)
+        self.weights[: len(rows)] += weight.sum().to(rows)
+        self.pairs += len(margin)
+        if kl_per_pixel is not None:
+            counts = ~kl_per_pixel.isnan()
+            self.drift += kl_per_pixel[counts].sum().to(rows)
+            self.images += counts.sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means so far."""
+        means = dict(zip(NAMES, self.sums / self.weights, strict=True))
+        return means | {"kl": self.drift / self.images, "pairs": self.pairs}
+
+
+Doubles = NDArray[np.float64]
+
+
+def chances(rewards: Doubles, size: int) -> Doubles:
+    """Return the chance of each of n masks to be the best of `size` that are drawn of them without putting back.
+
+    C(r, K − 1)/C(n, K) for the mask that r others are below; those judged the same share theirs. Σ chance · reward is
+    then the mean of the maximum over all subsets: an unbiased estimate of the best of K, which all n masks serve.
+
+    >>> chances(np.array([0.1, 0.9, 0.5]), 2).round(3).tolist()
+    [0.0, 0.667, 0.333]
+    """
+    count = len(rewards)
+    if not 1 <= size <= count:
+        raise ValueError(f"Expected the best of 1 to {count} masks, as many as were drawn, but got {size}.")
+    by_rank = np.array([math.comb(below, size - 1) / math.comb(count, size) for below in range(count)])
+    found = np.empty(count)
+    found[np.argsort(rewards, kind="stable")] = by_rank
+    _, group = np.unique(rewards, return_inverse=True)
+    return np.asarray((np.bincount(group, found) / np.bincount(group))[group])
+
+
+def best_of(values: Doubles, rewards: Doubles, size: int) -> float:
+    """Return the mean of `values` of the mask that `rewards` choose among `size`; NaN where a mask has no reward.
+
+    >>> masks = np.array([0.25, 0.75])
+    >>> best_of(masks, masks, 1), best_of(masks, masks, 2)
+    (0.5, 0.75)
+    """
+    if np.isnan(rewards).any():
+        return math.nan
+    return float((chances(rewards, size) * values).sum())
+
+
+def bound(size: int) -> float:
+    """Return log K − (K − 1)/K: what KL(best of K ‖ drawn from) is at most, whatever judges.
+
+    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024: equal where no two masks are
+    judged the same.
+
+    >>> [round(bound(size), 3) for size in (1, 2, 16)]
+    [0.0, 0.193, 1.835]
+    """
+    return math.log(size) - (size - 1) / size

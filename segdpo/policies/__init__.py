@@ -1,1 +1,0 @@
-"""A segmenter as a distribution over masks: log-probabilities, entropies, divergences and samples."""

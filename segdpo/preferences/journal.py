@@ -1,0 +1,300 @@
+"""Mining to disk, with a journal, so that an interrupted run continues."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from segdpo.data import FileSource, ImageFile, Record, RecordSource, info_of, is_text
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
+from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
+from segdpo.preferences.mining import Outcome, Recipe, mine
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the journal keeps of an outcome: `reason` is "" for a mined record."""
+
+    id: str
+    reason: str
+    detail: str
+    masks: int
+    pairs: int
+    diversity: dict[str, Diversity]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "Line":
+        """Return what is kept of an outcome."""
+        masks, pairs = (len(outcome.record.masks), len(outcome.record.pairs)) if outcome.record else (0, 0)
+        return cls(outcome.id, outcome.reason, outcome.detail, masks, pairs, outcome.diversity)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers; `skipped` counts the reasons, the most frequent first, `examples` the first of each."""
+
+    selected: int
+    mined: int
+    masks: int
+    pairs: int
+    skipped: dict[str, int]
+    examples: dict[str, str]
+    sources: list[SourceReport]
+
+
+class Journal:
+    """The journal at `path`, new or as an earlier run left it; `settings` is anything that JSON can hold.
+
+    An earlier run with other settings is refused: its records and the new ones would not belong together.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path, self.settings = path, json.loads(json.dumps(settings))
+        self.selected: list[int] | None = None
+        self.finished = False
+        self._lines: dict[str, Line] = {}
+        if exists(path):
+            self._read()
+
+    def begin(self, selected: list[int]) -> None:
+        """Write down which records are to be mined, in this order."""
+        self.selected = selected
+        self._rewrite([])
+
+    def resume(self) -> None:
+        """Get ready to add lines to those of an earlier run; its last one may have been cut off."""
+        self.finished = False
+        self._rewrite(list(self._lines))
+
+    def note(self, outcome: Outcome) -> None:
+        """Add what became of one record."""
+        line = Line.of(outcome)
+        self._lines[line.id] = line
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_dump(asdict(line)))
+
+    def has(self, record_id: str) -> bool:
+        """Tell whether it is known what became of a record."""
+        return record_id in self._lines
+
+    def skipped(self, record_id: str) -> bool:
+        """Tell whether a record is known to have been skipped."""
+        return record_id in self._lines and bool(self._lines[record_id].reason)
+
+    def finish(self, order: list[str]) -> None:
+        """Put the lines in the order of the selection's ids."""
+        self.finished = True
+        self._rewrite(order)
+
+    def summary(self) -> Summary:
+        """Return the run in numbers."""
+        lines = list(self._lines.values())
+        mined = [line for line in lines if not line.reason]
+        return Summary(
+            selected=len(self.selected or ()),
+            mined=len(mined),
+            masks=sum(line.masks for line in mined),
+            pairs=sum(line.pairs for line in mined),
+            skipped=dict(Counter(line.reason for line in lines if line.reason).most_common()),
+            examples={line.reason: line.detail or line.id for line in reversed(lines) if line.reason},
+            sources=report_sources(line.diversity for line in lines),
+        )
+
+    def _rewrite(self, order: list[str]) -> None:
+        head = {"settings": self.settings, "selected": self.selected, "finished": self.finished}
+        self._lines = {record_id: self._lines[record_id] for record_id in order}
+        # A journal without its first line would be no journal: it appears whole or not at all.
+        new = self.path.with_name(f"{self.path.name}.new")
+        with new.open("w", encoding="utf-8") as file:
+            file.writelines([_dump(head), *(_dump(asdict(line)) for line in self._lines.values())])
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path)
+
+    def _read(self) -> None:
+        content = read_file(self.path, MAX_TEXT_BYTES)
+        # What stands behind the last line's end was cut off by whatever ended the run.
+        *whole, _ = content.split(b"\n")
+        head, *lines = whole or [b""]
+        try:
+            begun = json.loads(head)
+            settings, selected, finished = begun["settings"], begun["selected"], begun["finished"]
+            if not _is_selection(selected) or not isinstance(finished, bool):
+                raise TypeError(f"selected {selected!r:.80}, finished {finished!r:.80}")
+            parsed = [_parse(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise DataError(
+                f"{self.path}: Expected the journal of a mining run but got {error!r}; delete it."
+            ) from error
+        if settings != self.settings:
+            raise DataError(
+                f"{self.path}: Expected the settings that this run was begun with, but "
+                f"{_difference(settings, self.settings)}; go back to them, choose another place to write to, or "
+                "delete what was begun.",
+                "version",
+            )
+        self.selected, self.finished = selected, finished
+        self._lines = {line.id: line for line in parsed}
+
+
+def _is_selection(selected: object) -> bool:
+    whole = isinstance(selected, list) and all(type(index) is int and index >= 0 for index in selected)
+    return selected is None or whole
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(_without_nan(content), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def _parse(line: dict[str, Any]) -> Line:
+    diversity = {}
+    for source, numbers in line.pop("diversity").items():
+        known: dict[str, Any] = {key: math.nan if value is None else value for key, value in numbers.items()}
+        if not all(
+            (type(value) in (int, float) and abs(value) < 2**53) or value is math.nan for value in known.values()
+        ):
+            raise TypeError(f"numbers {known!r:.200}")
+        diversity[source] = Diversity(**known)
+    parsed = Line(**line, diversity=diversity)
+    texts, counts = (parsed.id, parsed.reason, parsed.detail), (parsed.masks, parsed.pairs)
+    if not all(isinstance(text, str) and is_text(text) for text in texts) or not all(type(n) is int for n in counts):
+        raise TypeError(f"the line {line!r:.200}")
+    return parsed
+
+
+def _difference(then: Any, now: Any, where: str = "") -> str:
+    """Name the first setting that differs."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in [*then, *(key for key in now if key not in then)]:
+            if then.get(key) != now.get(key):
+                return _difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
+    return f"{where or 'they'} was {then!r} and is {now!r}"
+
+
+Selection = Callable[..., list[int]]
+
+
+class Writer(Protocol):
+    """Where mined records go, such as a PackWriter; only one process at a time can hold it."""
+
+    @property
+    def done_ids(self) -> Collection[str]:
+        """Ids of the records that this or an interrupted run has written."""
+        ...
+
+    def write(self, record: Record, image_file: ImageFile | None) -> object:
+        """Add a record; `image_file` is its image as it lies on disk, where there is one."""
+        ...
+
+    def finish(self) -> object:
+        """Write what is still in memory, and mark the whole as complete."""
+        ...
+
+    def close(self) -> object:
+        """Let go, finished or not."""
+        ...
+
+
+def journal_path(out: Path) -> Path:
+    """Return where the journal of the data set at `out` is."""
+    return out.with_name(f"{out.name}.mining.jsonl")
+
+
+def run_mining(
+    source: RecordSource,
+    recipe: Recipe,
+    journal: Journal,
+    writer: Writer,
+    *,
+    selection: Selection,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Mine the selected records into the writer, in their order in the source, and return the run in numbers.
+
+    With the journal and the writer of an interrupted run it goes on with that run. `progress` is told how many records
+    are done, of how many. Closes the writer.
+    """
+    try:
+        if journal.selected is None:
+            # Looked up once: a network's choice need not be the same on another machine.
+            journal.begin(sorted(selection(source, seed=recipe.seed)))
+        else:
+            journal.resume()
+        selected = journal.selected or []
+        number = _numbers(source, selected)
+        _write_all(source, recipe, journal, writer, number, progress)
+        if all(journal.skipped(record_id) for record_id in number):
+            raise DataError(_nothing(journal.summary()), "preference")
+        writer.finish()
+    finally:
+        writer.close()
+    journal.finish(list(number))
+    return journal.summary()
+
+
+def _write_all(
+    source: RecordSource,
+    recipe: Recipe,
+    journal: Journal,
+    writer: Writer,
+    number: dict[str, int],
+    progress: Callable[[int, int], None],
+) -> None:
+    written = frozenset(writer.done_ids)
+    done = {
+        record_id
+        for record_id in number
+        if journal.skipped(record_id) or (record_id in written and journal.has(record_id))
+    }
+    count = len(done)
+    progress(count, len(number))
+
+    def observe(outcome: Outcome) -> None:
+        nonlocal count
+        journal.note(outcome)
+        count += 1
+        progress(count, len(number))
+
+    for record in mine(source, recipe, indices=list(number.values()), done=done, observe=observe):
+        if record.id not in written:
+            file = source.image_file(number[record.id]) if isinstance(source, FileSource) else None
+            writer.write(record, file)
+
+
+def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:
+    number: dict[str, int] = {}
+    for index in selected:
+        if index >= len(source):
+            raise DataError(
+                f"Expected records below {len(source)} but {index} is selected; mine the data set that the journal "
+                "was begun with, or delete the journal.",
+                "version",
+            )
+        record_id = info_of(source, index).id
+        if record_id in number:
+            raise DataError(
+                f"Expected a different id for each record but records {number[record_id]} and {index} are both "
+                f"{record_id!r}; rename one.",
+                "id",
+            )
+        number[record_id] = index
+    return number
+
+
+def _nothing(summary: Summary) -> str:
+    reasons = [f"{count} × {reason} (first: {summary.examples[reason]})" for reason, count in summary.skipped.items()]
+    return (
+        f"Expected at least one record with a pair but none of {summary.selected} has one: "
+        f"{', '.join(reasons) or 'none was selected'}."
+    )

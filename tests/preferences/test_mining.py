@@ -1,0 +1,273 @@
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+
+from segdpo.data.formats.folder import read_folder, write_folder
+from segdpo.data.formats.pack import PackDataset
+from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.record import Candidates, Pair, Record, RecordInfo
+from segdpo.data.shapes import Shapes
+from segdpo.files import DataError
+from segdpo.preferences import judges, selection
+from segdpo.preferences import questions as preferences
+from segdpo.preferences.candidates import existing
+from segdpo.preferences.corruptions import corrupt
+from segdpo.preferences.journal import Journal, journal_path, run_mining
+from segdpo.preferences.mining import Recipe, mine, mine_record
+from segdpo.preferences.selection import everything
+
+RECIPE = Recipe(partial(corrupt, count=4), judges.iou, preferences.best_worst)
+SETTINGS = {"recipe": "corruptions, best over worst"}
+
+
+def shapes(count=10):
+    return Shapes(count, size=32, masks=None)
+
+
+class Listed:
+    """A data set of given records; an exception in the list stands for a record that cannot be read."""
+
+    classes = ("background", "object")
+
+    def __init__(self, *records):
+        self.records = records
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        if isinstance(self.records[index], Exception):
+            raise self.records[index]
+        return self.records[index]
+
+    def describe(self, index):
+        record = self.records[index]
+        return RecordInfo(f"broken-{index}" if isinstance(record, Exception) else record.id)
+
+
+def record_with(*rows, name="a", gold=None):
+    masks = np.array(rows, np.uint8).reshape(len(rows), 1, 4)
+    gold = None if gold is None else np.array(gold, np.uint8)[None]
+    return Record(name, np.zeros((1, 4, 3), np.uint8), masks, tuple(f"m{k}" for k in range(len(rows))), gold=gold)
+
+
+def same(first, second):
+    assert (first.id, first.mask_names, first.pairs, first.ranking, first.meta) == (
+        second.id,
+        second.mask_names,
+        second.pairs,
+        second.ranking,
+        second.meta,
+    )
+    np.testing.assert_array_equal(first.masks, second.masks)
+    np.testing.assert_array_equal(first.image, second.image)
+
+
+def test_a_record_is_judged_and_paired():
+    record = record_with([1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0], gold=[1, 1, 0, 0])
+    outcome = mine_record(record, replace(RECIPE, mask_source=existing, ranking=True))
+    assert outcome.reason == ""
+    mined = outcome.record
+    assert mined.mask_names == ("m0", "m1", "m3")
+    assert mined.pairs == (Pair(2, 1),)
+    assert mined.ranking == (2, 0, 1)
+    assert mined.meta == {"duplicates_dropped": "1", "scores": "0.666667 0.5 1"}
+    assert outcome.diversity["m0"].best_quality == pytest.approx(2 / 3)
+    kept = mine_record(record, replace(RECIPE, mask_source=existing, keep_duplicates=True)).record
+    assert kept.mask_names == ("m0", "m1", "m2", "m3")
+    assert kept.pairs == (Pair(3, 1),)
+    assert kept.ranking == ()
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (record_with([1, 0, 0, 0], [1, 0, 0, 0], gold=[1, 1, 0, 0]), "all candidates are the same"),
+        (record_with(gold=[1, 1, 0, 0]), "no candidate"),
+        (record_with([1, 0, 0, 0], [0, 1, 0, 0]), "cannot be judged"),
+        (record_with([1, 0, 0, 0], [0, 1, 0, 0], gold=[1, 1, 0, 0]), "no pair passes the rule"),
+    ],
+)
+def test_records_without_a_preference_are_skipped_with_the_reason(record, reason):
+    outcome = mine_record(record, replace(RECIPE, mask_source=existing))
+    assert outcome.record is None
+    assert outcome.reason == reason
+
+
+def test_a_record_that_cannot_be_read_is_a_skip_and_a_wrong_setting_is_not():
+    good = record_with([1, 0, 0, 0], [1, 1, 0, 0], gold=[1, 1, 0, 0])
+    outcomes = []
+    source = Listed(DataError("a.png is cut short", "damaged"), good)
+    mined = list(mine(source, replace(RECIPE, mask_source=existing), observe=outcomes.append))
+    assert [record.id for record in mined] == ["a"]
+    assert [(outcome.id, outcome.reason) for outcome in outcomes] == [("broken-0", "unreadable: damaged"), ("a", "")]
+    wrong = replace(RECIPE, mask_source=existing, rule=partial(preferences.best_worst, min_gap=-1))
+    with pytest.raises(ValueError, match="min_gap"):
+        list(mine(source, wrong))
+
+
+def test_what_is_mined_depends_on_seed_and_record_alone():
+    straight = list(mine(shapes(), RECIPE))
+    backwards = list(mine(shapes(30), RECIPE, indices=range(9, -1, -1)))[::-1]
+    for first, second in zip(straight, backwards, strict=True):
+        same(first, second)
+    rest = list(mine(shapes(), RECIPE, done={record.id for record in straight[:7]}))
+    same(rest[0], straight[7])
+    other = next(mine(shapes(), replace(RECIPE, seed=1)))
+    assert other.masks.shape != straight[0].masks.shape or (other.masks != straight[0].masks).any()
+
+
+def test_another_judge_sees_the_same_candidates():
+    for first, second in zip(
+        mine(shapes(), RECIPE), mine(shapes(), replace(RECIPE, judge=judges.agreement)), strict=True
+    ):
+        np.testing.assert_array_equal(first.masks, second.masks)
+
+
+def run(out, source=None, recipe=RECIPE, settings=SETTINGS, selection=everything):
+    out.parent.mkdir(exist_ok=True)
+    source = source or shapes()
+    journal = Journal(journal_path(out), settings)
+    writer = PackWriter(out, source.classes, records_per_shard=4)
+    return run_mining(source, recipe, journal, writer, selection=selection)
+
+
+def content(out):
+    files = [*out.iterdir(), journal_path(out)]
+    return {path.name.replace(out.name, "out"): path.read_bytes() for path in files}
+
+
+def test_the_pack_holds_what_was_mined(tmp_path):
+    summary = run(tmp_path / "a")
+    pack = PackDataset(tmp_path / "a")
+    for stored, mined in zip(pack, mine(shapes(), RECIPE), strict=True):
+        same(stored, mined)
+    assert (summary.selected, summary.mined, summary.pairs, summary.skipped) == (10, 10, len(pack.pairs), {})
+    assert summary.masks == sum(len(record.masks) for record in pack)
+
+
+def killed_at(event, out):
+    """Run in another process that kills itself before the `event`-th time it touches a file; tell whether it did."""
+    child = os.fork()
+    if child == 0:
+        left = event
+
+        def kill(name, arguments):
+            nonlocal left
+            if name in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        try:
+            run(out)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.untraced
+def test_killed_before_any_touch_of_a_file_it_ends_with_the_same_bytes(tmp_path):
+    run(tmp_path / "straight")
+    expected = content(tmp_path / "straight")
+    event = 0
+    while killed_at(event, out := tmp_path / f"killed-{event}"):
+        killed_at(event // 2, out)  # and a second time, somewhere else
+        run(out)
+        assert content(out) == expected, event
+        event += 1
+    assert event > 30
+    assert content(out) == expected
+
+
+def test_a_journal_cut_anywhere_is_mended(tmp_path):
+    run(tmp_path / "straight")
+    expected = content(tmp_path / "straight")
+    journal = expected["out.mining.jsonl"].replace(b'"finished": true', b'"finished": false')
+    head = journal.index(b"\n") + 1
+    for cut in [*range(head, len(journal), 997), head + 1, len(journal) - 1]:
+        out = tmp_path / f"cut-{cut}"
+        run(out)
+        journal_path(out).write_bytes(journal[:cut])
+        run(out)
+        assert content(out) == expected, cut
+
+
+def test_skips_are_counted_once_whatever_the_interruptions(tmp_path):
+    good = record_with([1, 0, 0, 0], [1, 1, 0, 0], gold=[1, 1, 0, 0])
+    tied = [record_with([1, 0, 0, 0], [0, 1, 0, 0], gold=[1, 1, 0, 0], name=f"tied-{k}") for k in range(3)]
+    source = Listed(tied[0], DataError("x.png is cut short", "damaged"), good, *tied[1:])
+    recipe = replace(RECIPE, mask_source=existing)
+    for _ in range(2):
+        summary = run(tmp_path / "a", source, recipe)
+        assert (summary.selected, summary.mined) == (5, 1)
+        assert summary.skipped == {"no pair passes the rule": 3, "unreadable: damaged": 1}
+        assert summary.examples == {"no pair passes the rule": "tied-0", "unreadable: damaged": "x.png is cut short"}
+    assert [record.id for record in PackDataset(tmp_path / "a")] == ["a"]
+
+
+def test_nothing_mined_is_an_error_that_says_why(tmp_path):
+    source = Listed(record_with([1, 0, 0, 0], [0, 1, 0, 0]))
+    with pytest.raises(DataError, match=r"none of 1 has one: 1 × cannot be judged .*'a' has no gold"):
+        run(tmp_path / "a", source, replace(RECIPE, mask_source=existing))
+
+
+def test_one_id_twice_is_an_error(tmp_path):
+    one = record_with([1, 0, 0, 0], [1, 1, 0, 0], gold=[1, 1, 0, 0])
+    with pytest.raises(DataError, match="records 0 and 1 are both 'a'"):
+        run(tmp_path / "a", Listed(one, one), replace(RECIPE, mask_source=existing))
+
+
+def test_other_settings_do_not_go_on_with_a_run(tmp_path):
+    run(tmp_path / "a", settings={"judge": {"name": "iou"}, "seed": 0})
+    with pytest.raises(DataError, match=r"judge\.name was 'iou' and is 'dice'"):
+        run(tmp_path / "a", settings={"judge": {"name": "dice"}, "seed": 0})
+    journal_path(tmp_path / "a").write_text("no journal\n")
+    with pytest.raises(DataError, match="Expected the journal of a mining run"):
+        run(tmp_path / "a")
+
+
+def test_images_keep_their_files(tmp_path):
+    write_folder(tmp_path / "folder", Shapes(3, size=32), shapes().classes)
+    image = cv2.imread(str(tmp_path / "folder/images/shapes-0-00001.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "folder/images/shapes-0-00001.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    source = read_folder(tmp_path / "folder")
+    run(tmp_path / "a", source, replace(RECIPE, mask_source=existing))
+    pack = PackDataset(tmp_path / "a")
+    for number in range(3):
+        assert pack.image_file(number) == source.image_file(number)
+
+
+def test_the_selection_is_made_once_and_kept(tmp_path):
+    chosen = partial(selection.at_random, budget=4)
+    summary = run(tmp_path / "a", selection=chosen)
+    ids = [record.id for record in PackDataset(tmp_path / "a")]
+    assert ids == [shapes().describe(number).id for number in sorted(chosen(shapes(), seed=0))]
+    assert (summary.selected, summary.mined) == (4, 4)
+
+    def another(records, seed):
+        raise AssertionError
+
+    assert run(tmp_path / "a", selection=another).mined == 4
+
+
+def test_the_journal_says_what_became_of_each_record(tmp_path):
+    run(tmp_path / "a")
+    head, *lines = [json.loads(line) for line in journal_path(tmp_path / "a").read_text().splitlines()]
+    assert head == {"settings": SETTINGS, "selected": list(range(10)), "finished": True}
+    assert [line["id"] for line in lines] == [record.id for record in PackDataset(tmp_path / "a")]
+    assert all(line["pairs"] == 1 and line["reason"] == "" for line in lines)
+
+
+def test_a_source_with_one_mask_leaves_nothing_to_prefer(tmp_path):
+    one = Candidates(np.ones((1, 32, 32), np.uint8), ("one",))
+    outcome = mine_record(shapes()[0], replace(RECIPE, mask_source=lambda record, rng: one))
+    assert outcome.reason == "all candidates are the same"

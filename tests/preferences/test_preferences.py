@@ -1,0 +1,127 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segdpo.data.record import Pair
+from segdpo.preferences import questions as preferences
+from segdpo.preferences.questions import bradley_terry, certain, flipped
+
+RULES = [
+    preferences.best_worst,
+    preferences.all_pairs,
+    preferences.adjacent_ranks,
+    partial(preferences.random_pairs, count=3),
+]
+
+
+def different_masks(count):
+    masks = np.zeros((count, 3, 4), np.uint8)
+    for number, mask in enumerate(masks):
+        mask.flat[:number] = 1
+    return masks
+
+
+def made(rule, scores, masks=None, seed=0, **options):
+    masks = different_masks(len(scores)) if masks is None else masks
+    pairs = rule(np.array(scores, np.float64), masks, np.random.default_rng(seed), **options)
+    return [(pair.chosen, pair.rejected) for pair in pairs]
+
+
+def test_which_pairs_each_rule_makes():
+    scores = [0.5, 0.9, 0.1, 0.7]
+    assert made(preferences.best_worst, scores) == [(1, 2)]
+    assert made(preferences.adjacent_ranks, scores) == [(1, 3), (3, 0), (0, 2)]
+    everything = {(1, 0), (0, 2), (3, 0), (1, 2), (1, 3), (3, 2)}
+    assert set(made(preferences.all_pairs, scores)) == everything
+    drawn = [made(preferences.random_pairs, scores, seed=seed, count=2) for seed in range(50)]
+    assert all(len(set(pairs)) == 2 and set(pairs) <= everything for pairs in drawn)
+    assert set().union(*drawn) == everything
+    assert set(made(preferences.random_pairs, scores, count=99)) == everything
+
+
+def test_near_ties_make_no_pair():
+    scores = [0.5, 0.75, 1.0, 1.0]
+    assert set(made(preferences.all_pairs, scores)) == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1)}
+    assert set(made(preferences.all_pairs, scores, min_gap=0.5)) == {(2, 0), (3, 0)}
+    # Each mask with the next lower one that is far enough: mask 1 is too near to 2 and 3.
+    assert made(preferences.adjacent_ranks, scores, min_gap=0.5) == [(2, 0), (3, 0)]
+    assert made(preferences.best_worst, scores, min_gap=0.6) == []
+    assert made(preferences.best_worst, [0.5, 0.5]) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_masks_without_a_pixel_to_prefer_make_no_pair(rule):
+    masks = np.zeros((2, 2, 2), np.uint8)
+    assert made(rule, [0, 1], masks) == []
+    masks[0, 0, 0] = 255  # different only where one of them says nothing
+    assert made(rule, [0, 1], masks) == []
+    masks[0, 1, 1] = 1
+    assert made(rule, [0, 1], masks) == [(1, 0)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(scores=st.lists(st.integers(0, 5), min_size=2, max_size=7), gap=st.integers(0, 3), rule=st.sampled_from(RULES))
+def test_the_better_of_two_is_chosen_and_no_pair_comes_twice(scores, gap, rule):
+    pairs = made(rule, scores, min_gap=gap)
+    assert all(scores[chosen] - scores[rejected] >= max(gap, 1) for chosen, rejected in pairs)
+    assert len(set(pairs)) == len(pairs)
+    assert bool(pairs) == (max(scores) - min(scores) >= max(gap, 1))
+
+
+def test_weights_follow_the_gap():
+    scores = np.array([0.0, 0.1, 0.5])
+    weighed = partial(preferences.by_gap, full=0.4)
+    rng = np.random.default_rng(0)
+    pairs = preferences.all_pairs(scores, different_masks(3), rng, weight=weighed)
+    assert pairs == (Pair(1, 0, 0.25), Pair(2, 0, 1.0), Pair(2, 1, 1.0))
+    assert {pair.weight for pair in preferences.all_pairs(scores, different_masks(3), rng)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (certain, 1.0),
+        (partial(bradley_terry, temperature=0.2), 1 / (1 + np.exp(-0.3 / 0.2))),
+        (partial(flipped, probability=0.2), 0.8),
+        # Right and not flipped, or wrong and flipped.
+        (
+            partial(flipped, probability=0.1, choice=partial(bradley_terry, temperature=0.3)),
+            0.9 / (1 + np.exp(-1)) + 0.1 / (1 + np.exp(1)),
+        ),
+    ],
+)
+def test_how_often_a_judge_that_errs_chooses_the_better(choice, expected):
+    masks, rng, draws = different_masks(2), np.random.default_rng(0), 20_000
+    pairs = [preferences.best_worst(np.array([0.4, 0.7]), masks, rng, choice=choice)[0] for _ in range(draws)]
+    right = np.mean([pair.chosen == 1 for pair in pairs])
+    assert right == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / draws) + 1e-12)
+
+
+def test_choices_are_probabilities_that_sum_to_one():
+    for choice in (certain, partial(bradley_terry, temperature=1e-3), partial(flipped, probability=0.3)):
+        for first, second in [(0.0, 1.0), (-1e6, 1e6), (2.0, 2.0)]:
+            assert choice(first, second) + choice(second, first) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_that_are_none(rule):
+    with pytest.raises(ValueError, match="finite scores but mask 1 has nan"):
+        made(rule, [0.0, np.nan])
+    with pytest.raises(ValueError, match="one score for each of at least 2 masks"):
+        made(rule, [0.0, 1.0, 2.0], different_masks(2))
+    with pytest.raises(ValueError, match="min_gap"):
+        made(rule, [0.0, 1.0], min_gap=-1)
+
+
+def test_options_out_of_range():
+    with pytest.raises(ValueError, match="count"):
+        made(preferences.random_pairs, [0, 1], count=0)
+    with pytest.raises(ValueError, match="temperature"):
+        bradley_terry(0, 1, temperature=0)
+    with pytest.raises(ValueError, match="probability"):
+        flipped(0, 1, probability=1.0)
+    with pytest.raises(ValueError, match="full"):
+        preferences.by_gap(1, full=0)

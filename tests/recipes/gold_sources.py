@@ -1,0 +1,38 @@
+"""Records with gold for evaluations: sizes that differ, images without gold, images with nothing in them."""
+
+import numpy as np
+
+from segdpo.data.record import Record
+
+
+class Discs:
+    """Bright discs on a dark ground; `lacking`: records without gold; `empty`: records without a disc."""
+
+    classes = ("background", "object")
+
+    def __init__(self, count, sizes=((32, 32),), lacking=(), empty=()):
+        self.count, self.sizes, self.lacking, self.empty = count, sizes, lacking, empty
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        height, width = self.sizes[index % len(self.sizes)]
+        y, x = np.mgrid[:height, :width]
+        disc = (y - height / 2) ** 2 + (x - width / 3) ** 2 < (4 + index) ** 2
+        if index in self.empty:
+            disc[:] = False
+        noise = np.random.default_rng(index).integers(0, 90, (height, width, 3))
+        return Record(
+            id=f"disc {index:02d}",
+            image=(noise + 160 * disc[..., None]).astype(np.uint8),
+            masks=np.zeros((0, height, width), np.uint8),
+            mask_names=(),
+            gold=None if index in self.lacking else disc.astype(np.uint8),
+        )
+
+
+class Swapped(Discs):
+    """The same classes in another order."""
+
+    classes = ("object", "background")

@@ -1,0 +1,100 @@
+"""The frontier's cells are what they are called, its sweep has all of them; online training draws from its policy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from small import CONF, SMALL, composed
+
+from segdpo.inference.load import open_segmenter
+from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
+from segdpo.recipes.config import build, check_at_start
+from segdpo.recipes.run import open_setting, run_recipe
+
+CELLS = sorted(path.stem for path in (CONF / "cell").glob("frontier_*.yaml"))
+STRENGTHS = ("nearest", "near", "far", "farthest")
+# Where each cell's strength acts.
+ACTS = {
+    "sft": "trainer.max_steps",
+    "ppo": "algorithm.divergence.loss",
+    "grpo": "algorithm.divergence.loss",
+    "best_of": "best_of.k",
+}
+
+
+# On real cells one anchored loss stands for both, and one strength less.
+SWEEPS = {
+    "frontier": (CELLS, STRENGTHS),
+    "frontier_bubil": ([cell for cell in CELLS if cell != "frontier_hold_nll_anchor"], ("nearest", "far", "farthest")),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
+    cells, strengths = SWEEPS[name]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra
+    words = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    runs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
+    assert len({tuple(run) for run in runs}) == len(cells) * len(strengths) * 3
+    assert {word for run in runs for word in run if word.startswith("cell=")} == {f"cell={cell}" for cell in cells}
+    assert {word for run in runs for word in run if "strength=" in word} == {f"strength={one}" for one in strengths}
+    assert hydra.sweep.dir == f"multirun/{name}"
+    assert "experiment" in hydra.job.config.override_dirname.exclude_keys
+    check_at_start(composed(f"experiment={name}", *runs[-1], folder=tmp_path))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
+    name = cell.removeprefix("frontier_")
+    values = []
+    for strength in STRENGTHS:
+        config = composed(f"cell={cell}", f"strength={strength}", folder=tmp_path)
+        assert config.frontier.method == name
+        node = config
+        for key in ACTS.get(name, "beta").split("."):
+            node = node[key]
+        assert config.frontier.value == (node[0] if name == "best_of" else node)
+        values.append(config.frontier.value)
+    # More steps and a larger K go farther; a larger beta and a dearer nat stay nearer.
+    assert values == sorted(set(values), reverse=name not in ("sft", "best_of"))
+    target = config.task._target_.rpartition(".")[2].removeprefix("run_")
+    if target == "preference":
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert config.loss == compose("train", [f"loss={name}", f"beta={config.beta}"]).loss
+    else:
+        assert target == ("best_of" if name == "best_of" else "policy_gradient")
+        assert name == (config.algorithm.name if target == "policy_gradient" else "best_of")
+    # Whatever rewards a policy is what defines preference, and what the table's reward is.
+    assert config.judge._target_.endswith(".iou")
+    assert "reward" not in config or config.reward._target_.endswith(".iou")
+
+
+def test_online_rounds_judged_by_a_reward_model(tmp_path):
+    """Candidates, judge and the reward of the frontier are the networks' own; rewards again, one mask at a time."""
+    torch.manual_seed(0)
+    path = tmp_path / "reward_model.safetensors"
+    save_reward_model(path, RewardModel(classes=2, encoder_depth=2))
+    own = ["rounds=2", "pairs.count=3", "start.images=8", "callbacks=none", "logger=none"]
+    judge = ["judge=reward_model", f"judge.model.path={path}"]
+    config = composed("experiment=online_dpo", *SMALL, *own, *judge, folder=tmp_path)
+    summary = run_recipe(config)
+    assert summary["pairs"]["judgements"] > 0
+    frontier, run = summary["frontier"], tmp_path / "run"
+    assert frontier["kl"]["mean"] > 0
+    assert frontier["judge"] == f"by_network(model.path={path}, model.classes=None)"
+    assert (run / "round_1" / "policy.safetensors").exists()
+    assert json.loads((run / "summary.json").read_text())["frontier"] == frontier
+    setting, model = open_setting(config), load_reward_model(path).eval()
+    network, pipeline = open_segmenter(run)[0].eval(), build(config.transforms)["eval"]
+    rewards = []
+    for number in setting.splits.test:
+        record = setting.source[int(number)]
+        image = torch.from_numpy(pipeline(record.image, record.gold[None], np.random.default_rng(0)).image)[None]
+        with torch.no_grad():
+            rewards.append(model(image, (network(image)[:, 0] > 0).byte(), None).item())
+    assert frontier["reward"]["mean"] == pytest.approx(np.mean(rewards), abs=1e-4)

@@ -1,0 +1,91 @@
+"""Kept candidates: a network asked once for each image, whatever runs come after, and never for another network."""
+
+import logging
+
+import numpy as np
+import pytest
+from small import SMALL, composed
+
+from segdpo.data.record import Candidates, Record
+from segdpo.recipes.collect import KeptCandidates, asking_the_reference, candidates_key, network_node, source_of_masks
+from segdpo.recipes.config import plain
+from segdpo.recipes.run import open_setting
+
+NO_MASKS = np.empty((0, 4, 4), np.uint8)
+RECORD = Record("a/b?", np.zeros((4, 4, 3), np.uint8), NO_MASKS, ())
+
+
+class Counting:
+    """Three masks drawn from the record's generator, and how often that was asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, record, rng):
+        self.asked += 1
+        return Candidates(rng.integers(0, 2, (3, 4, 4)).astype(np.uint8), ("one", "two-x", "drei ä"))
+
+
+def test_made_once_and_then_read(tmp_path):
+    source = Counting()
+    first = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    again = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(5))
+    np.testing.assert_array_equal(first.masks, np.random.default_rng(0).integers(0, 2, (3, 4, 4)))
+    np.testing.assert_array_equal(again.masks, first.masks)
+    assert again.masks.dtype == np.uint8
+    assert (again.names, source.asked) == (("one", "two-x", "drei ä"), 1)
+    KeptCandidates(source, tmp_path)(Record("other", RECORD.image, NO_MASKS, ()), np.random.default_rng(0))
+    assert (source.asked, len(list(tmp_path.iterdir()))) == (2, 2)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no archive"])
+def test_a_damaged_file_is_said_and_made_anew(tmp_path, damage, caplog):
+    source = Counting()
+    first = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for content in (damage, whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            again = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+        np.testing.assert_array_equal(again.masks, first.masks)
+        assert str(path) in caplog.text
+    assert source.asked == 3
+
+
+def test_no_candidate_is_an_answer_too(tmp_path):
+    empty = Candidates(NO_MASKS, ())
+    for _ in range(2):
+        found = KeptCandidates(lambda record, rng: empty, tmp_path)(RECORD, np.random.default_rng(0))
+        assert (found.masks.shape, found.names) == ((0, 4, 4), ())
+
+
+def key(*overrides, path):
+    config = composed(*SMALL, "pairs=own_candidates", *overrides, folder=path.parent)
+    network = network_node(config, open_setting(config).source, path)
+    return candidates_key(config, asking_the_reference(plain(config.pairs), network, None))
+
+
+def test_the_key_is_of_all_that_masks_depend_on_and_of_nothing_else(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"one")
+    first = key(path=weights)
+    assert first == key("loss=sft", "beta=3", "judge=dice", "rule=all_pairs", "trainer.max_steps=9", path=weights)
+    others = [["seed=1"], ["data.seed=1"], ["pairs.count=4"], ["pairs.sources.logit_noise.amplitude=9"]]
+    keys = {key(*other, path=weights) for other in others}
+    weights.write_bytes(b"another network")
+    keys.add(key(path=weights))
+    assert len(keys | {first}) == 6
+
+
+def test_what_a_function_of_the_users_own_makes_is_not_kept():
+    config = composed(*SMALL, "pairs=tta")
+    node = {"_target_": "my_masks.turned", "predict": {"_target_": "segdpo.preferences.predict_with"}}
+    assert candidates_key(config, node) is None
+
+
+def test_sources_that_ask_no_network_and_later_rounds_are_not_kept(tmp_path):
+    for pairs, keep, kept in [("tta", True, True), ("tta", False, False), ("annotators", True, False)]:
+        config = composed(*SMALL, f"pairs={pairs}", folder=tmp_path)
+        network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
+        assert isinstance(source_of_masks(config, network, keep=keep), KeptCandidates) == kept
