@@ -1,6 +1,6 @@
 """Mine preferences: sources of masks × a judge × a rule → a data set on disk, and a report on the sources.
 
-    python scripts/mine_pairs.py data=shapes pairs=corruptions judge=iou rule=best_worst out=outputs/mined
+    python scripts/mine_pairs.py data=shapes candidates=corruptions judge=iou questions=best_worst out=outputs/mined
 
 Killed at any moment and started again with the same settings, it goes on, to the same bytes. conf/mine.yaml has it all.
 """
@@ -48,11 +48,11 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     out = Path(config.out)
     check_resolvers(config)
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    mask_source = build(config.pairs)
-    if mask_source is None:
+    rule = build(config.questions)
+    if rule is None:
         raise DataError(
-            "Expected a source of masks to mine from but got pairs=given, which takes the preferences that the data "
-            "came with; choose another, such as pairs=corruptions, or give the data to train.py as it is."
+            "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
+            "the data came with; choose another, such as questions=best_worst, or give the data to train.py as it is."
         )
     journal = Journal(journal_path(out), {key: value for key, value in resolved.items() if key != "out"})
     if journal.finished and out.exists():
@@ -61,9 +61,9 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
     source = build(config.data)
     recipe = Recipe(
-        mask_source=mask_source,
+        mask_source=build(config.candidates),
         judge=build(config.judge),
-        rule=build(config.rule),
+        rule=rule,
         seed=config.seed,
         keep_duplicates=config.keep_duplicates,
         ranking=config.ranking,

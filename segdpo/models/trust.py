@@ -209,7 +209,7 @@ GADGETS = (
 FETCHING = ("load_state_dict", "load_state_dict_from_url")
 # These look another target up, which their `path` names.
 LOOKING_UP = ("hydra.utils.get_method", "hydra.utils.get_class", "hydra.utils.get_object")
-RESOLVERS = frozenset({"oc.env", "oc.select", "hydra", "now", "cell_name"})
+RESOLVERS = frozenset({"oc.env", "oc.select", "hydra", "now", "run_name"})
 
 SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Parameters by which networks fetch or read weights; ours come from the file. So does every "pretrained…".

@@ -121,12 +121,12 @@ def with_preferences(
     keep the preferences of then, so that all rounds are measured on the same.
     """
     judged = selected(config, source, splits, network) if first is None else first.images
-    # Candidates of later rounds are those of a policy that no other run has.
-    mask_source = source_of_masks(config, network, keep=first is None)
-    if mask_source is None:
+    rule: Rule | None = build(config.questions)
+    if rule is None:
         infos = [info_of(source, int(number), preferences=True) for number in judged]
         return Judged(source, replace(splits, train=judged), judged, pairs=sum(map(answers_given, infos)))
-    rule = build(config.rule)
+    # Candidates of later rounds are those of a policy that no other run has.
+    mask_source = source_of_masks(config, network, keep=first is None)
     mine = partial(
         Mined, source, mask_source, build(config.judge), seed=config.seed, ranking=True, background=config.background
     )
@@ -158,15 +158,15 @@ def unerring(rule: Rule) -> Rule:
     return rule
 
 
-def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSource | None:
-    """Build the source of masks of the configuration, `network` in it where it asks one; None: the data has pairs.
+def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSource:
+    """Build the source of masks of the configuration, `network` in it where it asks one.
 
     `keep`: read what another run with the same network has had from it, and keep what it makes.
     """
-    named = plain(config.pairs)
+    named = plain(config.candidates)
     node = asking_the_reference(named, network, plain(config.transforms.eval))
-    mask_source: MaskSource | None = build(node)
-    if mask_source is None or not keep or not asks_a_network(named):
+    mask_source: MaskSource = build(node)
+    if not keep or not asks_a_network(named):
         return mask_source
     key = candidates_key(config, node)
     return mask_source if key is None else KeptCandidates(mask_source, Path(config.cache) / "candidates" / key)
@@ -180,7 +180,7 @@ def selected(config: DictConfig, source: RecordSource, splits: Splits, network: 
 
 
 def given() -> None:
-    """Stand for the preferences that the data came with, where a yaml of conf/pairs names a source of masks."""
+    """Stand for the preferences that the data came with, where a yaml of conf/questions names a rule."""
 
 
 def asking_the_reference(node: Plain, network: Plain, views: Plain | None = None) -> Plain:
@@ -260,7 +260,7 @@ def price_of(config: DictConfig) -> Price:
 
 def for_rule_of(config: DictConfig) -> Price:
     """Return what the pairs of the rule cost."""
-    return partial(for_rule, build(config.rule))
+    return partial(for_rule, build(config.questions))
 
 
 def for_chosen(config: DictConfig) -> Price:
@@ -268,8 +268,8 @@ def for_chosen(config: DictConfig) -> Price:
 
     The best is found without the worst, unless the judge may turn the two round or has to say how far they are apart.
     """
-    needs_both = config.rule.get("choice") is not None or config.rule.get("min_gap", 0) > 0
-    return for_best if config.rule._target_.endswith("best_worst") and not needs_both else for_rule_of(config)
+    needs_both = config.questions.get("choice") is not None or config.questions.get("min_gap", 0) > 0
+    return for_best if config.questions._target_.endswith("best_worst") and not needs_both else for_rule_of(config)
 
 
 def reads_rejected(loss: PreferenceLoss) -> bool:

@@ -69,9 +69,9 @@ def check_at_start(config: DictConfig) -> None:
     whole = plain(config)
     for name, value in leaves(whole):
         # A source of masks that names no weights asks the reference, which is not there yet.
-        if value == MISSING and not name.startswith(("pairs.", "selection.")):
+        if value == MISSING and not name.startswith(("candidates.", "selection.")):
             raise ValueError(f"Expected a value for {name} but the configuration has none; set {name}=…")
-    for key in ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "rule"):
+    for key in ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "questions"):
         if whole.get(key):
             build(whole[key])
 
@@ -130,12 +130,12 @@ LONGEST = 120
 UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")
 
 
-def cell_name(overrides: str) -> str:
+def run_name(overrides: str) -> str:
     """Return a folder's name for the overrides: short, without "/", and different for different ones.
 
-    >>> cell_name("loss=dpo__seed=0")
+    >>> run_name("loss=dpo__seed=0")
     'loss=dpo__seed=0'
-    >>> cell_name("datamodule/split=folds")
+    >>> run_name("datamodule/split=folds")
     'datamodule-split=folds-34108c1c'
     """
     name = UNSAFE.sub("-", overrides)
@@ -144,8 +144,8 @@ def cell_name(overrides: str) -> str:
     return f"{name[:LONGEST]}-{sha256(overrides.encode()).hexdigest()[:8]}"
 
 
-# Importing this is what lets conf/train.yaml say ${cell_name:…}, also in the processes that a launcher starts.
-OmegaConf.register_new_resolver("cell_name", cell_name, replace=True)
+# Importing this is what lets conf/train.yaml say ${run_name:…}, also in the processes that a launcher starts.
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 FORESEEN = (ValueError, TypeError, KeyError, OSError, InstantiationException, OmegaConfBaseException)

@@ -89,22 +89,22 @@ def metric_of(trainer: Trainer, task: LightningModule, data: DataModule, name: s
 
 def checkpoint_of(config: DictConfig) -> str | None:
     """Return the file to go on from; `last` is the run folder's own, if it has one yet."""
-    if config.ckpt_path is None:
+    if config.resume is None:
         return None
-    if config.ckpt_path != "last":
-        if not Path(config.ckpt_path).is_file():
+    if config.resume != "last":
+        if not Path(config.resume).is_file():
             raise FileNotFoundError(
-                f"Expected a checkpoint at ckpt_path={config.ckpt_path} but there is no such file; checkpoints are in "
+                f"Expected a checkpoint at resume={config.resume} but there is no such file; checkpoints are in "
                 "the folder checkpoints/ of a run."
             )
-        return str(config.ckpt_path)
+        return str(config.resume)
     last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
     if last.exists():
         log.info("Going on from %s.", last)
         return str(last)
     log.warning(
         "No checkpoint at %s yet: the run starts at its beginning. To go on with an earlier run, give its folder: "
-        "hydra.run.dir=outputs/DATE/TIME ckpt_path=last.",
+        "hydra.run.dir=outputs/DATE/TIME resume=last.",
         last,
     )
     return None

@@ -39,10 +39,10 @@ def make_reference(config: DictConfig, source: RecordSource, splits: Splits) -> 
     """Load the reference that the configuration describes; train it first if it is not there."""
     torch.manual_seed(config.seed)
     network: Segmenter = build(config.model, classes=len(source.classes))
-    if config.start.path is not None:
-        load_weights(config.start.path, network)
-        return Reference(network, Path(config.start.path), np.empty(0, np.uint32), trained=False)
-    seen = images_of(splits.train, config.start.images, config.seed)
+    if config.reference_training.path is not None:
+        load_weights(config.reference_training.path, network)
+        return Reference(network, Path(config.reference_training.path), np.empty(0, np.uint32), trained=False)
+    seen = images_of(splits.train, config.reference_training.images, config.seed)
     path = Path(config.cache) / "references" / f"{reference_key(config, seen)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -60,7 +60,9 @@ def make_reference(config: DictConfig, source: RecordSource, splits: Splits) -> 
 def reference_key(config: DictConfig, seen: Numbers) -> str:
     """Name all that the reference's weights depend on, the versions of the software included."""
     precision = plain(config.trainer).get("precision")
-    return key_for(config, ("start", "model", "transforms", "seed"), seen=seen.tolist(), precision=precision)
+    return key_for(
+        config, ("reference_training", "model", "transforms", "seed"), seen=seen.tolist(), precision=precision
+    )
 
 
 def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
@@ -69,7 +71,8 @@ def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
         return train
     if not 1 <= images <= len(train):
         raise ValueError(
-            f"Expected start.images to be from 1 to {len(train)}, the training images there are, but got {images}."
+            f"Expected reference_training.images to be from 1 to {len(train)}, the number of training images, "
+            f"but got {images}."
         )
     drawn = np.random.default_rng(seed).permutation(train)[:images]
     return np.sort(drawn)
@@ -77,7 +80,7 @@ def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
 
 def train_reference(config: DictConfig, network: Segmenter, source: RecordSource, seen: Numbers) -> None:
     """Train the network on one mask an image, as the start says."""
-    start = config.start
+    start = config.reference_training
     task = SupervisedTask(network, build(start.loss), build(start.optimizer), scheduler=build(start.scheduler))
     # On one device, whatever the policy gets: processes of a cluster wait at the lock meanwhile.
     trainer = Trainer(
@@ -103,9 +106,9 @@ def seen_masks(config: DictConfig, source: RecordSource, seen: Numbers) -> DataM
         source,
         transforms["train"],
         transforms["eval"],
-        items=partial(SupervisedDataset, target=config.start.target),
+        items=partial(SupervisedDataset, target=config.reference_training.target),
         split=lambda infos: Splits(seen, none, none, (len(seen), 0, 0)),
-        batch_size=config.start.batch_size,
+        batch_size=config.reference_training.batch_size,
         workers=config.datamodule.workers,
         seed=config.seed,
     )

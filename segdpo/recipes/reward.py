@@ -42,7 +42,7 @@ def run_reward(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
         return {}
     header = header_for(config, setting.source.classes)
     save_reward_model(setting.folder / "reward_model.safetensors", task.network, header)
-    price = partial(for_rule, build(config.rule)) if task.loss.is_of_pairs else for_ranking
+    price = partial(for_rule, build(config.questions)) if task.loss.is_of_pairs else for_ranking
     trusted = Trusted(setting, task.network, data, network, trainer.strategy.root_device)
     summary = trust(trusted)
     return summary | {
@@ -61,7 +61,7 @@ def run_reward(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
 def collect(setting: Setting) -> tuple[Judged, Plain]:
     """Return the preferences, and what builds the reference that candidates came from: nothing where none is asked."""
     config, splits, network = setting.config, setting.splits, Plain()
-    if any(asks_a_network(plain(node)) for node in (config.pairs, config.selection, config.reward_test.other)):
+    if any(asks_a_network(plain(node)) for node in (config.candidates, config.selection, config.reward_test.other)):
         reference = make_reference(config, setting.source, splits)
         network = network_node(config, setting.source, reference.path)
         splits = replace(splits, train=judged_of(setting, reference))
@@ -101,7 +101,8 @@ def scores_of(judged: Judged) -> Scores:
         if record.pairs and SCORES not in record.meta:
             raise ValueError(
                 f"Expected the judge's scores of record {record.id!r} for reward_loss.margin_per_gap but its "
-                "preferences came without; set reward_loss.margin_per_gap=0, or let a judge make them (pairs=existing)."
+                "preferences came without; set reward_loss.margin_per_gap=0, or let a judge make them "
+                "(candidates=existing)."
             )
         scores[record.id] = np.array(record.meta.get(SCORES, "").split(), np.float64)
     return scores

@@ -45,18 +45,19 @@ def check_rounds(config: DictConfig) -> None:
         )
     if config.rounds == 1:
         return
-    asks, held = asks_a_network(plain(config.pairs)), config.reference._target_.rpartition(".")[2]
+    asks, held = asks_a_network(plain(config.candidates)), config.reference._target_.rpartition(".")[2]
     expected = {
-        f"pairs that ask the policy for masks but got {config.pairs._target_}, which gives the same ones each round; "
-        "choose pairs=logit_noise, tta, mc_dropout, thresholds or class_biases": asks,
+        f"pairs that ask the policy for masks but got {config.candidates._target_}, which gives the "
+        "same ones each round; "
+        "choose candidates=logit_noise, tta, mc_dropout, thresholds or class_biases": asks,
         f"trainer.max_steps of at least {config.rounds}, to share out among the rounds, but got "
         f"{config.trainer.max_steps}": config.trainer.max_steps >= config.rounds,
         f"trainer.devices=1 but got {config.trainer.devices}": str(config.trainer.devices) == "1",
         "a reference that can follow but got adapter_off; choose reference=frozen, or round_reference=first": (
             held != "AdapterOff" or config.round_reference == "first"
         ),
-        f"ckpt_path=last, or none, but got {config.ckpt_path}: a file does not say of which round it is": (
-            config.ckpt_path in (None, "last")
+        f"resume=last, or none, but got {config.resume}: a file does not say of which round it is": (
+            config.resume in (None, "last")
         ),
     }
     for words, met in expected.items():
@@ -140,7 +141,7 @@ def walk(setting: Setting, reference: Reference, callbacks: Sequence[Callback], 
         latest = config.round_reference == "latest"
         lesson = Lesson(own, policy, held, data, fresh=latest or number == 0)
         ended = own.folder / "policy.safetensors"
-        if own is not rounds[-1] and config.ckpt_path == "last" and ended.exists():
+        if own is not rounds[-1] and config.resume == "last" and ended.exists():
             log.info("Round %d of %d is there: %s", number + 1, len(rounds), ended)
             load_weights(ended, policy)
         else:
@@ -159,13 +160,13 @@ def walk(setting: Setting, reference: Reference, callbacks: Sequence[Callback], 
 def judged_of(setting: Setting, reference: Reference) -> Numbers:
     """Return the training images that may be judged; with few masks, those without a mask of their own."""
     train = setting.splits.train
-    if setting.config.start.judge_seen:
+    if setting.config.reference_training.judge_seen:
         return train
     rest = np.setdiff1d(train, reference.seen)
     if not len(rest):
         raise ValueError(
             f"Expected training images beyond the {len(reference.seen)} that the reference has seen but none is left; "
-            "lower start.images, or set start.judge_seen=true."
+            "lower reference_training.images, or set reference_training.judge_seen=true."
         )
     return rest
 

@@ -102,7 +102,7 @@ def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) 
 
 
 # What changes no number of a run.
-PASSING = ("run_folder", "threads", "jobs", "cache", "ckpt_path", "logger")
+PASSING = ("run_folder", "threads", "jobs", "cache", "resume", "logger")
 SHOWN = 6
 
 
@@ -113,7 +113,7 @@ def finished(config: DictConfig) -> Plain | None:
     """
     folder = Path(config.run_folder)
     summary, kept = folder / "summary.json", folder / "config.yaml"
-    if config.ckpt_path is not None or not (summary.exists() and kept.exists()):
+    if config.resume is not None or not (summary.exists() and kept.exists()):
         return None
     changed = differing(read_config(kept), plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))))
     if changed:
@@ -121,7 +121,7 @@ def finished(config: DictConfig) -> Plain | None:
         raise ValueError(
             f"Expected {folder} to be free, or to hold this very run, but it holds a finished one with other values of "
             f"{'; '.join(changed[:SHOWN])}{more}. Choose another hydra.run.dir (of a sweep: hydra.sweep.dir), or "
-            "remove that folder; ckpt_path=last makes a finished run longer."
+            "remove that folder; resume=last makes a finished run longer."
         )
     log.info("Finished already, and not run again: %s", folder)
     return cast(Plain, json.loads(summary.read_text()))
@@ -180,7 +180,7 @@ def show(folder: Path, summary: Plain) -> None:
 
 
 # Groups whose names summary.json gives to what was measured; their choices are in config.yaml and the overrides.
-FIGURES = ("pairs", "reference")
+FIGURES = ("reference",)
 
 
 def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Plain:

@@ -16,8 +16,8 @@ def run_supervised(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
     """Train and measure; return this story's part of summary.json, or nothing in a further process of several."""
     config, source, clock = setting.config, setting.source, Clock()
     network = build(config.model, classes=len(source.classes))
-    if config.start.path is not None:
-        load_weights(config.start.path, network)
+    if config.reference_training.path is not None:
+        load_weights(config.reference_training.path, network)
     network = build(config.adapter)(network)
     freeze_parts(network, config.freeze)
     data = make_data(config, source, setting.splits)

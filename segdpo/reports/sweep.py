@@ -33,9 +33,9 @@ MEASURES = {
 # What has no interval worth a place in the table.
 COUNTED = {"judgements": ("pairs", "judgements")}
 # Choices that say what was done, not only with which value: they speak for themselves in a row's name.
-METHODS = ("loss", "cell")
+METHODS = ("loss", "experiment/variant")
 # What does not make an experiment another one.
-NOT_GROUPED = ("seed", "threads", "jobs", "ckpt_path", "cache")
+NOT_GROUPED = ("seed", "threads", "jobs", "resume", "cache")
 
 
 @dataclass(frozen=True)

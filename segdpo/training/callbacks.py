@@ -269,7 +269,7 @@ def _how(trainer: Trainer) -> str:
         return "No checkpoint had been written yet; run the same command again."
     return (
         f"The last checkpoint, {last}, is whole; go on with the same command and "
-        f"hydra.run.dir={trainer.default_root_dir} ckpt_path={last}"
+        f"hydra.run.dir={trainer.default_root_dir} resume={last}"
     )
 
 

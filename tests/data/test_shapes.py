@@ -170,7 +170,7 @@ def test_a_source_of_the_users():
     [
         (["+data=shapes"], Shapes(40)),
         (["+data=shapes_multiclass"], Shapes(40, classes=4)),
-        (["+data=shapes", "pairs@data.masks=corruptions"], Shapes(40, masks=corrupt)),
+        (["+data=shapes", "candidates@data.masks=corruptions"], Shapes(40, masks=corrupt)),
         (["+data=shapes", "data.masks=null"], Shapes(40, masks=None)),
     ],
 )

@@ -216,8 +216,8 @@ def test_a_package_that_is_trusted_may_be_named_and_its_arguments_are_free(tmp_p
 
 @pytest.mark.parametrize("name", ["first_release", "renamed"])
 def test_files_of_earlier_versions_open(name, monkeypatch):
-    """`renamed` is the same file under a target that ALIASES maps."""
-    monkeypatch.setattr(trust, "ALIASES", {**trust.ALIASES, "segdpo.models.wrapping.wrap": MODEL["_target_"]})
+    """`renamed` is the same file under a target that MOVED maps."""
+    monkeypatch.setattr(trust, "MOVED", {**trust.MOVED, "segdpo.models.wrapping": "segdpo.models"})
     segmenter, described = open_segmenter(STORED / f"{name}.safetensors")
     assert described["classes"] == ["background", "cell"]
     with torch.no_grad():  # a 1 × 1 convolution with weights 1, 2, 3 and bias −1
@@ -225,10 +225,12 @@ def test_files_of_earlier_versions_open(name, monkeypatch):
     assert torch.equal(logits, torch.full((1, 1, 2, 2), 5.0))
 
 
-def test_every_alias_leads_to_something_that_is_there():
-    assert not set(trust.ALIASES) & set(trust.ALIASES.values())
-    for new in trust.ALIASES.values():
-        trust.locate(new, FILE, "model")
+def test_names_of_earlier_versions_are_those_of_today():
+    assert trust.current_name("segdpo.models.segmenter.Segmenter") == "segdpo.models.Segmenter"
+    assert trust.current_name("segdpo.pairs.judges.iou") == "segdpo.preferences.iou"
+    assert trust.current_name("segdpo.data.transforms.albumentations.D4") == "segdpo.data.albumentations.D4"
+    assert trust.current_name("torch.nn.Conv2d") == "torch.nn.Conv2d"
+    assert not set(trust.MOVED) & set(trust.MOVED.values())
 
 
 def test_an_interpolation_is_named_with_its_file_and_key():

@@ -1,4 +1,4 @@
-"""pairs=samples: pixels have the network's own probabilities, drawn from the generator that is given."""
+"""candidates=samples: pixels have the network's own probabilities, drawn from the generator that is given."""
 
 import numpy as np
 import pytest

@@ -182,9 +182,9 @@ def test_corrupt_without_gold_says_how_to_go_on():
 
 def test_the_yaml_composes_and_lists_every_kind():
     with initialize_config_dir(CONF, version_base=None):
-        config = compose(overrides=["+pairs=corruptions", "pairs.count=3"])
-    assert list(config.pairs.kinds) == list(KINDS)
-    source = instantiate(config.pairs)
+        config = compose(overrides=["+candidates=corruptions", "candidates.count=3"])
+    assert list(config.candidates.kinds) == list(KINDS)
+    source = instantiate(config.candidates)
     expected = corrupt(record_of(SQUARE), rng_of(7), count=3)
     candidates = source(record_of(SQUARE), rng_of(7))
     assert candidates.names == expected.names

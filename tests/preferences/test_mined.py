@@ -74,7 +74,7 @@ def test_a_record_whose_masks_are_all_alike_says_so():
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("masks", ["existing", "corruptions", "annotators"])
 def test_records_do_not_depend_on_the_order_of_access(keep, masks):
-    options = (f"pairs@data.mask_source={masks}", f"data.keep={keep}")
+    options = (f"candidates@data.mask_source={masks}", f"data.keep={keep}")
     forth, back = instantiate(configured(*options).data), instantiate(configured(*options).data)
     backwards = {index: back[index] for index in reversed(range(12))}
     assert all(same(forth[index], backwards[index]) for index in range(12))
@@ -84,7 +84,7 @@ def test_records_do_not_depend_on_the_order_of_access(keep, masks):
 
 def test_another_seed_draws_other_corruptions():
     one, other = (
-        instantiate(configured("pairs@data.mask_source=corruptions", f"data.seed={seed}").data) for seed in (0, 1)
+        instantiate(configured("candidates@data.mask_source=corruptions", f"data.seed={seed}").data) for seed in (0, 1)
     )
     assert not any(np.array_equal(one[index].masks, other[index].masks) for index in range(4))
 

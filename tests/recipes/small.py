@@ -16,7 +16,7 @@ CONVOLUTION = [
     "+model.network_factory.padding=2",
     "model.classes_argument=out_channels",
 ]
-STARTING = ["start.steps=8", "start.optimizer.lr=0.05"]
+STARTING = ["reference_training.steps=8", "reference_training.optimizer.lr=0.05"]
 STARTED = [
     *CONVOLUTION,
     "data.count=24",

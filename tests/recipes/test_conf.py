@@ -52,5 +52,5 @@ def targets(content):
 
 def test_every_group_of_the_design_is_there():
     groups = {path.parent.name for path in CONF.rglob("*.yaml")}
-    named = "task loss score model adapter reference data pairs trainer logger callbacks experiment hparams_search"
+    named = "task loss score model adapter reference data candidates trainer logger callbacks experiment hparams_search"
     assert set(named.split()) <= groups

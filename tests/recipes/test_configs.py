@@ -69,10 +69,10 @@ def test_only_networks_without_weights_are_the_reference():
 
 
 def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():
-    config = composed(*STARTED, "pairs=own_candidates", "transforms=resized", "transforms.size=16")
+    config = composed(*STARTED, "candidates=own_candidates", "transforms=resized", "transforms.size=16")
     network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
     sizes: list[torch.Size] = []
-    source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
+    source = build(asking_the_reference(plain(config.candidates), network, plain(config.transforms.eval)))
     for part in source.keywords["sources"].values():
         model = part.keywords["predict"].keywords["model"]
         model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
@@ -82,7 +82,9 @@ def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():
 
 
 def test_dropout_is_asked_at_that_size_too():
-    config = composed(*STARTED, "pairs=mc_dropout", "pairs.count=2", "transforms=resized", "transforms.size=16")
+    config = composed(
+        *STARTED, "candidates=mc_dropout", "candidates.count=2", "transforms=resized", "transforms.size=16"
+    )
     network = {
         "_target_": "torch.nn.Sequential",
         "_args_": [
@@ -91,7 +93,7 @@ def test_dropout_is_asked_at_that_size_too():
         ],
     }
     sizes: list[torch.Size] = []
-    source = build(asking_the_reference(plain(config.pairs), network, plain(config.transforms.eval)))
+    source = build(asking_the_reference(plain(config.candidates), network, plain(config.transforms.eval)))
     source.keywords["model"].register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
     assert source(toy(size=(40, 24)), np.random.default_rng(1)).masks.shape == (2, 40, 24)
     assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
@@ -100,7 +102,7 @@ def test_dropout_is_asked_at_that_size_too():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("start=checkpoint", "start.path"),
+        ("reference_training=checkpoint", "reference_training.path"),
         ("loss.anchors.hinge.term.tau=[1]", "tau"),
         ("optimizer._target_=torch.optim.Adamm", "Adamm"),
         ("score.region=everywhere", "everywhere"),

@@ -30,9 +30,11 @@ TABLES = {
     "score_ablation": 16,
 }
 ELSEWHERE = ["online_dpo", "frontier", "frontier_bubil"]  # test_frontier_conf.py
-SHORT = [*CONVOLUTION, "start.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
+SHORT = [*CONVOLUTION, "reference_training.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
 SHAPES = ["data.count=40", "data.size=32"]
-CELLS = sorted(path.stem for path in (CONF / "cell").glob("*.yaml") if not path.stem.startswith("frontier_"))
+CELLS = sorted(
+    path.stem for path in (CONF / "experiment" / "variant").glob("*.yaml") if not path.stem.startswith("frontier_")
+)
 
 
 def cells_of(name):
@@ -74,12 +76,12 @@ def test_a_table_has_a_place_of_its_own_and_all_its_cells(name, tmp_path):
 
 def test_cells_are_what_they_are_called():
     for name in CELLS:
-        config = composed(f"cell={name}", "pairs=logit_noise")
+        config = composed(f"experiment/variant={name}", "candidates=logit_noise")
         target = config.finetune.target if "finetune" in config.task._target_ else None
         method = re.sub("_(3_rounds|all_pairs|weighted_pairs)$", "", name)
         assert config.rounds == (3 if name.endswith("_3_rounds") else 1)
-        assert config.rule._target_.endswith("all_pairs" if name.endswith("_pairs") else "best_worst")
-        assert ("weight" in config.rule) == name.endswith("_weighted_pairs")
+        assert config.questions._target_.endswith("all_pairs" if name.endswith("_pairs") else "best_worst")
+        assert ("weight" in config.questions) == name.endswith("_weighted_pairs")
         if target is not None:
             assert method == {"gold": "dense_gold", "consensus": "consensus"}[target]
         else:
@@ -91,7 +93,7 @@ def test_seeds_have_images_or_folds_of_their_own():
     assert composed("experiment=displacement", "seed=3").data.seed == 3
     bubil = composed("experiment=worth_bubil_few", "seed=3")
     assert (bubil.datamodule.split.fold, bubil.datamodule.split.folds) == (3, 5)
-    assert (bubil.start.target, bubil.start.images, bubil.start.judge_seen) == ("gold", 16, False)
+    assert (bubil.reference_training.target, bubil.reference_training.images, bubil.reference_training.judge_seen) == ("gold", 16, False)
 
 
 def test_the_page_of_results_has_the_command_of_each_table():
@@ -111,7 +113,9 @@ def test_the_page_of_results_has_the_command_of_each_table():
 @pytest.mark.untraced
 @pytest.mark.parametrize("name", ["fast", "overfit", "profiler"])
 def test_debugging(name, tmp_path):
-    config = composed(*CONVOLUTION, *SHAPES, f"debug={name}", "start.steps=2", "threads=1", folder=tmp_path)
+    config = composed(
+        *CONVOLUTION, *SHAPES, f"debug={name}", "reference_training.steps=2", "threads=1", folder=tmp_path
+    )
     if name != "fast":
         config.trainer.max_steps = 3
     summary = run_recipe(config)

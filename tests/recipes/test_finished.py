@@ -6,7 +6,7 @@ import pytest
 from small import SMALL, composed
 from warm import Warm
 
-from segdpo.recipes.config import LONGEST, cell_name
+from segdpo.recipes.config import LONGEST, run_name
 from segdpo.recipes.run import differing, run_recipe
 
 SHORT = [*SMALL, "trainer.max_steps=2", "callbacks.panels=null"]
@@ -49,7 +49,7 @@ def test_a_run_that_was_moved_is_the_same_run():
 def test_names_of_cells_are_safe_and_differ():
     long = "__".join(f"key{number}=value" for number in range(60))
     words = ["loss=dpo__seed=0", "a/b=c", "a-b=c", "a=[1,2]", "a=[1,3]", long, long + "x", "a=../../up", ""]
-    names = [cell_name(word) for word in words]
+    names = [run_name(word) for word in words]
     assert len(set(names)) == len(words)
     assert names[0] == words[0]
     for name in names:
@@ -59,8 +59,8 @@ def test_names_of_cells_are_safe_and_differ():
 
 def test_a_cell_that_fails_does_not_stop_the_others(tmp_path):
     words = ["-m", *SHORT, f"cache={tmp_path / 'cache'}", "jobs=1"]
-    words += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "start.images=900,null"]
-    assert "Expected start.images to be from 1 to" in Warm(words, tmp_path).finish(status=1)
+    words += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "reference_training.images=900,null"]
+    assert "Expected reference_training.images to be from 1 to" in Warm(words, tmp_path).finish(status=1)
     found = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
     assert len(found) == 1
-    assert "start.images=null" in found[0]["overrides"]
+    assert "reference_training.images=null" in found[0]["overrides"]

@@ -15,7 +15,7 @@ from segdpo.models.reward_model import RewardModel, load_reward_model, save_rewa
 from segdpo.recipes.config import build, check_at_start
 from segdpo.recipes.run import open_setting, run_recipe
 
-CELLS = sorted(path.stem for path in (CONF / "cell").glob("frontier_*.yaml"))
+CELLS = sorted(path.stem for path in (CONF / "experiment" / "variant").glob("frontier_*.yaml"))
 STRENGTHS = ("nearest", "near", "far", "farthest")
 # Where each cell's strength acts.
 ACTS = {
@@ -41,7 +41,9 @@ def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
     words = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
     runs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
     assert len({tuple(run) for run in runs}) == len(cells) * len(strengths) * 3
-    assert {word for run in runs for word in run if word.startswith("cell=")} == {f"cell={cell}" for cell in cells}
+    assert {word for run in runs for word in run if word.startswith("experiment/variant=")} == {
+        f"experiment/variant={cell}" for cell in cells
+    }
     assert {word for run in runs for word in run if "strength=" in word} == {f"strength={one}" for one in strengths}
     assert hydra.sweep.dir == f"multirun/{name}"
     assert "experiment" in hydra.job.config.override_dirname.exclude_keys
@@ -53,7 +55,7 @@ def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
     name = cell.removeprefix("frontier_")
     values = []
     for strength in STRENGTHS:
-        config = composed(f"cell={cell}", f"strength={strength}", folder=tmp_path)
+        config = composed(f"experiment/variant={cell}", f"strength={strength}", folder=tmp_path)
         assert config.frontier.method == name
         node = config
         for key in ACTS.get(name, "beta").split("."):
@@ -79,7 +81,7 @@ def test_online_rounds_judged_by_a_reward_model(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "reward_model.safetensors"
     save_reward_model(path, RewardModel(classes=2, encoder_depth=2))
-    own = ["rounds=2", "pairs.count=3", "start.images=8", "callbacks=none", "logger=none"]
+    own = ["rounds=2", "candidates.count=3", "reference_training.images=8", "callbacks=none", "logger=none"]
     judge = ["judge=reward_model", f"judge.model.path={path}"]
     config = composed("experiment=online_dpo", *SMALL, *own, *judge, folder=tmp_path)
     summary = run_recipe(config)

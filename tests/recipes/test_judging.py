@@ -20,11 +20,11 @@ from segdpo.recipes.finetune import PRICES
         # Of 2, 4 and 8 masks: the best, K − 1; best and worst, ⌈3K/2⌉ − 2; every pair; an order, ⌈log₂ K!⌉.
         (["loss=sft"], [1, 3, 7]),
         (["loss=dpo"], [1, 4, 10]),
-        (["loss=sft", "rule=noisy_best_worst"], [1, 4, 10]),
-        (["loss=sft", "rule.min_gap=0.05"], [1, 4, 10]),
-        (["loss=sft", "rule=all_pairs"], [1, 6, 28]),
-        (["loss=sft", "rule=weighted_all_pairs"], [1, 6, 28]),
-        (["loss=dpo", "rule=adjacent_ranks"], [1, 5, 16]),
+        (["loss=sft", "questions=noisy_best_worst"], [1, 4, 10]),
+        (["loss=sft", "questions.min_gap=0.05"], [1, 4, 10]),
+        (["loss=sft", "questions=all_pairs"], [1, 6, 28]),
+        (["loss=sft", "questions=weighted_all_pairs"], [1, 6, 28]),
+        (["loss=dpo", "questions=adjacent_ranks"], [1, 5, 16]),
         (["loss=plackett_luce", "datamodule=ranking", "datamodule.items.length=4"], [1, 5, 16]),
     ],
     ids=str,
@@ -64,7 +64,11 @@ class Toys:
 
 
 def test_answers_are_turned_round_in_training_and_nowhere_else():
-    noisy = ["rule=noisy_best_worst", "rule.choice.probability=0.999", "rule.choice.choice.temperature=1e-6"]
+    noisy = [
+        "questions=noisy_best_worst",
+        "questions.choice.probability=0.999",
+        "questions.choice.choice.temperature=1e-6",
+    ]
     config = composed(*STARTED, *noisy)
     numbers = [np.array(part, np.uint32) for part in ([0, 1, 2], [3], [4, 5])]
     judged = with_preferences(config, Toys(), Splits(*numbers, (3, 1, 2)), {})

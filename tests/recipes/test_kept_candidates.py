@@ -61,17 +61,17 @@ def test_no_candidate_is_an_answer_too(tmp_path):
 
 
 def key(*overrides, path):
-    config = composed(*SMALL, "pairs=own_candidates", *overrides, folder=path.parent)
+    config = composed(*SMALL, "candidates=own_candidates", *overrides, folder=path.parent)
     network = network_node(config, open_setting(config).source, path)
-    return candidates_key(config, asking_the_reference(plain(config.pairs), network, None))
+    return candidates_key(config, asking_the_reference(plain(config.candidates), network, None))
 
 
 def test_the_key_is_of_all_that_masks_depend_on_and_of_nothing_else(tmp_path):
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"one")
     first = key(path=weights)
-    assert first == key("loss=sft", "beta=3", "judge=dice", "rule=all_pairs", "trainer.max_steps=9", path=weights)
-    others = [["seed=1"], ["data.seed=1"], ["pairs.count=4"], ["pairs.sources.logit_noise.amplitude=9"]]
+    assert first == key("loss=sft", "beta=3", "judge=dice", "questions=all_pairs", "trainer.max_steps=9", path=weights)
+    others = [["seed=1"], ["data.seed=1"], ["candidates.count=4"], ["candidates.sources.logit_noise.amplitude=9"]]
     keys = {key(*other, path=weights) for other in others}
     weights.write_bytes(b"another network")
     keys.add(key(path=weights))
@@ -79,13 +79,13 @@ def test_the_key_is_of_all_that_masks_depend_on_and_of_nothing_else(tmp_path):
 
 
 def test_what_a_function_of_the_users_own_makes_is_not_kept():
-    config = composed(*SMALL, "pairs=tta")
+    config = composed(*SMALL, "candidates=tta")
     node = {"_target_": "my_masks.turned", "predict": {"_target_": "segdpo.preferences.predict_with"}}
     assert candidates_key(config, node) is None
 
 
 def test_sources_that_ask_no_network_and_later_rounds_are_not_kept(tmp_path):
     for pairs, keep, kept in [("tta", True, True), ("tta", False, False), ("annotators", True, False)]:
-        config = composed(*SMALL, f"pairs={pairs}", folder=tmp_path)
+        config = composed(*SMALL, f"candidates={pairs}", folder=tmp_path)
         network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
         assert isinstance(source_of_masks(config, network, keep=keep), KeptCandidates) == kept

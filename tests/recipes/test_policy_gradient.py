@@ -61,7 +61,13 @@ def test_a_story_leaves_what_the_others_leave(cache, tmp_path):
         ["algorithm=grpo", "reward=dice", "algorithm.ratio=mask_mean", "algorithm.divergence.estimator=k3"],
         ["algorithm=reinforce", "reward=judge", "judge=boundary_iou", "logger=none"],
         ["reward=weighted", "data=shapes_multiclass", "algorithm.divergence.target=5", "algorithm.minibatches=2"],
-        ["start=few_masks", "start.images=5", "algorithm.smoothness=2", "algorithm.divergence.loss=0", "logger=none"],
+        [
+            "reference_training=few_masks",
+            "reference_training.images=5",
+            "algorithm.smoothness=2",
+            "algorithm.divergence.loss=0",
+            "logger=none",
+        ],
     ],
     ids=str,
 )

@@ -36,7 +36,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
     assert not (cut / "policy.safetensors").exists(), "the run ended before it could be killed; make it longer"
     # Whatever the moment, the last checkpoint is a whole one.
     assert 0 < torch.load(last, weights_only=True)["global_step"] < 40
-    start(cut, "ckpt_path=last").finish()
+    start(cut, "resume=last").finish()
     ended = [read_tensors(folder / "policy.safetensors") for folder in (whole, cut)]
     assert ended[0].keys() == ended[1].keys()
     for name, tensor in ended[0].items():

@@ -37,7 +37,13 @@ SHORT = [
     "threads=1",
 ]
 NONE = np.empty(0, np.uint32)
-CLEAR = ["pairs=corruptions", "pairs.count=4", "rule=all_pairs", "rule.min_gap=0.2", "pairs@reward_test.other=existing"]
+CLEAR = [
+    "candidates=corruptions",
+    "candidates.count=4",
+    "questions=all_pairs",
+    "questions.min_gap=0.2",
+    "candidates@reward_test.other=existing",
+]
 
 
 def told(folder, *choices):
@@ -65,7 +71,7 @@ def test_the_summary_is_what_the_file_gives(trained):
     setting = open_setting(config)
     model = load_reward_model(folder / "run" / "reward_model.safetensors", classes=2)
     views = build(config.transforms)["eval"]
-    mined = Mined(setting.source, build(config.pairs), build(config.judge), build(config.rule), seed=0)
+    mined = Mined(setting.source, build(config.candidates), build(config.judge), build(config.questions), seed=0)
     rng = np.random.default_rng(0)
 
     def rewards(record, masks):
@@ -131,7 +137,13 @@ def test_it_judges_in_the_place_of_gold(trained, tmp_path):
     "choices",
     [
         ["datamodule=ranking", "reward_loss=plackett_luce", "reward_model=dense"],
-        ["pairs=tta", "start.steps=2", "reward_loss.margin_per_gap=2", "final=best", "callbacks=reward"],
+        [
+            "candidates=tta",
+            "reference_training.steps=2",
+            "reward_loss.margin_per_gap=2",
+            "final=best",
+            "callbacks=reward",
+        ],
         ["data=shapes_multiclass", "reward_test.attack.images=0", "reward_test.other.start=nobody"],
     ],
     ids=lambda choices: choices[0],

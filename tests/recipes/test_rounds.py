@@ -14,7 +14,7 @@ from segdpo.recipes import rounds as course
 from segdpo.recipes.rounds import SEEDS_APART, check_rounds, rounds_of, shares
 from segdpo.recipes.run import open_setting, run_recipe
 
-OWN_CANDIDATES = [*SMALL, "pairs=logit_noise", "pairs.amplitude=5", "pairs.count=3"]
+OWN_CANDIDATES = [*SMALL, "candidates=logit_noise", "candidates.amplitude=5", "candidates.count=3"]
 SHORT = [*OWN_CANDIDATES, "callbacks.panels=null"]
 
 
@@ -77,7 +77,7 @@ def test_killed_in_the_second_round_it_goes_on_there(told, tmp_path):
     (tmp_path / "round_1").mkdir()
     left = folder / "run" / "round_1" / "policy.safetensors"
     (tmp_path / "round_1" / left.name).write_bytes(left.read_bytes())
-    again = run_recipe(composed(*usual, "ckpt_path=last"))
+    again = run_recipe(composed(*usual, "resume=last"))
     assert not (tmp_path / "round_1" / "metrics.csv").exists()
     files = [read_tensors(place / "policy.safetensors") for place in (folder / "run", tmp_path)]
     assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
@@ -126,18 +126,18 @@ def test_choices_that_meet_in_rounds(choices, told, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        (["pairs=existing"], "pairs that ask the policy for masks"),
+        (["candidates=existing"], "pairs that ask the policy for masks"),
         (["trainer.max_steps=1"], r"max_steps of at least 2.*but got 1"),
         (["trainer.devices=2"], r"trainer\.devices=1 but got 2"),
         (["adapter=lora", "reference=adapter_off"], "round_reference=first"),
-        (["ckpt_path=some.ckpt"], r"ckpt_path=last, or none, but got some\.ckpt"),
+        (["resume=some.ckpt"], r"resume=last, or none, but got some\.ckpt"),
         (["round_reference=best"], "latest or first but got rounds=2 round_reference=best"),
         (["rounds=0"], "rounds of at least 1"),
     ],
 )
 def test_what_no_rounds_can_be_made_of(choices, said):
     with pytest.raises(ValueError, match=said):
-        check_rounds(composed("pairs=logit_noise", "rounds=2", *choices))
+        check_rounds(composed("candidates=logit_noise", "rounds=2", *choices))
 
 
 def test_joined_sources_are_numbered_through():

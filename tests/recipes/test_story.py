@@ -75,7 +75,7 @@ def test_a_finished_run_made_longer_ends_as_one_that_was_long_from_the_start(fin
     usual = [*SMALL, f"cache={finished[1] / 'cache'}", "scheduler=constant", "logger=none", "callbacks.panels=null"]
     longer = [*usual, "trainer.max_steps=11"]
     run_recipe(composed(*usual, f"run_folder={tmp_path / 'grown'}"))
-    run_recipe(composed(*longer, f"run_folder={tmp_path / 'grown'}", "ckpt_path=last"))
+    run_recipe(composed(*longer, f"run_folder={tmp_path / 'grown'}", "resume=last"))
     run_recipe(composed(*longer, f"run_folder={tmp_path / 'long'}"))
     grown, long = (read_tensors(tmp_path / name / "policy.safetensors") for name in ("grown", "long"))
     assert all(torch.equal(grown[name], long[name]) for name in long)
@@ -83,14 +83,19 @@ def test_a_finished_run_made_longer_ends_as_one_that_was_long_from_the_start(fin
 
 def test_another_configuration_is_another_reference(finished):
     folder = finished[1]
-    config = composed(*SMALL, "start.steps=3", folder=folder)
+    config = composed(*SMALL, "reference_training.steps=3", folder=folder)
     setting = open_setting(config)
     assert make_reference(config, setting.source, setting.splits).trained
     assert not make_reference(config, setting.source, setting.splits).trained
 
 
 def test_few_masks_leave_the_others_to_be_judged(tmp_path):
-    few = ["start=few_masks", "start.images=5", "pairs=logit_noise", "pairs.amplitude=5"]
+    few = [
+        "reference_training=few_masks",
+        "reference_training.images=5",
+        "candidates=logit_noise",
+        "candidates.amplitude=5",
+    ]
     summary = run_recipe(composed(*SMALL, *few, "logger=none", folder=tmp_path))
     assert summary["pairs"]["train"] == 24 - 4 - 6 - 5
 
@@ -112,15 +117,15 @@ def test_classes_that_do_not_match_the_data_stop_at_once(tmp_path):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.ckpt"):
-        run_recipe(composed(*SMALL, "ckpt_path=nowhere.ckpt", folder=tmp_path))
+        run_recipe(composed(*SMALL, "resume=nowhere.ckpt", folder=tmp_path))
 
 
 def test_supervised_story(tmp_path):
     summary = run_recipe(composed(*SMALL, "task=supervised", folder=tmp_path))
     assert summary["policy"]["iou"]["n"] == 6
     assert "reference" not in summary
-    path = f"start.path={tmp_path}/run/policy.safetensors"
-    config = composed(*STARTED, "start=checkpoint", path, folder=tmp_path / "following")
+    path = f"reference_training.path={tmp_path}/run/policy.safetensors"
+    config = composed(*STARTED, "reference_training=checkpoint", path, folder=tmp_path / "following")
     following = run_recipe(config)
     assert following["reference"]["iou"]["mean"] == pytest.approx(summary["policy"]["iou"]["mean"])
 
@@ -134,7 +139,7 @@ def test_supervised_story(tmp_path):
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=bf16-true"],
         ["data=shapes_multiclass", "loss=plackett_luce", "datamodule=ranking", "datamodule.items.length=3"],
-        ["selection=entropy", "selection.budget=8", "pairs=mixture", "final=best"],
+        ["selection=entropy", "selection.budget=8", "candidates=mixture", "final=best"],
     ],
     ids=str,
 )
@@ -147,7 +152,7 @@ def test_choices_that_meet_in_a_story(choices, finished, tmp_path):
 
 def test_preferences_that_the_data_came_with(finished, tmp_path):
     shapes = [option.replace("data.", "data.source.") for option in SMALL]
-    config = composed(*shapes, "data=shapes_judged", "pairs=given", "judge=hd95", "logger=none", folder=tmp_path)
+    config = composed(*shapes, "data=shapes_judged", "questions=answered", "judge=hd95", "logger=none", folder=tmp_path)
     given, (mined, _) = run_recipe(config), finished
     # The same masks and the same judge, wherever it sat.
     assert given["pairs"]["train"] == mined["pairs"]["train"]

@@ -146,7 +146,11 @@ def test_groups_are_held_against_one_another(tmp_path):
     for seed in SEEDS:
         for cell, policy in (("dense", 0.8), ("sft", 0.65), ("dpo", 0.71)):
             policy += 0.01 * seed * (cell == "dpo")
-            write_run(tmp_path / f"{cell}{seed}", summary_of(policy, seed=seed), [f"+cell={cell}", f"seed={seed}"])
+            write_run(
+                tmp_path / f"{cell}{seed}",
+                summary_of(policy, seed=seed),
+                [f"+experiment/variant={cell}", f"seed={seed}"],
+            )
     page = Page(report([tmp_path], dense="dense", against="sft"))
     names = page.row("group")
     found = dict(zip(names, page.row("dpo"), strict=True))

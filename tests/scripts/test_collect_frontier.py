@@ -29,7 +29,7 @@ from segdpo.reports.frontier import (  # noqa: E402
 def write(folder, method, value, seed, *, reward=0.7, kl=100.0, judge="iou()", start=0.5, knob="beta", **more):
     """A run as a cell of the frontier leaves it; `method` None: one that did not come to its end."""
     (folder / ".hydra").mkdir(parents=True)
-    words = [f"cell=frontier_{method}", f"strength={value}", f"seed={seed}"]
+    words = [f"experiment/variant=frontier_{method}", f"strength={value}", f"seed={seed}"]
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(words))
     if method is None:
         return

@@ -164,7 +164,9 @@ def write_worth(folder, policies):
     for cell, values in policies.items():
         for seed, policy in enumerate(values):
             place = folder / f"{cell}-{seed}"
-            write_run(place, [f"cell={cell}", f"seed={seed}", "+experiment=worth"], policy, 0.5 + seed / 100)
+            write_run(
+                place, [f"experiment/variant={cell}", f"seed={seed}", "+experiment=worth"], policy, 0.5 + seed / 100
+            )
             summary = json.loads((place / "summary.json").read_text())
             summary["pairs"]["judgements"] = 0 if cell == "dense" else 700
             (place / "summary.json").write_text(json.dumps(summary))
@@ -219,7 +221,11 @@ def test_rows_are_held_against_the_one_that_is_alike_in_all_else(tmp_path):
     for budget in (4, 8):
         for cell, seed in (("dense", 0), ("dense", 1), ("sft", 0), ("sft", 1)):
             policy = 0.6 + budget / 100 + (0.1 if cell == "dense" else 0) + seed / 100
-            write_run(tmp_path / f"{cell}{budget}{seed}", [f"cell={cell}", f"seed={seed}", f"budget={budget}"], policy)
+            write_run(
+                tmp_path / f"{cell}{budget}{seed}",
+                [f"experiment/variant={cell}", f"seed={seed}", f"budget={budget}"],
+                policy,
+            )
     sweep = read_sweep(tmp_path)
     held = contrasts(sweep, None, "dense")["− dense"]
     found = {group.name: round(interval.mean, 6) for group, interval in zip(sweep.groups, held, strict=True)}

@@ -14,26 +14,26 @@ from segdpo.preferences.mining import Recipe, mine_record
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-GROUPS = ("pairs", "judge", "rule", "selection")
+GROUPS = ("candidates", "judge", "questions", "selection")
 YAMLS = [
     (group, path.stem)
     for group in GROUPS
     for path in sorted((CONF / group).glob("*.yaml"))
-    if path.stem != "given"  # for train.py alone: there is nothing to mine
+    if path.stem != "answered"  # for train.py alone: there is nothing to mine
 ]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
-    "checkpoints": ["pairs.predicts.early.model.path=null", "pairs.predicts.late.model.path=null"],
-    "mc_dropout": ["pairs.model.path=null"],
-    ("pairs", "function"): ["pairs.function.path=tests_of_mine_conf.dark_and_bright"],
+    "checkpoints": ["candidates.predicts.early.model.path=null", "candidates.predicts.late.model.path=null"],
+    "mc_dropout": ["candidates.model.path=null"],
+    ("candidates", "function"): ["candidates.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
     ("judge", "reward_model"): ["judge.model._target_=tests_of_mine_conf.Brightness", "judge.model.path=null"],
     "entropy": ["selection.acquisition.predict.model.path=null"],
     "own_candidates": [
-        f"pairs.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
+        f"candidates.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
     ],
     **{
-        name: ["pairs.predict.model.path=null"]
+        name: ["candidates.predict.model.path=null"]
         for name in ("thresholds", "class_biases", "tta", "logit_noise", "samples")
     },
 }
@@ -72,14 +72,14 @@ def test_every_yaml_works(group, name):
     needed = NEEDED.get((group, name), NEEDED.get(name, []))
     torch.manual_seed(0)  # the networks are untrained
     config = composed(f"{group}={name}", "data.count=3", *needed)
-    recipe = Recipe(instantiate(config.pairs), instantiate(config.judge), instantiate(config.rule))
+    recipe = Recipe(instantiate(config.candidates), instantiate(config.judge), instantiate(config.questions))
     assert sorted(instantiate(config.selection)(Shapes(3), seed=0)) == [0, 1, 2]
     record = Shapes(3)[0]
     outcome = mine_record(record, recipe)
     assert outcome.diversity
     if outcome.record is None:  # an untrained network may see the same everywhere
         assert outcome.reason in ("all candidates are the same", "no pair passes the rule")
-        assert group == "pairs"
+        assert group == "candidates"
     else:
         assert outcome.record.masks.max() < 4
         assert all(pair.chosen != pair.rejected and 0 < pair.weight <= 1 for pair in outcome.record.pairs)

@@ -31,16 +31,16 @@ def composed(*overrides):
 
 def test_weights_must_be_named(tmp_path):
     with pytest.raises(MissingMandatoryValue, match=r"pairs\.predict\.model\.path"):
-        mine_pairs.mine_to_disk(composed("pairs=thresholds", f"out={tmp_path / 'a'}"), Console())
+        mine_pairs.mine_to_disk(composed("candidates=thresholds", f"out={tmp_path / 'a'}"), Console())
 
 
 def test_preferences_that_the_data_came_with_are_not_mined(tmp_path):
-    with pytest.raises(DataError, match="pairs=given, which takes the preferences that the data came with"):
-        mine_pairs.mine_to_disk(composed("pairs=given", f"out={tmp_path / 'a'}"), Console())
+    with pytest.raises(DataError, match="questions=answered, which takes the preferences that the data came with"):
+        mine_pairs.mine_to_disk(composed("questions=answered", f"out={tmp_path / 'a'}"), Console())
     assert not list(tmp_path.iterdir())
 
 
-SETTINGS = ["data.count=120", "data.size=32", "~pairs@data.masks", "rule=all_pairs", "rule.min_gap=0.05"]
+SETTINGS = ["data.count=120", "data.size=32", "~candidates@data.masks", "questions=all_pairs", "questions.min_gap=0.05"]
 
 
 def content(out):
@@ -101,7 +101,7 @@ def test_a_folder_holds_what_the_pack_holds(tmp_path):
 
 def test_the_table_of_sources(tmp_path):
     summary = mine_pairs.mine_to_disk(
-        composed(f"out={tmp_path / 'a'}", "data.count=5", "pairs=annotators"), Console(quiet=True)
+        composed(f"out={tmp_path / 'a'}", "data.count=5", "candidates=annotators"), Console(quiet=True)
     )
     console = Console(record=True, width=80, quiet=True)
     console.quiet = False

@@ -71,7 +71,7 @@ def test_the_commands_of_the_document_run(tmp_path, monkeypatch):
     write_run(tmp_path / "outputs/other", summary_of(seed=1), ["loss=dpo", "seed=1"])
     write_run(tmp_path / "multirun/losses/0", summary_of(), ["loss=dpo", "seed=0"])
     for number, cell in enumerate(("dense_gold", "sft")):
-        write_run(tmp_path / f"multirun/worth/{number}", summary_of(), [f"+cell={cell}", "seed=0"])
+        write_run(tmp_path / f"multirun/worth/{number}", summary_of(), [f"+experiment/variant={cell}", "seed=0"])
     ran = [words[2:] for words in commands() if words[:2] == ["python", "scripts/report.py"]]
     assert len(ran) == 4
     for words in ran:

@@ -106,7 +106,8 @@ def worst_of(files: RunFiles) -> list[tuple[str, str, str, str]]:
 WORDS = re.compile(r"[^0-9A-Za-z]+")
 Rows = Sequence[Sequence[str]]
 # Groups of conf/ that say what a run was about; the others are in its configuration.
-TOLD = ("experiment", "cell", "data", "start", "pairs", "judge", "rule", "selection", "task", "loss", "score", "beta",
+TOLD = ("experiment", "experiment/variant", "data", "reference_training",
+        "candidates", "judge", "questions", "selection", "task", "loss", "score", "beta",
         "reference", "adapter", "model", "optimizer", "scheduler", "trainer", "transforms")  # fmt: skip
 HYDRA_OWN = ("hydra.mode=", "hydra.sweep.", "hydra.launcher.")
 
@@ -196,7 +197,7 @@ def _numbers(files: RunFiles) -> tuple[Mapping[str, Any], list[str]]:
 
 def _title(files: RunFiles) -> str:
     words = dict(choices_of(files))
-    named = next((words[name] for name in ("cell", "loss") if words.get(name)), "")
+    named = next((words[name] for name in ("experiment/variant", "loss") if words.get(name)), "")
     seed = at(files.summary, "seed") if "seed" in files.summary else at(files.config, "seed")
     said = [part for part in (named, f"seed {seed}" if seed is not None else "") if part]
     return ", ".join(said) or files.folder.resolve().name

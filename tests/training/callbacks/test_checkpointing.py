@@ -93,7 +93,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_ends_alike(fit, scripted, tmp_pat
     last = tmp_path / "checkpoints" / "last.ckpt"
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("segdpo")]
     assert message.startswith("Stopped by Ctrl-C after step 5. The last checkpoint,")
-    assert f"hydra.run.dir={tmp_path} ckpt_path={last}" in message
+    assert f"hydra.run.dir={tmp_path} resume={last}" in message
     assert torch.load(last, weights_only=True)["global_step"] == 4
     resumed = scripted()
     fit(resumed, callbacks=[checkpoints(tmp_path), HowToGoOn()], ckpt_path=str(last), **options)
