@@ -40,14 +40,13 @@ if TYPE_CHECKING:
     from segdpo.preferences.mining import Outcome as Outcome
     from segdpo.preferences.mining import Recipe as Recipe
     from segdpo.preferences.mining import judged_masks as judged_masks
-    from segdpo.preferences.prediction import MEAN as MEAN
-    from segdpo.preferences.prediction import STD as STD
-    from segdpo.preferences.prediction import masks_of as masks_of
-    from segdpo.preferences.prediction import predict_in_views as predict_in_views
-    from segdpo.preferences.prediction import predict_with as predict_with
-    from segdpo.preferences.prediction import to_image as to_image
-    from segdpo.preferences.prediction import to_model_input as to_model_input
-    from segdpo.preferences.prediction import with_weights as with_weights
+    from segdpo.preferences.network import Network as Network
+    from segdpo.preferences.network import asks_network as asks_network
+    from segdpo.preferences.network import masks_of as masks_of
+    from segdpo.preferences.network import to_image as to_image
+    from segdpo.preferences.network import to_model_input as to_model_input
+    from segdpo.preferences.network import with_network as with_network
+    from segdpo.preferences.network import with_weights as with_weights
     from segdpo.preferences.questions import Rule as Rule
     from segdpo.preferences.questions import adjacent_ranks as adjacent_ranks
     from segdpo.preferences.questions import all_pairs as all_pairs

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.fitting import make_policy as make_policy
     from segdpo.recipes.fitting import make_task as make_task
     from segdpo.recipes.fitting import make_trainer as make_trainer
+    from segdpo.recipes.mine import run_mine as run_mine
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient
     from segdpo.recipes.preference import run_preference as run_preference
     from segdpo.recipes.reward import run_reward as run_reward

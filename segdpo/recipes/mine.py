@@ -1,0 +1,123 @@
+"""Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
+
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segdpo.checks import check_choice
+from segdpo.data import PackDataset, PackWriter, write_folder
+from segdpo.files import DataError
+from segdpo.models import check_resolvers
+from segdpo.preferences import (
+    Journal,
+    Recipe,
+    SourceReport,
+    Summary,
+    asks_network,
+    journal_path,
+    run_mining,
+    with_network,
+)
+from segdpo.recipes.config import build
+
+
+def run_mine(config: DictConfig) -> None:
+    """Mine as conf/mine.yaml says and print the report; exit status 1 when something is wrong with the data.
+
+    Interrupted at any moment and started again with the same settings, it resumes and writes the same bytes.
+    """
+    console = Console()
+    try:
+        check_choice("format", config.format, ("pack", "folder"))
+        summary = mine_to_disk(config, console)
+    except ValueError as error:
+        sys.exit(f"{error}")
+    console.print(sources_table(summary.sources))
+    console.print(
+        f"[bold]{config.out}[/bold]: {summary.mined} of {summary.selected} images, {summary.masks} masks, "
+        f"{summary.pairs} pairs"
+    )
+    for reason, count in summary.skipped.items():
+        console.print(f"  skipped {count}: {reason} (first: {summary.examples[reason]})", markup=False)
+
+
+def mine_to_disk(config: DictConfig, console: Console) -> Summary:
+    """Mine into a pack, or through a pack into a folder, and return the run in numbers."""
+    out = Path(config.out)
+    check_resolvers(config)
+    questions = build(config.questions)
+    if questions is None:
+        raise DataError(
+            "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
+            "the data came with; choose another, such as questions=best_worst, or give the data to train.py as it is."
+        )
+    settings = _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("out", "predictor")]))
+    candidates, selection = build(config.candidates), build(config.selection)
+    asks = asks_network(candidates) or asks_network(selection)
+    if asks:
+        settings["predictor"] = _plain(config.predictor)
+    journal = Journal(journal_path(out), settings)
+    if journal.finished and out.exists():
+        return journal.summary()
+    # An interrupted pack can be continued, a folder cannot: the folder is written at the end, all at once.
+    pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
+    source = build(config.data)
+    network = build(config.predictor) if asks else None
+    recipe = Recipe(
+        mask_source=with_network(candidates, network),
+        judge=build(config.judge),
+        rule=questions,
+        seed=config.seed,
+        keep_duplicates=config.keep_duplicates,
+        ranking=config.ranking,
+        background=config.background,
+    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("mining", total=None)
+        summary = run_mining(
+            source,
+            recipe,
+            journal,
+            PackWriter(pack, source.classes),
+            selection=with_network(selection, network),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if config.format == "folder":
+        write_folder(out, PackDataset(pack, channels=None), source.classes)
+        shutil.rmtree(pack)
+    return summary
+
+
+def sources_table(sources: Sequence[SourceReport]) -> Table:
+    """Return the report on the sources: how much their masks differ, and how far apart their qualities are."""
+    table = Table(
+        title="Candidates by source: share of identical masks, mean IoU with each other, IoU with gold",
+        caption="means over the images",
+    )
+    table.add_column("source", no_wrap=True)
+    for column in ("images", "masks", "same", "mutual", "worst", "mean", "best", "spread"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for source in sources:
+        quality = source.worst_quality, source.mean_quality, source.best_quality, source.spread
+        numbers = [f"{source.identical:.1%}", *map(_number, (source.pairwise_iou, *quality))]
+        table.add_row(source.source, str(source.images), str(source.masks), *numbers)
+    return table
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    """Return the node as plain dicts and lists, or say which value is missing."""
+    found: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return found
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
