@@ -31,7 +31,7 @@ from segdpo.data import (
 from segdpo.files import write_atomically
 from segdpo.losses import PreferenceLoss
 from segdpo.models import load_weights
-from segdpo.preferences import Mined, Rule, for_best, for_ranking, for_rule, judged_masks
+from segdpo.preferences import Mined, Questions, answers_for, answers_for_best, answers_for_ranking, judged_masks
 from segdpo.recipes.config import MISSING, Plain, build, key_for, leaves, plain, stamp_of_files
 from segdpo.scores import PairScores
 
@@ -121,15 +121,13 @@ def with_preferences(
     keep the preferences of then, so that all rounds are measured on the same.
     """
     judged = selected(config, source, splits, network) if first is None else first.images
-    rule: Rule | None = build(config.questions)
+    rule: Questions | None = build(config.questions)
     if rule is None:
         infos = [info_of(source, int(number), preferences=True) for number in judged]
         return Judged(source, replace(splits, train=judged), judged, pairs=sum(map(answers_given, infos)))
     # Candidates of later rounds are those of a policy that no other run has.
     mask_source = source_of_masks(config, network, keep=first is None)
-    mine = partial(
-        Mined, source, mask_source, build(config.judge), seed=config.seed, ranking=True, background=config.background
-    )
+    mine = partial(Mined, source, mask_source, build(config.judge), seed=config.seed, background=config.background)
     learned = Subset(mine(rule), judged.tolist())
     if first is None:
         # What was learned from wrong answers is measured on right ones.
@@ -147,10 +145,10 @@ def with_preferences(
 
 def answers_given(info: RecordInfo) -> int:
     """Return how many answers the preferences stand for that a record came with: its pairs, or its ranking."""
-    return info.pairs or for_ranking(info.ranking or 0)
+    return info.pairs or answers_for_ranking(info.ranking or 0)
 
 
-def unerring(rule: Rule) -> Rule:
+def unerring(rule: Questions) -> Questions:
     """Return a rule of which the better mask is always chosen, whatever `choice` it was given."""
     if isinstance(rule, partial) and "choice" in rule.keywords:
         kept = {name: value for name, value in rule.keywords.items() if name != "choice"}
@@ -254,13 +252,13 @@ def judgements(judged: Sequence[Judged], price: Price) -> int:
 def price_of(config: DictConfig) -> Price:
     """Return what an image costs a preference loss: what its rule asks; the best alone, if it reads nothing else."""
     if config.datamodule["items"]._target_.endswith("RankingDataset"):
-        return for_ranking
+        return answers_for_ranking
     return for_rule_of(config) if reads_rejected(build(config.loss)) else for_chosen(config)
 
 
 def for_rule_of(config: DictConfig) -> Price:
     """Return what the pairs of the rule cost."""
-    return partial(for_rule, build(config.questions))
+    return partial(answers_for, build(config.questions))
 
 
 def for_chosen(config: DictConfig) -> Price:
@@ -269,7 +267,8 @@ def for_chosen(config: DictConfig) -> Price:
     The best is found without the worst, unless the judge may turn the two round or has to say how far they are apart.
     """
     needs_both = config.questions.get("choice") is not None or config.questions.get("min_gap", 0) > 0
-    return for_best if config.questions._target_.endswith("best_worst") and not needs_both else for_rule_of(config)
+    best_alone = config.questions._target_.endswith("best_worst") and not needs_both
+    return answers_for_best if best_alone else for_rule_of(config)
 
 
 def reads_rejected(loss: PreferenceLoss) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
 from segdpo.data import DataModule, SupervisedDataset
-from segdpo.preferences import for_ranking
+from segdpo.preferences import answers_for_ranking
 from segdpo.recipes.collect import Price, for_chosen
 from segdpo.recipes.config import Plain, build
 from segdpo.recipes.fitting import Learned, Lesson, train
@@ -25,7 +25,7 @@ from segdpo.training import SupervisedTask
 PRICES: dict[str, Callable[[DictConfig], Price]] = {
     "gold": lambda config: lambda masks: 0,
     "chosen": for_chosen,
-    "consensus": lambda config: for_ranking,
+    "consensus": lambda config: answers_for_ranking,
 }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from segdpo.losses import RewardLoss
 from segdpo.models import save_reward_model
-from segdpo.preferences import SCORES, for_ranking, for_rule
+from segdpo.preferences import SCORES, answers_for, answers_for_ranking
 from segdpo.recipes.collect import Judged, asks_a_network, judgements, network_node, with_preferences
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.fitting import description_of, fit, header_for, make_data, make_trainer, metric_of, take_final
@@ -42,7 +42,7 @@ def run_reward(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
         return {}
     header = header_for(config, setting.source.classes)
     save_reward_model(setting.folder / "reward_model.safetensors", task.network, header)
-    price = partial(for_rule, build(config.questions)) if task.loss.is_of_pairs else for_ranking
+    price = partial(answers_for, build(config.questions)) if task.loss.is_of_pairs else answers_for_ranking
     trusted = Trusted(setting, task.network, data, network, trainer.strategy.root_device)
     summary = trust(trusted)
     return summary | {
