@@ -24,7 +24,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
 
-# Modules whose classes and functions files of earlier versions name → where these names are now.
+# Modules, and classes whose parameters changed, that files of earlier versions name → where they are now.
 MOVED: Mapping[str, str] = {
     "segdpo.data.coco": "segdpo.data",
     "segdpo.data.folder": "segdpo.data",
@@ -32,7 +32,7 @@ MOVED: Mapping[str, str] = {
     "segdpo.data.plain_folder": "segdpo.data",
     "segdpo.data.torchvision_sets": "segdpo.data",
     "segdpo.data.shapes": "segdpo.data",
-    "segdpo.data.mined": "segdpo.preferences",
+    "segdpo.data.mined.Mined": "segdpo.preferences.mined_of_old",
     "segdpo.data.splits": "segdpo.data",
     "segdpo.data.transforms": "segdpo.data",
     "segdpo.pairs.annotators": "segdpo.data",
@@ -164,7 +164,7 @@ EVALUATION = Table(
         **_under("segdpo.data", "PlainFolder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
         **_under("segdpo.data", "Shapes"),
-        **_under("segdpo.preferences", "Mined"),
+        **_under("segdpo.preferences", "Mined mined_of_old"),
         **_under("segdpo.data", "split_by_fold split_by_fraction"),
         **_under("segdpo.data", "Pipeline"),
         # What makes and judges masks from records alone; sources that ask a network read its weights from a path.
@@ -406,7 +406,7 @@ def check_resolvers(config: Any) -> None:
 
 def current_name(target: str) -> str:
     """Return the name of today of a target; `MOVED` has those of earlier versions."""
-    moved = next((old for old in MOVED if target.startswith(f"{old}.")), None)
+    moved = next((old for old in MOVED if f"{target}.".startswith(f"{old}.")), None)
     return target if moved is None else MOVED[moved] + target.removeprefix(moved)
 
 

@@ -33,12 +33,12 @@ from segdpo.losses import PreferenceLoss
 from segdpo.preferences import (
     Mined,
     Network,
-    Rule,
+    Questions,
+    answers_for,
+    answers_for_best,
+    answers_for_ranking,
     asks_network,
     best_worst,
-    for_best,
-    for_ranking,
-    for_rule,
     judged_masks,
     with_network,
 )
@@ -87,11 +87,12 @@ def collect_preferences(
             images keep the preferences they had, so that all rounds are measured on the same pairs.
     """
     config, source, splits = run.config, run.source, run.splits
-    candidates, selection, rule = build(config.candidates), build(config.selection), build(config.questions)
+    candidates, selection = build(config.candidates), build(config.selection)
+    questions: Questions | None = build(config.questions)
     needed = asks_network(candidates) or asks_network(selection)
     asked = network_to_ask(config, network) if needed and network is not None else None
     selected = _select(with_network(selection, asked), run, images) if first is None else first.images
-    if rule is None:  # questions=answered
+    if questions is None:  # questions=answered
         infos = [info_of(source, int(number), preferences=True) for number in selected]
         return Preferences(source, replace(splits, train=selected), selected, answers=sum(map(answers_of, infos)))
     mine = partial(
@@ -100,13 +101,12 @@ def collect_preferences(
         _kept(with_network(candidates, asked), config, weights if asks_network(candidates) else None),
         build(config.judge),
         seed=config.seed,
-        ranking=True,
         background=config.background,
     )
-    training = Subset(mine(rule), selected.tolist())
+    training = Subset(mine(questions), selected.tolist())
     if first is None:
         # Training may learn from wrong answers; validation and test are measured on right ones.
-        held_out = Subset(mine(without_errors(rule)), np.concatenate([splits.val, splits.test]).tolist())
+        held_out = Subset(mine(without_errors(questions)), np.concatenate([splits.val, splits.test]).tolist())
     else:
         held_out = Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())
     joined = Joined([training, held_out])
@@ -145,17 +145,17 @@ def _kept(candidates: MaskSource, config: DictConfig, weights: Path | None) -> M
     return candidates if key is None else KeptCandidates(candidates, Path(config.cache) / "candidates" / key)
 
 
-def without_errors(rule: Rule) -> Rule:
-    """Return a rule with which the better mask is always chosen, whatever `choice` it was given."""
-    if isinstance(rule, partial) and "choice" in rule.keywords:
-        kept = {name: value for name, value in rule.keywords.items() if name != "choice"}
-        return partial(rule.func, *rule.args, **kept)
-    return rule
+def without_errors(questions: Questions) -> Questions:
+    """Return the questions with answers that are always right, whatever `choice` they were given."""
+    if isinstance(questions, partial) and "choice" in questions.keywords:
+        kept = {name: value for name, value in questions.keywords.items() if name != "choice"}
+        return partial(questions.func, *questions.args, **kept)
+    return questions
 
 
 def answers_of(info: RecordInfo) -> int:
     """Return how many answers the preferences of a record stand for: its pairs, or the comparisons of its ranking."""
-    return info.pairs or for_ranking(info.ranking or 0)
+    return info.pairs or answers_for_ranking(info.ranking or 0)
 
 
 def _renumbered(splits: Splits, selected: int) -> Splits:
@@ -175,25 +175,25 @@ def count_answers(preferences: Sequence[Preferences], per_image: AnswersPerImage
 
 
 def answers_for_loss(config: DictConfig) -> AnswersPerImage:
-    """Return the answers that the loss needs: for a ranking, the pairs of the rule, or the best mask alone."""
+    """Return the answers that the loss needs: for a ranking, for all pairs asked about, or for the best mask alone."""
     if function_of(build(config.datamodule["items"])) is RankingDataset:
-        return for_ranking
+        return answers_for_ranking
     return answers_for_pairs(config) if reads_rejected(build(config.loss)) else answers_for_chosen(config)
 
 
 def answers_for_pairs(config: DictConfig) -> AnswersPerImage:
-    """Return the answers that the pairs of the rule need."""
-    return partial(for_rule, build(config.questions))
+    """Return the answers that the pairs need."""
+    return partial(answers_for, build(config.questions))
 
 
 def answers_for_chosen(config: DictConfig) -> AnswersPerImage:
-    """Return the answers that the chosen masks of the rule need.
+    """Return the answers that the chosen masks of the pairs need.
 
     The best mask is found without the worst, unless the judge errs or its answers include the gap.
     """
     needs_both = config.questions.get("choice") is not None or config.questions.get("min_gap", 0) > 0
     finds_best = function_of(build(config.questions)) is best_worst and not needs_both
-    return for_best if finds_best else answers_for_pairs(config)
+    return answers_for_best if finds_best else answers_for_pairs(config)
 
 
 def reads_rejected(loss: PreferenceLoss) -> bool:
@@ -261,7 +261,7 @@ def _read(path: Path, record: Record) -> Candidates | None:
             raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
         return Candidates(masks, tuple(names.tolist()))
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("Kept candidates cannot be read and are made anew: %s (%s)", path, error)
+        log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
 
 

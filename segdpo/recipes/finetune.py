@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from segdpo.checks import check_choice
 from segdpo.data import DataModule, SupervisedDataset
-from segdpo.preferences import for_ranking
+from segdpo.preferences import answers_for_ranking
 from segdpo.recipes.collect import AnswersPerImage, answers_for_chosen
 from segdpo.recipes.compare import compare_policy
 from segdpo.recipes.config import build
@@ -28,7 +28,7 @@ from segdpo.training import SupervisedTask
 ANSWERS: dict[str, Callable[[DictConfig], AnswersPerImage]] = {
     "gold": lambda config: lambda masks: 0,
     "chosen": answers_for_chosen,
-    "consensus": lambda config: for_ranking,
+    "consensus": lambda config: answers_for_ranking,
 }
 
 

@@ -18,7 +18,7 @@ from segdpo.files import DataError
 from segdpo.models import check_resolvers
 from segdpo.preferences import (
     Journal,
-    Recipe,
+    Mining,
     SourceReport,
     Summary,
     asks_network,
@@ -71,13 +71,12 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
     source = build(config.data)
     network = build(config.predictor) if asks else None
-    recipe = Recipe(
-        mask_source=with_network(candidates, network),
+    mining = Mining(
+        candidates=with_network(candidates, network),
         judge=build(config.judge),
-        rule=questions,
+        questions=questions,
         seed=config.seed,
         keep_duplicates=config.keep_duplicates,
-        ranking=config.ranking,
         background=config.background,
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -85,7 +84,7 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
         task = bar.add_task("mining", total=None)
         summary = run_mining(
             source,
-            recipe,
+            mining,
             journal,
             PackWriter(pack, source.classes),
             selection=with_network(selection, network),

@@ -10,7 +10,7 @@ from torch import nn
 
 from segdpo.losses import RewardLoss
 from segdpo.models import save_reward_model
-from segdpo.preferences import SCORES, for_ranking, for_rule
+from segdpo.preferences import SCORES, answers_for, answers_for_ranking
 from segdpo.recipes.collect import Preferences, collect_preferences, count_answers, needs_network
 from segdpo.recipes.config import build
 from segdpo.recipes.fitting import description_of, fit, header_for, make_data, validate
@@ -41,7 +41,7 @@ def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
         return {}
     save_reward_model(run.folder / "reward_model.safetensors", task.network, header_for(config, run.classes))
     tested = run_reward_test(RewardTest(run, task.network, data, network, fitted.trainer.strategy.root_device))
-    per_image = partial(for_rule, build(config.questions)) if task.loss.is_of_pairs else for_ranking
+    per_image = partial(answers_for, build(config.questions)) if task.loss.is_of_pairs else answers_for_ranking
     pairs = {
         "train": len(data.train_data()),
         "test": len(preferences.splits.test),

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from segdpo.data.shapes import Shapes
-from segdpo.preferences.mining import Recipe, mine_record
+from segdpo.preferences.mining import Mining, mine_record
 from segdpo.preferences.network import asks_network, with_network
 
 ROOT = Path(__file__).parents[2]
@@ -70,13 +70,13 @@ def test_every_yaml_works(group, name):
     network = instantiate(config.predictor)
     assert asks_network(candidates) == (name in ASKS_NETWORK)
     assert asks_network(selection) == (name == "entropy")
-    recipe = Recipe(with_network(candidates, network), instantiate(config.judge), instantiate(config.questions))
+    mining = Mining(with_network(candidates, network), instantiate(config.judge), instantiate(config.questions))
     assert sorted(with_network(selection, network)(Shapes(3), seed=0)) == [0, 1, 2]
     record = Shapes(3)[0]
-    outcome = mine_record(record, recipe)
+    outcome = mine_record(record, mining)
     assert outcome.diversity
     if outcome.record is None:  # an untrained network may see the same everywhere
-        assert outcome.reason in ("all candidates are the same", "no pair passes the rule")
+        assert outcome.reason in ("all candidates are the same", "no pair to ask about")
         assert group == "candidates"
     else:
         assert outcome.record.masks.max() < 4
