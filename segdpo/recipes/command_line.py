@@ -38,6 +38,13 @@ RENAMED_CHOICES: Mapping[tuple[str, str], str] = {
     ("reference_training", "cheap_masks"): "noisy_masks",
     ("callbacks", "how_to_go_on"): "resume_hint",
 }
+# Beginnings of keys, with the groups' names of today: the network of candidates and selection is one option of mining.
+RENAMED_KEYS: Mapping[str, str] = {
+    r"candidates(\.sources\.\w+)?\.predict": "predictor",
+    r"candidates\.model": "predictor.model",
+    r"candidates\.predicts": "candidates.networks",
+    r"selection\.acquisition\.predict": "predictor",
+}
 # Options without effect today, and why.
 REMOVED_OPTIONS: Mapping[str, str] = {"ranking": "the ranking of all masks is always stored"}
 # pairs=given said that nothing is mined, which is now a choice of another group.
@@ -115,6 +122,9 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for (group, old), new in RENAMED_CHOICES.items():
         if isinstance(found.get(group), dict):
             found[group] = {new if key == old else key: value for key, value in found[group].items()}
+    candidates = found.get("candidates")
+    if isinstance(candidates, dict) and str(candidates.get("_target_")).endswith(".given"):
+        found["questions"] = {"_target_": "segdpo.recipes.answered"}
     return found
 
 
@@ -160,12 +170,14 @@ def _current_word(word: str) -> str | None:
 
 
 def _current_name(name: str) -> str:
-    """Return an option's name with its first part, or the key of a callback, as it is today."""
-    first, separator, rest = re.fullmatch(r"([^./]*)([./]?)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
-    # A key below `cell` or `table` never was: they are groups without keys of their own.
-    first = RENAMED_OPTIONS.get(first, first)
-    key, dot, below = rest.partition(".")
-    return f"{first}{separator}{RENAMED_CHOICES.get((first, key), key) if separator == '.' else key}{dot}{below}"
+    """Return the name of an option or group as it is today."""
+    end = min([name.index(sign) for sign in "./" if sign in name], default=len(name))
+    found = RENAMED_OPTIONS.get(name[:end], name[:end]) + name[end:]
+    for old, new in RENAMED_KEYS.items():
+        found = re.sub(rf"^{old}(?=\.|$)", new, found)
+    for (group, choice), new in RENAMED_CHOICES.items():
+        found = re.sub(rf"^{group}\.{choice}(?=\.|$)", f"{group}.{new}", found)
+    return found
 
 
 def _name_of(word: str) -> str:

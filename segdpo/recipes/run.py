@@ -182,6 +182,8 @@ def _comparable(config: Plain) -> dict[str, str]:
     """Return the values that count, as text: the run's own folders by their names, so that a run may be moved."""
     folders = {str(config[key]): key for key in ("run_folder", "cache") if config.get(key)}
     kept = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    if str((kept.get("questions") or {}).get("_target_")).endswith(".answered"):
+        kept.pop("candidates", None)  # nothing is asked about them
     found = {}
     for name, value in leaves(kept):
         text = repr(value)

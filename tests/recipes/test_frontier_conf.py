@@ -13,7 +13,7 @@ from small import CONF, SMALL, composed
 from segdpo.inference.load import open_segmenter
 from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
 from segdpo.recipes.config import build, check_at_start
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.run import open_run, run_recipe
 
 CELLS = sorted(path.stem for path in (CONF / "experiment" / "variant").glob("frontier_*.yaml"))
 STRENGTHS = ("nearest", "near", "far", "farthest")
@@ -91,11 +91,11 @@ def test_online_rounds_judged_by_a_reward_model(tmp_path):
     assert frontier["judge"] == f"by_network(model.path={path}, model.classes=None)"
     assert (run / "round_1" / "policy.safetensors").exists()
     assert json.loads((run / "summary.json").read_text())["frontier"] == frontier
-    setting, model = open_setting(config), load_reward_model(path).eval()
+    opened, model = open_run(config), load_reward_model(path).eval()
     network, pipeline = open_segmenter(run)[0].eval(), build(config.transforms)["eval"]
     rewards = []
-    for number in setting.splits.test:
-        record = setting.source[int(number)]
+    for number in opened.splits.test:
+        record = opened.source[int(number)]
         image = torch.from_numpy(pipeline(record.image, record.gold[None], np.random.default_rng(0)).image)[None]
         with torch.no_grad():
             rewards.append(model(image, (network(image)[:, 0] > 0).byte(), None).item())

@@ -1,4 +1,4 @@
-"""A run killed by SIGKILL goes on to the weights of one that was never stopped, bit for bit."""
+"""A run killed by SIGKILL resumes to the weights of one that was never stopped, bit for bit."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ RESTLESS += ["~model.network_factory.kernel_size", "~model.network_factory.paddi
 
 
 def start(folder, *overrides):
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "story")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "recipes")])
     return Warm(words_for(folder, *LONG, *RESTLESS, *overrides), folder.parent, {"PYTHONPATH": paths})
 
 
