@@ -37,6 +37,8 @@ RENAMED_OPTIONS: Mapping[str, str] = {
 RENAMED_CHOICES: Mapping[tuple[str, str], str] = {
     ("reference_training", "cheap_masks"): "noisy_masks",
     ("callbacks", "how_to_go_on"): "resume_hint",
+    ("experiment", "worth_cheap_masks"): "worth_noisy_masks",
+    ("experiment", "worth_bubil_cheap"): "worth_bubil_noisy",
 }
 # Beginnings of keys, with the groups' names of today: the network of candidates and selection is one option of mining.
 RENAMED_KEYS: Mapping[str, str] = {

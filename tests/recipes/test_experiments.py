@@ -19,9 +19,9 @@ SINGLE = ["bubil", "displacement", "few_masks", "lora"]
 TABLES = {
     "displacement": 9,
     "displacement_camvid": 6,
-    "worth_cheap_masks": 19,
+    "worth_noisy_masks": 19,
     "worth_few_masks": 14,
-    "worth_bubil_cheap": 9,
+    "worth_bubil_noisy": 9,
     "worth_bubil_few": 9,
     "budget": 18,
     "label_noise": 15,

@@ -47,7 +47,7 @@ def test_other_targets(target, judgements, cache, tmp_path):
 
 
 def test_an_unknown_target_names_those_there_are(cache, tmp_path):
-    with pytest.raises(ValueError, match=r"finetune\.target to be one of gold, chosen, consensus but got best"):
+    with pytest.raises(ValueError, match=r"finetune\.target to be one of gold, chosen, consensus but got 'best'"):
         run_with(cache, tmp_path, "task=finetune", "finetune.target=best")
 
 

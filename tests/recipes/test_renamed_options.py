@@ -33,6 +33,7 @@ WORDS = {
     "ckpt_path=a/ckpt_path/last.ckpt": "resume=a/ckpt_path/last.ckpt",
     "cell=dpo,sft": "experiment/variant=dpo,sft",
     "~cell": "~experiment/variant",
+    "experiment=worth_cheap_masks": "experiment=worth_noisy_masks",
     "table=shapes": "experiment/table=shapes",
     "callbacks=[progress,last,how_to_go_on]": "callbacks=[progress,last,resume_hint]",
     "callbacks.how_to_go_on=null": "callbacks.resume_hint=null",
