@@ -353,7 +353,7 @@ def search(words: Words) -> int:
         search,
         "segdpo search hparams_search=anchors [any override of train.py …]\n\n"
         "Started again with the same options, it resumes; several processes share the work with\n"
-        "hparams_search.seed=null. conf/hparams_search/ says what is searched, with which sampler and pruner. See docs/sweeps.md.",
+        "hparams_search.seed=null. conf/hparams_search/ says what is searched, with which sampler and pruner.",
     )
     parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of train.py")
     overrides = parser.parse_args(words).overrides
