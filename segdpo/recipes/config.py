@@ -37,8 +37,7 @@ def build(node: Any, **given: Any) -> Any:
 
     They are bound after Hydra has built the rest, since Hydra would take a dataclass among them apart.
     """
-    content = plain(node)
-    check_targets(content)
+    content = check_targets(plain(node))
     if not given:
         return instantiate(content, _convert_="all")
     rest = {key: value for key, value in content.items() if key not in given}
