@@ -1,7 +1,7 @@
 """What commit f7ff399 wrote opens and means the same: weights, runs, data sets, a journal, names in yamls.
 
-tests/stored/expected.json holds logits and records as the code of that commit computed them. The networks of the runs are
-one convolution; the data set is three images of `data=shapes` with mined preferences, as pack, folder and COCO file.
+tests/stored/expected.json holds logits and records as the code of that commit computed them. The networks of the
+runs are one convolution; the data set is three images of `data=shapes` with mined preferences: pack, folder, COCO.
 """
 
 import json
