@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test bench fuzz check format lock clean
+.PHONY: help setup train test bench structure fuzz check format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: check  ## every check and every test, with coverage
 
 bench: $(STAMP)  ## the table of speed and memory, and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files that a batch passes
+	$(BIN)/python scripts/structure.py
 
 fuzz: $(STAMP)  ## open mutated files of every kind and count what happens; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
 	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
