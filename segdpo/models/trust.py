@@ -29,7 +29,6 @@ from omegaconf import OmegaConf, grammar_parser
 # the package on the right, segdpo.preferences.iou; the longest left side counts.
 MOVED: Mapping[str, str] = {
     "segdpo.data": "segdpo.data",
-    "segdpo.data.mined": "segdpo.preferences",
     "segdpo.losses": "segdpo.losses",
     "segdpo.models": "segdpo.models",
     "segdpo.pairs": "segdpo.preferences",
@@ -40,8 +39,9 @@ MOVED: Mapping[str, str] = {
     "segdpo.training": "segdpo.training",
     "segdpo.training.policy_gradient_settings": "segdpo.rl",
 }
-# Names that changed themselves.
+# Names that changed themselves, or whose parameters did.
 RENAMED: Mapping[str, str] = {
+    "segdpo.data.mined.Mined": "segdpo.preferences.mined_of_old",
     "segdpo.story.best_of.run": "segdpo.recipes.run_best_of",
     "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",
     "segdpo.story.policy_gradient.run": "segdpo.recipes.run_policy_gradient",
@@ -159,7 +159,7 @@ EVALUATION = Table(
         **_under("segdpo.data", "PlainFolder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
         **_under("segdpo.data", "Shapes"),
-        **_under("segdpo.preferences", "Mined"),
+        **_under("segdpo.preferences", "Mined mined_of_old"),
         **_under("segdpo.data", "split_by_fold split_by_fraction"),
         **_under("segdpo.data", "Pipeline"),
         # What makes and judges masks from records alone; sources that ask a network read its weights from a path.

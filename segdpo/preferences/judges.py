@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
-from segdpo.data import Image, Record
+from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Image, Record
 from segdpo.masks import (
     CannotJudge,
     Mask,
@@ -25,7 +25,7 @@ from segdpo.masks import (
     share_within,
 )
 from segdpo.preferences.fusion import staple
-from segdpo.preferences.prediction import MEAN, STD, to_model_input
+from segdpo.preferences.network import to_model_input
 
 Scores = Float64[np.ndarray, "K"]
 Judge = Callable[[Record, Masks, np.random.Generator], Scores]
@@ -230,7 +230,7 @@ def by_network(
 
 def _look(record: Record, masks: Masks, model: nn.Module, views: Callable[..., Any] | None) -> tuple[Tensor, Masks]:
     if views is None:
-        mean, std = getattr(model, "mean", MEAN), getattr(model, "std", STD)
+        mean, std = getattr(model, "mean", IMAGENET_MEAN), getattr(model, "std", IMAGENET_STD)
         return to_model_input(record.image, mean, std), masks
     # A generator of its own: views of evaluation draw nothing, and the judge's draws are not theirs.
     view = views(record.image, masks, np.random.default_rng(0))

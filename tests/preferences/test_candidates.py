@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,8 +8,25 @@ from torch import nn
 
 from segdpo.data.record import Candidates, Record
 from segdpo.data.transforms import Pipeline
-from segdpo.preferences.candidates import checkpoints, class_biases, distinct, existing, from_function, thresholds
-from segdpo.preferences.prediction import logits_of, masks_of, predict_with, to_image, to_model_input, with_weights
+from segdpo.preferences.candidates import (
+    checkpoints,
+    class_biases,
+    distinct,
+    existing,
+    from_function,
+    mixture,
+    thresholds,
+)
+from segdpo.preferences.network import (
+    Network,
+    asks_network,
+    masks_of,
+    to_image,
+    to_model_input,
+    with_network,
+    with_weights,
+)
+from segdpo.preferences.selection import disagreement, entropy, everything, most_promising
 
 
 def record_of(image):
@@ -33,8 +51,11 @@ def predict_three(images):
     return generator.normal(size=(len(images), 3, *images.shape[1:3])).astype(np.float32)
 
 
+RAMP_NETWORK, THREE_CLASSES = SimpleNamespace(predict=predict_ramp), SimpleNamespace(predict=predict_three)
+
+
 def test_thresholds_cut_the_probability():
-    found = thresholds(RAMP, rng(), predict=predict_ramp, probabilities=(0.25, 0.5, 0.9))
+    found = thresholds(RAMP, rng(), network=RAMP_NETWORK, probabilities=(0.25, 0.5, 0.9))
     assert found.names == ("thresholds-0.25", "thresholds-0.5", "thresholds-0.9")
     for mask, height in zip(found.masks, (0.25, 0.5, 0.9), strict=True):
         np.testing.assert_array_equal(mask, RAMP.image[..., 0] / 255 > height)
@@ -42,31 +63,32 @@ def test_thresholds_cut_the_probability():
 
 def test_thresholds_are_for_binary_models_and_probabilities():
     with pytest.raises(ValueError, match="3 channels; use class_biases"):
-        thresholds(RAMP, rng(), predict=predict_three)
+        thresholds(RAMP, rng(), network=THREE_CLASSES)
     with pytest.raises(ValueError, match="probabilities"):
-        thresholds(RAMP, rng(), predict=predict_ramp, probabilities=(0.5, 1.0))
+        thresholds(RAMP, rng(), network=RAMP_NETWORK, probabilities=(0.5, 1.0))
 
 
 def test_class_biases_start_from_the_prediction_and_favour_classes():
-    found = class_biases(RAMP, rng(1), predict=predict_three, count=6, bias=2.0)
+    found = class_biases(RAMP, rng(1), network=THREE_CLASSES, count=6, bias=2.0)
     np.testing.assert_array_equal(found.masks[0], predict_three(RAMP.image[None])[0].argmax(0))
-    again = class_biases(RAMP, rng(1), predict=predict_three, count=6, bias=2.0)
+    again = class_biases(RAMP, rng(1), network=THREE_CLASSES, count=6, bias=2.0)
     np.testing.assert_array_equal(found.masks, again.masks)
     assert len(distinct(found).masks) == 6
-    still = class_biases(RAMP, rng(), predict=predict_three, count=4, bias=0.0, temperature=0.0)
+    still = class_biases(RAMP, rng(), network=THREE_CLASSES, count=4, bias=0.0, temperature=0.0)
     assert len(distinct(still).masks) == 1
 
 
 def test_class_biases_of_a_binary_model_move_its_threshold():
     # Without temperature, a bias moves one threshold: each mask is the ramp cut at some height.
-    found = class_biases(RAMP, rng(), predict=predict_ramp, count=8, bias=1.0, temperature=0.0)
+    found = class_biases(RAMP, rng(), network=RAMP_NETWORK, count=8, bias=1.0, temperature=0.0)
     for mask in found.masks:
         np.testing.assert_array_equal(mask, np.sort(mask, axis=1))
     np.testing.assert_array_equal(found.masks[0], RAMP.image[..., 0] > 127)
 
 
 def test_checkpoints_are_one_mask_a_model():
-    found = checkpoints(RAMP, rng(), predicts={"early": predict_ramp, "late": lambda images: -predict_ramp(images)})
+    late = SimpleNamespace(predict=lambda images: -predict_ramp(images))
+    found = checkpoints(RAMP, rng(), networks={"early": RAMP_NETWORK, "late": late})
     assert found.names == ("checkpoints-early", "checkpoints-late")
     np.testing.assert_array_equal(found.masks[0], RAMP.image[..., 0] > 127)
     np.testing.assert_array_equal(found.masks[1], RAMP.image[..., 0] <= 127)
@@ -128,10 +150,10 @@ class Channels(nn.Module):
         return images[:, :, :: self.shrink, :: self.shrink]
 
 
-def test_predict_with_normalises_pads_and_crops():
+def test_a_network_normalises_pads_and_crops():
     model = Channels().train()
     images = rng().integers(0, 256, (2, 33, 40, 3), dtype=np.uint8)
-    logits = predict_with(model, multiple=32)(images)
+    logits = Network(model, multiple=32).predict(images)
     assert not model.training
     assert not model.norm.training
     assert model.seen.shape == (2, 3, 64, 64)
@@ -155,16 +177,75 @@ def test_images_and_models_that_do_not_fit():
         to_model_input(np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(ValueError, match=r"uint8 .* but got float64"):
         to_model_input(np.zeros((4, 4, 3)))
-    with pytest.raises(ValueError, match=r"classes, 32, 32\] but got \(1, 3, 16, 16\); wrap it"):
-        predict_with(Channels(shrink=2))(np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\[1, classes, 32, 32\] but got shape \(1, 3, 16, 16\)"):
+        Network(Channels(shrink=2)).predict(np.zeros((1, 32, 32, 3), np.uint8))
 
 
-def test_predictions_that_are_none():
-    images = np.zeros((2, 4, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"\[2, …, 4, 5\] but got shape \(2, 4, 5\)"):
-        logits_of(lambda images: np.zeros((2, 4, 5)), images)
-    with pytest.raises(ValueError, match="finite logits"):
-        logits_of(lambda images: np.full((2, 1, 4, 5), np.nan), images)
+class Fixed(nn.Module):
+    """Returns the same logits, whatever it is given."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        return self.logits
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (torch.zeros(2, 32, 32), r"\[2, classes, 32, 32\] but got shape \(2, 32, 32\)"),
+        (torch.zeros(1, 1, 32, 32), r"\[2, classes, 32, 32\] but got shape \(1, 1, 32, 32\)"),
+        ({"out": torch.zeros(2, 1, 32, 32)}, "dict"),
+        (torch.full((2, 1, 32, 32), torch.nan), "NaN or infinite"),
+    ],
+)
+def test_predictions_that_are_none(logits, message):
+    with pytest.raises(ValueError, match=message):
+        Network(Fixed(logits)).predict(np.zeros((2, 4, 5, 3), np.uint8))
+
+
+def own_source(record, rng, *, network):
+    return Candidates(masks_of(network.predict(record.image[None])), ("own-0",))
+
+
+@pytest.mark.parametrize(
+    ("function", "asks"),
+    [
+        (existing, False),
+        (partial(existing, start="a"), False),
+        (thresholds, True),
+        (own_source, True),
+        (partial(thresholds, probabilities=(0.5,)), True),
+        (partial(thresholds, network=RAMP_NETWORK), False),
+        (partial(mixture, sources={"a": existing}, count=2), False),
+        (partial(mixture, sources={"a": existing, "b": own_source}, count=2), True),
+        (everything, False),
+        (partial(most_promising, budget=1, acquisition=partial(entropy)), True),
+        (partial(most_promising, budget=1, acquisition=partial(disagreement, mask_source=existing)), False),
+        (partial(most_promising, budget=1, acquisition=partial(disagreement, mask_source=own_source)), True),
+        (np.add, False),
+    ],
+)
+def test_who_asks_a_network(function, asks):
+    assert asks_network(function) == asks
+
+
+def test_a_network_is_passed_to_those_who_ask_one():
+    assert with_network(existing, RAMP_NETWORK) is existing
+    given = partial(thresholds, network=RAMP_NETWORK)
+    assert with_network(given, THREE_CLASSES) is given
+    nested = partial(mixture, sources={"inner": partial(mixture, sources={"own": own_source}, count=1)}, count=1)
+    found = with_network(nested, RAMP_NETWORK)(RAMP, rng())
+    np.testing.assert_array_equal(found.masks[0], RAMP.image[..., 0] > 127)
+    assert found.names == ("inner-0",)
+    acquire = partial(disagreement, mask_source=partial(thresholds, probabilities=(0.2, 0.6)))
+    select = partial(most_promising, budget=1, acquisition=acquire)
+    assert with_network(select, RAMP_NETWORK)([RAMP], seed=0) == [0]
+    # Above .2 lie 41 of 52 values of the ramp, above .6 20.
+    expected = 1 - (RAMP.image[..., 0] > 0.6 * 255).sum() / (RAMP.image[..., 0] > 0.2 * 255).sum()
+    assert with_network(acquire, RAMP_NETWORK)(RAMP, rng()) == pytest.approx(expected)
 
 
 def test_masks_of_logits():

@@ -1,5 +1,7 @@
 """candidates=samples: pixels have the network's own probabilities, drawn from the generator that is given."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
@@ -13,9 +15,8 @@ RECORD = Record("a", IMAGE, np.zeros((0, 24, 24), np.uint8), ())
 
 def constant(*logits):
     """A network that says the same of every pixel."""
-    return lambda images: np.broadcast_to(
-        np.array(logits, np.float32)[None, :, None, None], (len(images), len(logits), *images.shape[1:3])
-    )
+    values = np.array(logits, np.float32)[None, :, None, None]
+    return SimpleNamespace(predict=lambda images: np.broadcast_to(values, (1, len(logits), *images.shape[1:3])))
 
 
 @pytest.mark.parametrize("smoothness", [0.0, 3.0])
@@ -24,7 +25,7 @@ def test_every_pixel_has_its_probability(smoothness, temperature):
     drawn = samples(
         RECORD,
         np.random.default_rng(0),
-        predict=constant(0.8),
+        network=constant(0.8),
         count=400,
         temperature=temperature,
         smoothness=smoothness,
@@ -42,13 +43,13 @@ def test_every_pixel_has_its_probability(smoothness, temperature):
 
 
 def test_several_classes():
-    drawn = samples(RECORD, np.random.default_rng(1), predict=constant(1.0, 0.0, -1.0), count=100)
+    drawn = samples(RECORD, np.random.default_rng(1), network=constant(1.0, 0.0, -1.0), count=100)
     shares = np.bincount(drawn.masks.ravel(), minlength=3) / drawn.masks.size
     np.testing.assert_allclose(shares, softmax([1.0, 0.0, -1.0]), atol=0.01)
 
 
 def test_the_generator_alone_decides():
-    first, again, other = (samples(RECORD, np.random.default_rng(s), predict=constant(0.0)).masks for s in (0, 0, 1))
+    first, again, other = (samples(RECORD, np.random.default_rng(s), network=constant(0.0)).masks for s in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -56,4 +57,4 @@ def test_the_generator_alone_decides():
 @pytest.mark.parametrize(("option", "value"), [("count", 0), ("temperature", 0.0), ("smoothness", -1.0)])
 def test_options_out_of_range_are_named(option, value):
     with pytest.raises(ValueError, match=option):
-        samples(RECORD, np.random.default_rng(0), predict=constant(0.0), **{option: value})
+        samples(RECORD, np.random.default_rng(0), network=constant(0.0), **{option: value})

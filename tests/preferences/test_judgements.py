@@ -9,11 +9,11 @@ import pytest
 from segdpo.preferences.questions import (
     adjacent_ranks,
     all_pairs,
+    answers_for,
+    answers_for_best,
+    answers_for_best_and_worst,
+    answers_for_ranking,
     best_worst,
-    for_best,
-    for_best_and_worst,
-    for_ranking,
-    for_rule,
     random_pairs,
 )
 
@@ -42,23 +42,23 @@ def sorted_by_insertion(values):
 def test_best_and_worst(masks):
     high, low, asked = best_and_worst_by_twos(list(range(masks)))
     assert (high, low) == (masks - 1, 0)
-    assert for_best_and_worst(masks) == asked
+    assert answers_for_best_and_worst(masks) == asked
 
 
 @pytest.mark.parametrize("masks", [1, 2, 3, 4])
 def test_a_ranking_takes_what_sorting_takes_at_worst(masks):
     worst = max(sorted_by_insertion(order) for order in itertools.permutations(range(masks)))
-    assert for_ranking(masks) == worst
+    assert answers_for_ranking(masks) == worst
 
 
 def test_no_sorting_tells_more_orders_apart_than_its_answers_can():
     for masks in range(2, 12):
-        assert 2 ** for_ranking(masks) >= math.factorial(masks) > 2 ** (for_ranking(masks) - 1)
+        assert 2 ** answers_for_ranking(masks) >= math.factorial(masks) > 2 ** (answers_for_ranking(masks) - 1)
 
 
 def test_one_pair_is_one_and_the_best_of_eight_is_seven():
-    assert (for_best(2), for_best(8)) == (1, 7)
-    assert for_best_and_worst(2) == for_ranking(2) == 1
+    assert (answers_for_best(2), answers_for_best(8)) == (1, 7)
+    assert answers_for_best_and_worst(2) == answers_for_ranking(2) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_one_pair_is_one_and_the_best_of_eight_is_seven():
     ids=["best_worst", "all_pairs", "random_pairs", "random_pairs of few", "adjacent_ranks", "of somebody's own"],
 )
 def test_of_four_masks_each_rule_asks(rule, expected):
-    assert for_rule(rule, 4) == expected
-    assert for_rule(rule, 0) == 0
+    assert answers_for(rule, 4) == expected
+    assert answers_for(rule, 0) == 0

@@ -11,7 +11,7 @@ from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.masks.overlap import CannotJudge
 from segdpo.models.reward_model import RewardModel
 from segdpo.preferences.judges import by_network
-from segdpo.preferences.mining import Recipe, mine_record
+from segdpo.preferences.mining import Mining, mine_record
 from segdpo.preferences.questions import all_pairs
 
 RNG = np.random.default_rng(0)
@@ -67,13 +67,12 @@ def test_views_are_what_the_network_sees():
 
 def test_mining_needs_no_gold():
     made = record()
-    recipe = Recipe(
+    mining = Mining(
         lambda record, rng: Candidates(made.masks, made.mask_names),
         lambda *given: by_network(*given, model=Covered()),
         all_pairs,
-        ranking=True,
     )
-    mined = mine_record(made, recipe).record
+    mined = mine_record(made, mining).record
     assert mined.ranking == (0, 2, 1)
     assert {(pair.chosen, pair.rejected) for pair in mined.pairs} == {(0, 1), (0, 2), (2, 1)}
 

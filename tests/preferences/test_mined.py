@@ -16,6 +16,7 @@ from segdpo.data.batches import PairBatch, RankingBatch
 from segdpo.data.datasets import PreferenceDataset
 from segdpo.data.record import RecordInfo
 from segdpo.data.transforms import Pipeline
+from segdpo.models import trust
 from segdpo.preferences.candidates import existing
 from segdpo.preferences.judges import iou
 from segdpo.preferences.mining import Mined
@@ -26,8 +27,8 @@ CONF = Path(__file__).parents[2] / "conf"
 TOY = record("toy", pairs=((0, 1),))
 
 
-def mined(*records, rule=best_worst, **options):
-    return Mined(Listed(list(records)), partial(existing), iou, rule, **options)
+def mined(*records, questions=best_worst, **options):
+    return Mined(Listed(list(records)), partial(existing), iou, questions, **options)
 
 
 def configured(*overrides):
@@ -47,11 +48,26 @@ def same(one, other):
 
 
 def test_the_best_mask_over_the_worst():
-    source = mined(TOY, ranking=True)
+    source = mined(TOY)
     assert [(pair.chosen, pair.rejected) for pair in source[0].pairs] == [(2, 0)]
     assert source[0].ranking == (2, 1, 0)
     assert source.describe(0) == RecordInfo("toy", pairs=1, ranking=3)
     assert (len(source), source.classes) == (1, ("background", "object"))
+
+
+def test_a_configuration_saved_before_the_options_were_renamed_opens():
+    saved = {
+        "_target_": "segdpo.data.mined.Mined",
+        "source": {"_target_": "segdpo.data.shapes.Shapes", "count": 3},
+        "mask_source": {"_target_": "segdpo.pairs.candidates.existing", "_partial_": True},
+        "judge": {"_target_": "segdpo.pairs.judges.iou", "_partial_": True},
+        "rule": {"_target_": "segdpo.pairs.preferences.best_worst", "_partial_": True, "min_gap": 0.0},
+        "ranking": False,
+        "keep": False,
+    }
+    source = trust.build_named(saved, Path("config.yaml"), "data", table=trust.EVALUATION)
+    assert isinstance(source, Mined)
+    assert same(source[0], instantiate(configured("data.source.count=3").data)[0])
 
 
 def test_a_record_without_gold_is_skipped_and_says_why():
@@ -67,14 +83,14 @@ def test_a_record_without_gold_is_skipped_and_says_why():
 
 
 def test_a_record_whose_masks_are_all_alike_says_so():
-    alike = mined(replace(TOY, masks=TOY.masks[[1, 1]], mask_names=("a", "b"), pairs=()), rule=all_pairs)[0]
+    alike = mined(replace(TOY, masks=TOY.masks[[1, 1]], mask_names=("a", "b"), pairs=()), questions=all_pairs)[0]
     assert alike.meta["unjudged"] == "all candidates are the same"
 
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("masks", ["existing", "corruptions", "annotators"])
 def test_records_do_not_depend_on_the_order_of_access(keep, masks):
-    options = (f"candidates@data.mask_source={masks}", f"data.keep={keep}")
+    options = (f"candidates@data.candidates={masks}", f"data.keep={keep}")
     forth, back = instantiate(configured(*options).data), instantiate(configured(*options).data)
     backwards = {index: back[index] for index in reversed(range(12))}
     assert all(same(forth[index], backwards[index]) for index in range(12))
@@ -84,7 +100,7 @@ def test_records_do_not_depend_on_the_order_of_access(keep, masks):
 
 def test_another_seed_draws_other_corruptions():
     one, other = (
-        instantiate(configured("candidates@data.mask_source=corruptions", f"data.seed={seed}").data) for seed in (0, 1)
+        instantiate(configured("candidates@data.candidates=corruptions", f"data.seed={seed}").data) for seed in (0, 1)
     )
     assert not any(np.array_equal(one[index].masks, other[index].masks) for index in range(4))
 
@@ -109,7 +125,7 @@ def test_preferences_on_the_embedded_set_with_no_file(workers):
 
 
 def test_rankings_on_the_embedded_set():
-    config = configured("data.ranking=true", "+transforms=flips", "+datamodule=ranking", "datamodule.items.length=3")
+    config = configured("+transforms=flips", "+datamodule=ranking", "datamodule.items.length=3")
     batch = next(iter(instantiate(config.datamodule).train_dataloader()))
     assert type(batch) is RankingBatch
     assert batch.image.dtype == torch.float32

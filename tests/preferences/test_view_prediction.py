@@ -7,7 +7,7 @@ from torch import nn
 
 from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.files import DataError
-from segdpo.preferences.prediction import predict_in_views
+from segdpo.preferences.network import Network
 
 
 class FirstChannel(nn.Module):
@@ -29,7 +29,7 @@ def test_a_network_sees_the_view_and_its_logits_come_back_to_the_image():
     # Halving blocks of 2×2 by linear interpolation gives back the blocks.
     image = np.repeat(blocks.repeat(2, 0).repeat(2, 1)[:, :, None], 3, axis=2)
     model, views = FirstChannel(), Pipeline([albumentations.Resize(4, 4)], mean=[0.0], std=[1.0])
-    logits = predict_in_views(model, views=views)(image[None])
+    logits = Network(model, views).predict(image[None])
     np.testing.assert_allclose(model.seen[0, 0], blocks / 255, atol=1e-6)
     expected = linear(linear(blocks / 255, 8).T, 8).T
     np.testing.assert_allclose(logits[0, 0], expected, atol=1e-6)
@@ -41,7 +41,7 @@ def test_what_a_view_fills_up_is_cut_off_and_nothing_is_resampled():
         min_height=None, min_width=None, pad_height_divisor=8, pad_width_divisor=8, position="top_left"
     )
     model = FirstChannel()
-    logits = predict_in_views(model, views=Pipeline([padded], mean=[0.0], std=[1.0]))(image)
+    logits = Network(model, Pipeline([padded], mean=[0.0], std=[1.0])).predict(image)
     assert model.seen.shape == (2, 3, 8, 8)
     np.testing.assert_allclose(logits[:, 0], image[..., 0] / 255, atol=1e-6)
 
@@ -49,7 +49,7 @@ def test_what_a_view_fills_up_is_cut_off_and_nothing_is_resampled():
 def test_the_network_is_in_eval_mode_and_keeps_no_graph():
     model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Dropout(0.9))
     image = np.full((1, 4, 4, 3), 9, np.uint8)
-    first, second = (predict_in_views(model, views=Pipeline())(image) for _ in range(2))
+    first, second = (Network(model, Pipeline()).predict(image) for _ in range(2))
     assert (first == second).all()
     assert not model.training
     assert not torch.from_numpy(first).requires_grad
@@ -58,4 +58,4 @@ def test_the_network_is_in_eval_mode_and_keeps_no_graph():
 def test_views_that_show_a_part_are_refused():
     views = Pipeline([albumentations.CenterCrop(4, 4)])
     with pytest.raises(DataError, match=r"transforms\.eval: .*cuts"):
-        predict_in_views(FirstChannel(), views=views)(np.zeros((1, 8, 8, 3), np.uint8))
+        Network(FirstChannel(), views).predict(np.zeros((1, 8, 8, 3), np.uint8))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from segdpo import PreferenceLoss
 from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.losses import objectives
-from segdpo.preferences.prediction import to_model_input
+from segdpo.preferences.network import to_model_input
 from segdpo.reports.panels import draw_panel
 from segdpo.scores.distribution import predicted_classes
 from segdpo.training.panels import Panels
