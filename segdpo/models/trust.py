@@ -46,6 +46,7 @@ RENAMED: Mapping[str, str] = {
     "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",
     "segdpo.story.policy_gradient.run": "segdpo.recipes.run_policy_gradient",
     "segdpo.story.preference.run": "segdpo.recipes.run_preference",
+    "segdpo.story.preferences.given": "segdpo.recipes.answered",
     "segdpo.story.reward.run": "segdpo.recipes.run_reward",
     "segdpo.story.supervised.run": "segdpo.recipes.run_supervised",
     "segdpo.training.beta.constant": "segdpo.training.constant_beta",
