@@ -32,11 +32,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.run import open_run as open_run
     from segdpo.recipes.run import quieten as quieten
     from segdpo.recipes.run import run_recipe as run_recipe
-    from segdpo.recipes.search import Search as Search
-    from segdpo.recipes.search import best_overrides as best_overrides
-    from segdpo.recipes.search import finished as finished
-    from segdpo.recipes.search import override as override
-    from segdpo.recipes.search import parameters_of as parameters_of
+    from segdpo.recipes.search import run_search as run_search
     from segdpo.recipes.supervised import run_supervised as run_supervised
 
 __getattr__, __dir__ = attach(__name__)

@@ -7,7 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -34,8 +33,7 @@ def build(node: Any, **given: Any) -> Any:
         **given: further arguments of the target that yaml cannot express, such as a network. They are bound after Hydra
             has built the rest, since Hydra would convert a dataclass among them to a dict.
     """
-    content = plain(node)
-    check_targets(content)
+    content = check_targets(plain(node))
     if not given:
         return instantiate(content, _convert_="all")
     rest = {key: value for key, value in content.items() if key not in given}
@@ -109,6 +107,8 @@ def key_for(config: DictConfig, names: Sequence[str], **own: Any) -> str:
 
     The data's files count by name, size and time, so that changed data gives another name.
     """
+    import torch  # here, so that `--help` does not import it
+
     content = {name: plain(config[name]) for name in ("data", *names)}
     versions = (segdpo.__version__, torch.__version__)
     return key_of({**content, **own, "versions": versions, "files": stamp_of_files(content["data"])})

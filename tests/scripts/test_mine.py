@@ -1,3 +1,5 @@
+"""segdpo mine: what it writes, that it resumes exactly, and the table of sources."""
+
 import os
 import re
 import signal
@@ -14,7 +16,8 @@ from warm import Warm
 from segdpo.data.formats.folder import read_folder
 from segdpo.data.formats.pack import PackDataset
 from segdpo.files import DataError
-from segdpo.recipes.mine import mine_to_disk, sources_table
+from segdpo.recipes.mine import mine_to_disk
+from segdpo.reports import sources_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +47,7 @@ def content(out):
 
 
 def started(out):
-    return Warm([f"out={out}", *SETTINGS], out.parent, script="scripts/mine_pairs.py")
+    return Warm([f"out={out}", *SETTINGS], out.parent, script="scripts/mine.py")
 
 
 def lines_of(journal):
