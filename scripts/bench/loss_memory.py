@@ -17,7 +17,7 @@ CLASSES = 21
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure the margin alone, with an anchor, and with an anchor whose gradient takes the logits' own place."""
+    """Measure the margin alone, with an anchor, and with an anchor whose gradient overwrites the logits."""
     case = make_case(scale.loss_images, CLASSES, scale.loss_side, scale.device)
     logits = make_logits(scale.loss_images, CLASSES, scale.loss_side, scale.device)
     kinds = sides_of(logits, case)

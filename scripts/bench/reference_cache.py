@@ -1,4 +1,4 @@
-"""R1: three epochs and a test against a live reference beside filling a cache of its scores and the same with it."""
+"""R1: three epochs and a test with a live reference, against filling a cache of its scores and the same with it."""
 
 import copy
 import shutil
@@ -33,7 +33,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
             seconds, losses[side], filled = train(cached if side == "ours" else live)
             sides[side].append(seconds)
             filling += filled
-        # Filling sums in another order, and Adam makes more of what rounding leaves.
+        # Filling sums in another order, and Adam amplifies the rounding.
         torch.testing.assert_close(losses["ours"], losses["fair baseline"], rtol=2e-2, atol=2e-3)
     images = sum(len(split) for split in (live.data.splits.train, live.data.splits.val, live.data.splits.test))
     bare = forwards(live, images)
@@ -56,7 +56,7 @@ def train(start: Start) -> tuple[float, torch.Tensor, list[float]]:
     begin = start.scale.now()
     with drawing_elsewhere():
         trainer.fit(task, datamodule=start.data)
-        # Filling has scored the test images too, so their test belongs to what is compared.
+        # Filling has scored the test images too, so the test is part of the comparison.
         loss = trainer.callback_metrics["val/loss"]
         trainer.test(task, datamodule=start.data, verbose=False)
     seconds = start.scale.now() - begin
@@ -65,7 +65,7 @@ def train(start: Start) -> tuple[float, torch.Tensor, list[float]]:
 
 
 def watch(reference: CachedScores, scale: Scale) -> list[float]:
-    """Return a list that takes note of how long filling takes."""
+    """Return a list that gets the seconds of filling."""
     found: list[float] = []
     prepare = reference.prepare
 
