@@ -40,7 +40,7 @@ def run_policy_gradient(setting: Setting, callbacks: Sequence[Callback]) -> Plai
     metric = metric_of(trainer, task, data, config.optimise)
     summary = finish(setting, policy, reference, data, trainer.strategy.root_device, took=seconds["policy"])
     summary["loss"] = algorithm.name  # the loss of the configuration is not asked
-    summary["rewards"] = {"asked": task.rewards_asked, "rollouts": task.rollouts, "masks": algorithm.masks}
+    summary["rewards"] = {"asked": task.rewards_computed, "rollouts": task.rollouts, "masks": algorithm.masks}
     summary["pairs"] = {"train": len(data.train_data()), "test": len(setting.splits.test)}
     summary["metric"] = metric
     summary["seconds"] = seconds | {"comparison": clock.lap()}
@@ -54,7 +54,7 @@ def make_task(
     config = setting.config
     return PolicyGradientTask(
         policy,
-        build(config.reference)(held) if algorithm.divergence.asks_reference else None,
+        build(config.reference)(held) if algorithm.divergence.needs_reference else None,
         reward,
         algorithm,
         build(config.optimizer),
