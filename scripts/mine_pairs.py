@@ -1,22 +1,8 @@
-"""Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources.
+"""The former name of scripts/mine.py, for one release."""
 
-    python scripts/mine_pairs.py data=shapes candidates=corruptions judge=iou questions=best_worst out=outputs/mined
+import sys
 
-Interrupted at any moment and started again with the same settings, it resumes and writes the same bytes. conf/mine.yaml
-has all options.
-"""
-
-import hydra
-from omegaconf import DictConfig
-
-from segdpo.recipes import run_mine
-
-
-@hydra.main(version_base=None, config_path="../conf", config_name="mine")
-def main(config: DictConfig) -> None:
-    """Mine as `config` says."""
-    run_mine(config)
-
+from segdpo.cli import renamed_script
 
 if __name__ == "__main__":
-    main()
+    sys.exit(renamed_script("mine_pairs.py", "mine", sys.argv[1:]))

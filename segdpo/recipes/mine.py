@@ -1,16 +1,13 @@
 """Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
 
-import math
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from segdpo.checks import check_choice
 from segdpo.data import PackDataset, PackWriter, write_folder
@@ -19,7 +16,6 @@ from segdpo.models import check_resolvers
 from segdpo.preferences import (
     Journal,
     Mining,
-    SourceReport,
     Summary,
     asks_network,
     journal_path,
@@ -27,6 +23,7 @@ from segdpo.preferences import (
     with_network,
 )
 from segdpo.recipes.config import build
+from segdpo.reports import sources_table
 
 
 def run_mine(config: DictConfig) -> None:
@@ -96,27 +93,7 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     return summary
 
 
-def sources_table(sources: Sequence[SourceReport]) -> Table:
-    """Return the report on the sources: how much their masks differ, and how far apart their qualities are."""
-    table = Table(
-        title="Candidates by source: share of identical masks, mean IoU with each other, IoU with gold",
-        caption="means over the images",
-    )
-    table.add_column("source", no_wrap=True)
-    for column in ("images", "masks", "same", "mutual", "worst", "mean", "best", "spread"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for source in sources:
-        quality = source.worst_quality, source.mean_quality, source.best_quality, source.spread
-        numbers = [f"{source.identical:.1%}", *map(_number, (source.pairwise_iou, *quality))]
-        table.add_row(source.source, str(source.images), str(source.masks), *numbers)
-    return table
-
-
 def _plain(node: DictConfig) -> dict[str, Any]:
     """Return the node as plain dicts and lists, or say which value is missing."""
     found: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     return found
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"

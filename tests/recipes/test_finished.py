@@ -6,8 +6,8 @@ import pytest
 from small import SMALL, composed
 from warm import Warm
 
-from segdpo.recipes.config import LONGEST, run_name
-from segdpo.recipes.run import differing, run_recipe
+from segdpo.recipes.command_line import LONGEST, run_name
+from segdpo.recipes.run import differences, run_recipe
 
 SHORT = [*SMALL, "trainer.max_steps=2", "callbacks.panels=null"]
 
@@ -42,8 +42,8 @@ def test_a_run_without_a_summary_is_run(run, tmp_path):
 def test_a_run_that_was_moved_is_the_same_run():
     before = {"run_folder": "/a/run", "cache": "/a/cache", "path": "/a/run/checkpoints", "rate": 1e-4}
     now = {"run_folder": "/b/c", "cache": "/d", "path": "/b/c/checkpoints", "rate": 0.0001}
-    assert differing(before, now) == []
-    assert differing(before, {**now, "new": [1]}) == ["new.0 (nothing → 1)"]
+    assert differences(before, now) == []
+    assert differences(before, {**now, "new": [1]}) == ["new.0 (nothing → 1)"]
 
 
 def test_names_of_cells_are_safe_and_differ():

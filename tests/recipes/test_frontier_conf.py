@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from small import CONF, SMALL, composed
+from small import CONF, SMALL, composed, runs_of
 
 from segdpo.inference.load import open_segmenter
 from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
 from segdpo.recipes.config import build, check_at_start
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.run import open_run, run_recipe
 
 CELLS = sorted(path.stem for path in (CONF / "experiment" / "variant").glob("frontier_*.yaml"))
 STRENGTHS = ("nearest", "near", "far", "farthest")
@@ -38,8 +36,7 @@ def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
     cells, strengths = SWEEPS[name]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra
-    words = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
-    runs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
+    runs = runs_of(hydra.sweeper.params)
     assert len({tuple(run) for run in runs}) == len(cells) * len(strengths) * 3
     assert {word for run in runs for word in run if word.startswith("experiment/variant=")} == {
         f"experiment/variant={cell}" for cell in cells
@@ -91,11 +88,11 @@ def test_online_rounds_judged_by_a_reward_model(tmp_path):
     assert frontier["judge"] == f"by_network(model.path={path}, model.classes=None)"
     assert (run / "round_1" / "policy.safetensors").exists()
     assert json.loads((run / "summary.json").read_text())["frontier"] == frontier
-    setting, model = open_setting(config), load_reward_model(path).eval()
+    opened, model = open_run(config), load_reward_model(path).eval()
     network, pipeline = open_segmenter(run)[0].eval(), build(config.transforms)["eval"]
     rewards = []
-    for number in setting.splits.test:
-        record = setting.source[int(number)]
+    for number in opened.splits.test:
+        record = opened.source[int(number)]
         image = torch.from_numpy(pipeline(record.image, record.gold[None], np.random.default_rng(0)).image)[None]
         with torch.no_grad():
             rewards.append(model(image, (network(image)[:, 0] > 0).byte(), None).item())

@@ -1,0 +1,73 @@
+"""What is measured of a network: what does not count, each image by itself, at the image's own size."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from gold_sources import Discs
+from torch import nn
+
+from segdpo.data.transforms import Pipeline, albumentations
+from segdpo.recipes.measure import EvaluatedNetwork, Measurement, measure_network
+
+
+def test_what_does_not_count_is_nan_and_counted(tmp_path):
+    """Of six images two have nothing; a network that finds nothing is right there, and 0 elsewhere."""
+    silent = nn.Conv2d(3, 1, 1)
+    nn.init.zeros_(silent.weight)
+    nn.init.constant_(silent.bias, -1.0)
+    measurement = Measurement(Discs(6, empty=(2, 4)), np.arange(6, dtype=np.uint32), metrics=("iou", "hd95"))
+    measured = measure_network(network(silent), measurement, "cpu", "silent")
+    assert np.isnan(measured.values["iou"]).tolist() == [False, False, True, False, True, False]
+    assert np.nanmax(measured.values["iou"]) == 0
+    # The image's diagonal, never left out and never 0.
+    assert np.nanmin(measured.values["hd95"]) == pytest.approx(np.hypot(32, 32), abs=2)
+
+
+def network(module, *steps):
+    return EvaluatedNetwork(module, Pipeline(list(steps)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.fixture
+def convolution():
+    torch.manual_seed(3)
+    return nn.Conv2d(3, 1, 7, padding=3)
+
+
+def test_native_of_filled_up_views_is_as_without(convolution):
+    padded = albumentations.PadIfNeeded(None, None, 32, 32, position="center")
+    measurement = Measurement(Discs(5, sizes=((30, 41), (50, 32))), np.arange(5, dtype=np.uint32))
+    plain, native = (
+        measure_network(network(convolution, padded), replace(measurement, native=native), "cpu", "")
+        for native in (False, True)
+    )
+    for metric in ("iou", "dice", "precision", "recall"):
+        assert native.values[metric].tolist() == plain.values[metric].tolist()
+
+
+def test_native_of_resized_views_is_measured_at_the_images_size(convolution):
+    """Logits taken back to the image's size by OpenCV, and IoU by NumPy."""
+    source = Discs(4, sizes=((70, 41), (50, 90)))
+    resized = albumentations.Resize(32, 40)
+    measurement = Measurement(source, np.arange(4, dtype=np.uint32), native=True)
+    measured = measure_network(network(convolution, resized), measurement, "cpu", "")
+    for number in range(4):
+        record = source[number]
+        view = Pipeline([resized])(record.image, record.gold[None], np.random.default_rng(0))
+        with torch.no_grad():
+            logits = convolution(torch.from_numpy(view.image)[None])[0, 0].numpy()
+        height, width = record.gold.shape
+        mask = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR) > 0
+        gold = record.gold == 1
+        assert measured.values["iou"][number] == pytest.approx((mask & gold).sum() / (mask | gold).sum(), abs=2e-3)
+
+
+def test_what_a_network_says_of_an_image_does_not_depend_on_its_neighbours(convolution):
+    source = Discs(4, sizes=((40, 40), (64, 30)))
+    four, one = (
+        measure_network(network(convolution), Measurement(source, np.array(numbers, np.uint32)), "cpu", "")
+        for numbers in ([0, 1, 2, 3], [2])
+    )
+    assert four.values["iou"][2] == one.values["iou"][0]
