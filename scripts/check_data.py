@@ -36,7 +36,7 @@ def main() -> int:
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
-        on_record=sheet.see if options.html else None,
+        on_record=sheet.offer if options.html else None,
     )
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)

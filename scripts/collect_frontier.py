@@ -1,10 +1,10 @@
-"""Gather a frontier: reward against KL to the reference, over seeds, as table, CSV and picture.
+"""Collect a frontier: reward against KL to the reference, over seeds, as table, CSV and picture.
 
     python train.py -m experiment=frontier
     python scripts/collect_frontier.py multirun/frontier
 
-Any runs of one judge will do: rows are methods and their strengths, their seeds put together. Runs without a
-summary.json, seeds that a row lacks and numbers that are none are named below the table.
+A row is a method at one strength, over its seeds; all runs must have the same judge. Unfinished runs, missing seeds and
+values that are not numbers are named below the table.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from segdpo.files import write_atomically
-from segdpo.reports import frontier_csv, frontier_markdown, frontier_picture, read_frontier
+from segdpo.reports import read_frontier
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     out: Path = options.out or options.folder
-    text = frontier_markdown(frontier)
+    text = frontier.markdown()
     write_atomically(out / "frontier.md", text.encode())
-    write_atomically(out / "frontier.csv", frontier_csv(frontier).encode())
+    write_atomically(out / "frontier.csv", frontier.csv().encode())
     for form in ("svg", "png"):
-        write_atomically(out / f"frontier.{form}", frontier_picture(frontier, form))
+        write_atomically(out / f"frontier.{form}", frontier.picture(form))
     print(text, end="")
     print(f"table, numbers and pictures: {out}/frontier.md, .csv, .svg, .png", file=sys.stderr)
     return 0

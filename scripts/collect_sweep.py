@@ -1,10 +1,10 @@
-"""Gather the runs of a sweep or a search: mean over seeds with a 95 % interval, as table, Markdown, CSV and picture.
+"""Collect the runs of a sweep or a search: mean over seeds with a 95 % interval, as table, Markdown, CSV and picture.
 
     python train.py -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses
     python scripts/collect_sweep.py multirun/losses
     python scripts/collect_sweep.py multirun/worth_few_masks --dense dense_gold --against sft
 
-Runs with the same options, seed and threads aside, are one row. Runs without a summary.json are counted and named.
+Runs with the same options, except seed and threads, are one row. Unfinished runs are counted and named.
 """
 
 import argparse
@@ -14,16 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from segdpo.files import write_atomically
-from segdpo.reports import (
-    contrasts,
-    explanations,
-    read_sweep,
-    sweep_csv,
-    sweep_markdown,
-    sweep_picture,
-    terminal_table,
-    unfinished_text,
-)
+from segdpo.reports import read_sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,21 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--against", metavar="ROW", help="adds each row's difference to this one, seed by seed")
     options = parser.parse_args(arguments)
     try:
-        sweep = read_sweep(options.folder, options.ignore)
-        held = contrasts(sweep, options.dense, options.against)
+        sweep = read_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
     except ValueError as error:
         parser.error(str(error))
     out: Path = options.out or options.folder
-    write_atomically(out / "sweep.md", sweep_markdown(sweep, held).encode())
-    write_atomically(out / "sweep.csv", sweep_csv(sweep, held).encode())
-    write_atomically(out / "sweep.png", sweep_picture(sweep))
+    write_atomically(out / "sweep.md", sweep.markdown().encode())
+    write_atomically(out / "sweep.csv", sweep.csv().encode())
+    write_atomically(out / "sweep.png", sweep.png())
     console = Console()
     if console.is_terminal:
-        console.print(terminal_table(sweep, held))
-        console.print("\n".join(explanations(sweep, held)), soft_wrap=True, markup=False)
-        console.print(unfinished_text(sweep), style="yellow", soft_wrap=True, markup=False)
+        console.print(sweep.terminal())
+        console.print("\n".join(sweep.notes()), soft_wrap=True, markup=False)
+        console.print(sweep.unfinished_note(), style="yellow", soft_wrap=True, markup=False)
     else:  # into a file or another program
-        print(sweep_markdown(sweep, held), end="")
+        print(sweep.markdown(), end="")
     print(f"table, numbers and picture: {out}/sweep.md, .csv, .png", file=sys.stderr)
     return 0
 

@@ -28,7 +28,7 @@ from rich.markup import escape
 from segdpo.files import write_atomically
 from segdpo.models import check_resolvers
 from segdpo.recipes import Search, best_overrides, build, finished, override, parameters_of
-from segdpo.reports import history_picture, trials_table
+from segdpo.reports import trials_png, trials_table
 from segdpo.training import PruneTrial
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -72,7 +72,7 @@ def search_with(run: Run, overrides: list[str], console: Console) -> None:
         return _train_once(run, [*overrides, *values, place, "hydra.mode=RUN"], PruneTrial(trial, search.metric))
 
     search.run(study, train)
-    write_atomically(folder / "history.png", history_picture(study, search.metric))
+    write_atomically(folder / "history.png", trials_png(study, search.metric))
     console.print(trials_table(study, search.metric))
     _say_best(console, fixed, best_overrides(study))
 
