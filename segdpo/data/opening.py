@@ -60,7 +60,7 @@ def _filled_in(config: DictConfig, key: str, path: str) -> Any:
     try:
         check_resolvers(config)
         content = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
-        check_targets(content)
+        content = check_targets(content)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     return content

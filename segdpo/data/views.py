@@ -125,7 +125,7 @@ class RecordViews(Dataset[Item]):
         said = f"{self.skipped} of {len(fit)} records have {lack}, the first {first!r}"
         if otherwise == "error" or not fit.any():
             raise DataError(
-                f"Expected every record to be usable but {said}; mine preferences for them (scripts/mine_pairs.py)"
+                f"Expected every record to be usable but {said}; mine preferences for them (scripts/mine.py)"
                 + (', or leave them out with unjudged="skip".' if fit.any() else "."),
                 "preference",
             )

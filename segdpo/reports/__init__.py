@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segdpo.reports.sweep import read_sweep as read_sweep
     from segdpo.reports.tables import comparison_table as comparison_table
     from segdpo.reports.tables import evaluation_table as evaluation_table
+    from segdpo.reports.tables import sources_table as sources_table
     from segdpo.reports.trials import trials_png as trials_png
     from segdpo.reports.trials import trials_table as trials_table
 

@@ -1,8 +1,8 @@
-"""Tables for the terminal: policy against reference, in brief after a run and with all metrics after an evaluation."""
+"""Tables for the terminal: policy against reference after a run and after an evaluation, and sources of candidates."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segdpo.metrics import Interval
+from segdpo.preferences import SourceReport
 from segdpo.reports.run_files import at, interval_at, number
 from segdpo.reports.text import DASH, METRIC_NAMES, decimal, p_value, verdict_of
 
@@ -70,6 +71,22 @@ def evaluation_table(summary: Mapping[str, Any]) -> Table:
         policy = interval_at(summary, "policy", metric)
         cells = _compared(summary, metric) if both else [_compact(policy.mean), _in_brackets(policy), str(policy.n)]
         table.add_row(METRIC_NAMES.get(metric, metric), *cells)
+    return table
+
+
+def sources_table(sources: Sequence[SourceReport]) -> Table:
+    """Return a table for rich: how much the candidates of each source differ, and how far apart their qualities are."""
+    table = Table(
+        title="Candidates by source: share of identical masks, mean IoU with each other, IoU with gold",
+        caption="means over the images",
+    )
+    table.add_column("source", no_wrap=True)
+    for column in ("images", "masks", "same", "mutual", "worst", "mean", "best", "spread"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for source in sources:
+        numbers = source.pairwise_iou, source.worst_quality, source.mean_quality, source.best_quality, source.spread
+        cells = [f"{source.identical:.1%}", *map(decimal, numbers)]
+        table.add_row(source.source, str(source.images), str(source.masks), *cells)
     return table
 
 

@@ -125,7 +125,7 @@ def test_records_without_preferences_are_refused_if_asked():
 
 
 def test_nothing_judged_is_an_error():
-    with pytest.raises(DataError, match=r"2 of 2 records have no preference.*scripts/mine_pairs"):
+    with pytest.raises(DataError, match=r"2 of 2 records have no preference.*scripts/mine"):
         PreferenceDataset(Listed([record("a", pairs=()), record("b", pairs=())]), PLAIN)
 
 

@@ -1,18 +1,15 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from trained import MEAN, description, save_run, segmenter
 
 from segdpo.inference.load import open_segmenter, weights_path
 from segdpo.models.adapters import add_lora
 from segdpo.models.trust import ADAPTERS, NETWORKS, checked
 from segdpo.models.weights import load_weights, save_weights
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
-from trained import MEAN, description, save_run, segmenter
 
 IMAGE = torch.rand(2, 3, 10, 13)
 
@@ -106,6 +103,16 @@ def test_what_cannot_be_opened_says_why(tmp_path, network):
     save_weights(tmp_path / "bare.safetensors", network, {})
     with pytest.raises(ValueError, match=r"bare.safetensors: Expected a description"):
         open_segmenter(tmp_path / "bare.safetensors")
+
+
+def test_a_checkpoint_that_torch_fails_at_is_named(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(22, "Invalid argument")
+
+    torch.save({}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
+        open_segmenter(tmp_path / "last.ckpt")
 
 
 def test_a_description_that_does_not_build_and_weights_that_do_not_fit_are_errors(tmp_path, network):

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 from PIL import Image as Pillow
+from segdpo.reports.contact_sheet import ContactSheet
 from toy_records import Listed, record
 
 from segdpo.data.checking import Finding, check_source
 from segdpo.data.pictures import COLOURS, class_colours, overlay, shrink
 from segdpo.data.record import Pair
-from segdpo.reports.contact_sheet import ContactSheet
 
 CLASSES = ("background", "cell")
 
