@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segdpo.reports import draw_curves, read_series
-from segdpo.reports.curves import curves_figure
+from segdpo.reports.curves import curves_figure, prepare_panels
+from segdpo.reports.html.figures import run_curves
 
 STEPS = 10
 
@@ -79,3 +80,20 @@ def test_the_file_is_written_and_an_empty_one_is_an_error(tmp_path, metrics_csv)
     (tmp_path / "empty.csv").write_text("step,train/loss\n")
     with pytest.raises(ValueError, match="Expected metrics over steps"):
         draw_curves(tmp_path / "empty.csv", tmp_path / "curves.png")
+
+
+def test_png_and_html_draw_the_same_panels(metrics_csv):
+    series = read_series(metrics_csv)
+    titles = [panel.title for panel in prepare_panels(series, 0.55)]
+    assert [figure.title for figure in run_curves(series, 0.55)] == titles
+    drawn = [axes.get_title() for axes in curves_figure(metrics_csv, reference_iou=0.55).axes if axes.axison]
+    assert sorted(drawn) == sorted(titles)
+
+
+def test_a_run_that_diverged_is_drawn_up_to_there(tmp_path):
+    rows = [f"{step},{'nan' if step > 29 else 0.5}" for step in range(40)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,train/loss", *rows, ""]))
+    (panel,) = prepare_panels(read_series(tmp_path / "metrics.csv"))
+    assert panel.broken == 30
+    thick = titled(curves_figure(tmp_path / "metrics.csv"), "Loss").lines[-1].get_ydata()
+    assert np.flatnonzero(np.isfinite(thick)).tolist() == list(range(30))
