@@ -74,8 +74,6 @@ if TYPE_CHECKING:
     from segdpo.data.splits import infos_of as infos_of
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
-    from segdpo.data.transforms import IMAGENET_MEAN as IMAGENET_MEAN
-    from segdpo.data.transforms import IMAGENET_STD as IMAGENET_STD
     from segdpo.data.transforms import Pipeline as Pipeline
     from segdpo.data.transforms import albumentations as albumentations
     from segdpo.data.validation import is_text as is_text

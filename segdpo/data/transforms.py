@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 from segdpo.checks import IGNORE
 from segdpo.data.record import Image
 from segdpo.masks import Masks
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
 

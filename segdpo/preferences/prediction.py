@@ -11,22 +11,19 @@ from torch import Tensor, nn
 
 from segdpo.data import Image, Pipeline, box_of, probes_of
 from segdpo.masks import Masks
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 Images = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
 Predict = Callable[[Images], Logits]
-
-# What encoders trained on ImageNet expect, in the order of RGB.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def predict_with(
     model: nn.Module,
     *,
     device: str = "cpu",
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     multiple: int = 32,
 ) -> Predict:
     """Return the `predict` of a network in eval mode; `model` maps [N, C, H, W] to logits of the same size.
@@ -56,7 +53,7 @@ def _forward(
 
 
 def to_model_input(
-    image: UInt8[np.ndarray, "H W C"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    image: UInt8[np.ndarray, "H W C"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
     """Return (image/255 − mean)/std as float32 [C, H, W]; `mean` and `std` have one value a channel, or one for all."""
     if image.dtype != np.uint8 or image.ndim != 3:
@@ -73,7 +70,9 @@ def to_model_input(
     return torch.from_numpy(out + shift)
 
 
-def to_image(inputs: Float[np.ndarray, "C H W"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Image:
+def to_image(
+    inputs: Float[np.ndarray, "C H W"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Image:
     """Undo `to_model_input`: return round(255 · (inputs · std + mean)) as uint8 [H, W, C], held within 0 … 255."""
     pixels = inputs.transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))

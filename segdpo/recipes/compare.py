@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from segdpo.checks import IGNORE
 from segdpo.data import Numbers, Record, RecordSource, RecordViews, record_rng
-from segdpo.masks import CannotJudge, Masks
+from segdpo.masks import Masks
 from segdpo.metrics import mean_interval, paired_difference, win_rate
-from segdpo.preferences import Judge, Scores, agreement, consensus, gumbel, to_image
+from segdpo.preferences import CannotJudge, Judge, Scores, agreement, consensus, gumbel, to_image
 from segdpo.recipes.config import Plain, build, leaves, plain
 from segdpo.recipes.evaluation import Evaluated, write_evaluation
 from segdpo.recipes.fitting import description_of
