@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.data import Image, Pipeline, box_of, probes_of
+from segdpo.data import Image, Pipeline, coordinate_masks, image_box, normalise
 from segdpo.masks import Masks
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -58,16 +58,7 @@ def to_model_input(
     """Return (image/255 − mean)/std as float32 [C, H, W]; `mean` and `std` have one value a channel, or one for all."""
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(f"Expected an image as uint8 [H, W, C] but got {image.dtype} of shape {image.shape}.")
-    if len(mean) not in (1, image.shape[2]):
-        raise ValueError(
-            f"Expected an image of {len(mean)} channels, as many as mean and std have values, but got "
-            f"{image.shape[2]}; set mean and std to one value, or to {image.shape[2]}."
-        )
-    # One multiplication and one addition, as in training: the network must see the very same numbers here as there.
-    scale = 1 / (255 * np.asarray(std, np.float32))[:, None, None]
-    shift = -(np.asarray(mean, np.float32) / np.asarray(std, np.float32))[:, None, None]
-    out = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
-    return torch.from_numpy(out + shift)
+    return torch.from_numpy(normalise(image, mean, std))
 
 
 def to_image(
@@ -127,9 +118,9 @@ def predict_in_views(model: nn.Module, *, views: Pipeline, device: str = "cpu") 
 
 def _forward_in_views(images: Images, *, model: nn.Module, views: Pipeline, device: str) -> Logits:
     size = images.shape[1:3]
-    probes = probes_of(size)
-    seen = [views(image, probes, np.random.default_rng(0)) for image in images]
-    rows, columns = box_of("transforms.eval", seen[0], size)
+    coordinates = coordinate_masks(size)
+    seen = [views(image, coordinates, np.random.default_rng(0)) for image in images]
+    rows, columns = image_box("transforms.eval", seen[0], size)
     with torch.inference_mode():
         logits: Tensor = model(torch.from_numpy(np.stack([view.image for view in seen])).to(device))
         logits = logits[:, :, rows, columns].float()

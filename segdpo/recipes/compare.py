@@ -46,8 +46,8 @@ class SeenImages(RecordViews):
 
     def __iter__(self) -> Iterator[Seen]:
         for place in range(len(self)):
-            record, view = self._open(place)
-            seen, gold = self._look(record, view, record.masks[:0])
+            record, view = self.read(place)
+            seen, gold = self.show(record, view, record.masks[:0])
             shown = to_image(seen.image, self._mean, self._std)
             bare = Record(record.id, shown, seen.masks, (), gold=gold)
             yield Seen(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])

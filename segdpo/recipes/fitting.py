@@ -59,7 +59,7 @@ def make_data(config: DictConfig, source: RecordSource, splits: Splits) -> DataM
     data: DataModule = build(
         config.datamodule,
         source=source,
-        split=lambda infos: splits,
+        split=splits,
         train_pipeline=transforms["train"],
         eval_pipeline=transforms["eval"],
     )
