@@ -66,8 +66,8 @@ def measure_masks(
         options = contour_options(tuple(gold.shape[1:]), spacing, tolerance, boundary_width)
         values = {name: np.full((len(gold), classes), np.nan, dtype=np.float32) for name in of_contours}
         labels = (masks.to("cpu", torch.uint8).numpy() for masks in (prediction, gold))
-        for image, masks in enumerate(zip(*labels, strict=True)):
-            for label, measures in measure_contours(*masks, options, of_contours, background=background):
+        for image, (predicted, truth) in enumerate(zip(*labels, strict=True)):
+            for label, measures in measure_contours(predicted, truth, options, of_contours, background=background):
                 for name, value in measures.items():
                     values[name][image, label] = value
         found |= {name: torch.from_numpy(array).to(gold.device) for name, array in values.items()}
