@@ -83,7 +83,7 @@ def _checked_content(config: "DictConfig", key: str, path: Path) -> Any:
     try:
         check_resolvers(config)
         content = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
-        check_targets(content)
+        content = check_targets(content)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     return content

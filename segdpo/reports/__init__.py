@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segdpo.reports.sweep import unfinished_text as unfinished_text
     from segdpo.reports.tables import comparison_table as comparison_table
     from segdpo.reports.tables import evaluation_table as evaluation_table
+    from segdpo.reports.tables import sources_table as sources_table
     from segdpo.reports.trials import history_picture as history_picture
     from segdpo.reports.trials import trials_table as trials_table
 

@@ -1,12 +1,14 @@
 """Tables of a run: the comparison and the evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from segdpo.preferences import SourceReport
 
 ROWS = {"iou": "IoU", "dice": "Dice"}
 PAIRS = {
@@ -176,3 +178,19 @@ def _evaluation_caption(summary: Mapping[str, Any]) -> str:
             where = "any metric" if len(metrics) == len(summary["metrics"]) else ", ".join(metrics)
             said.append(f"{count} do not count for the {network} in {where}: nothing there, nothing found")
     return "; ".join(said)
+
+
+def sources_table(sources: Sequence[SourceReport]) -> Table:
+    """Return the table of candidate sources: how much their masks differ, and how far apart their qualities are."""
+    table = Table(
+        title="Candidates by source: share of identical masks, mean IoU with each other, IoU with gold",
+        caption="means over the images",
+    )
+    table.add_column("source", no_wrap=True)
+    for column in ("images", "masks", "same", "mutual", "worst", "mean", "best", "spread"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for source in sources:
+        numbers = source.pairwise_iou, source.worst_quality, source.mean_quality, source.best_quality, source.spread
+        cells = ["–" if math.isnan(number) else f"{number:.3f}" for number in numbers]
+        table.add_row(source.source, str(source.images), str(source.masks), f"{source.identical:.1%}", *cells)
+    return table

@@ -4,13 +4,8 @@ import base64
 import json
 import math
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from html_folders import IMAGES, Page, evaluation_of, images_csv, png, summary_of, write_run
 
 from segdpo.reports.html.page import find_runs, report

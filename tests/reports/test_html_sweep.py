@@ -2,16 +2,11 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from scipy import stats
-
-sys.path.append(str(Path(__file__).parent))
-
 from html_folders import Page, evaluation_of, summary_of, write_run
+from scipy import stats
 
 from segdpo.reports.html.page import report
 from segdpo.reports.html.svg import range_of, sane_range, thinned, tick_texts, ticks

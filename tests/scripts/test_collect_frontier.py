@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +10,8 @@ import yaml
 from PIL import Image as Pillow
 from scipy import stats
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-
-import collect_frontier  # noqa: E402
-
-from segdpo.reports.frontier import (  # noqa: E402
+from segdpo.cli import collect
+from segdpo.reports.frontier import (
     frontier_markdown,
     frontier_picture,
     notes,
@@ -64,7 +58,7 @@ def sweep(tmp_path):
 
 
 def test_rows_means_and_what_is_missing(sweep, capsys):
-    assert collect_frontier.main([str(sweep)]) == 0
+    assert collect(["--frontier", str(sweep)]) == 0
     lines = capsys.readouterr().out.splitlines()
     # t(.975, 1) = 12.706; of two values d apart the half width is 12.706 · d/2.
     assert lines == [
@@ -88,7 +82,7 @@ def test_rows_means_and_what_is_missing(sweep, capsys):
 
 
 def test_the_csv_has_rows_and_seeds(sweep, tmp_path):
-    assert collect_frontier.main([str(sweep), "--out", str(tmp_path / "out")]) == 0
+    assert collect(["--frontier", str(sweep), "--out", str(tmp_path / "out")]) == 0
     rows = list(csv.DictReader((tmp_path / "out/frontier.csv").open()))
     assert [row["seed"] for row in rows if row["strength"] == "beta=10"] == ["all", "1", "2"]
     low, high = stats.t.interval(0.95, 1, loc=50, scale=stats.sem([40, 60]))
@@ -149,7 +143,7 @@ def test_runs_of_other_judges_and_references_are_told(sweep, capsys):
     )
     write(sweep / "dice", "dpo", 30.0, 2, judge="dice()")
     with pytest.raises(SystemExit):
-        collect_frontier.main([str(sweep)])
+        collect(["--frontier", str(sweep)])
     said = capsys.readouterr().err
     assert "one judge for all runs" in said
     assert f"dice() in {sweep}/dice" in said
@@ -158,7 +152,7 @@ def test_runs_of_other_judges_and_references_are_told(sweep, capsys):
 def test_a_folder_without_a_frontier_is_named(tmp_path, capsys):
     write(tmp_path / "0", None, 1.0, 1)
     with pytest.raises(SystemExit) as stop:
-        collect_frontier.main([str(tmp_path)])
+        collect(["--frontier", str(tmp_path)])
     assert stop.value.code == 2
     assert "found none among 1 runs, 1 of them unfinished" in capsys.readouterr().err
 

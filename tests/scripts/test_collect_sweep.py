@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,9 @@ from PIL import Image as Pillow
 from rich.console import Console
 from scipy import stats
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-
-import collect_sweep  # noqa: E402
-
-from segdpo.metrics.statistics import Interval  # noqa: E402
-from segdpo.reports.sweep import (  # noqa: E402
+from segdpo.cli import collect
+from segdpo.metrics.statistics import Interval
+from segdpo.reports.sweep import (
     as_text,
     contrasts,
     fieller,
@@ -65,7 +59,7 @@ def sweep(tmp_path):
 
 
 def test_rows_means_and_intervals(sweep, capsys):
-    assert collect_sweep.main([str(sweep)]) == 0
+    assert collect([str(sweep)]) == 0
     lines = capsys.readouterr().out.splitlines()
     # t(.975, 1) = 12.706; .6 and .8: deviation .1414, half width 12.706 · .1414 / √2 = 1.271; .9 and 1: half of that.
     assert lines == [
@@ -81,7 +75,7 @@ def test_rows_means_and_intervals(sweep, capsys):
 
 
 def test_the_csv_has_groups_and_runs(sweep, tmp_path):
-    assert collect_sweep.main([str(sweep), "--out", str(tmp_path / "new/out")]) == 0
+    assert collect([str(sweep), "--out", str(tmp_path / "new/out")]) == 0
     assert not (sweep / "sweep.csv").exists()
     rows = list(csv.DictReader((tmp_path / "new/out/sweep.csv").open()))
     assert [(row["run"], row["seed"]) for row in rows] == [
@@ -111,7 +105,7 @@ def test_one_run_has_no_interval_and_what_was_not_measured_is_a_dash(tmp_path):
     (tmp_path / "0/summary.json").write_text(json.dumps(summary))
     sweep = read_sweep(tmp_path)
     assert sweep_markdown(sweep).splitlines()[2] == "| `all runs` | – | 0.600 | +0.100 | – | 0.600 | 1 |"
-    assert collect_sweep.main([str(tmp_path)]) == 0
+    assert collect([str(tmp_path)]) == 0
     assert "nan" in sweep_csv(sweep)
 
 
@@ -146,7 +140,7 @@ def test_the_interval_is_scipys_and_counts_no_nan():
 def test_a_folder_without_finished_runs_is_named(tmp_path, capsys, prepare, message):
     prepare(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        collect_sweep.main([str(tmp_path)])
+        collect([str(tmp_path)])
     assert stop.value.code == 2
     assert message.format(tmp_path) in capsys.readouterr().err
     assert not (tmp_path / "sweep.md").exists()
@@ -174,7 +168,7 @@ def write_worth(folder, policies):
 
 def test_recovery_and_paired_differences(tmp_path, capsys):
     write_worth(tmp_path, {"dense": [0.7, 0.72, 0.71], "sft": [0.6, 0.63, 0.62], "best": [0.65, 0.67, 0.67]})
-    assert collect_sweep.main([str(tmp_path), "--dense", "dense", "--against", "sft"]) == 0
+    assert collect([str(tmp_path), "--dense", "dense", "--against", "sft"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("| runs | judgements | recovery | − sft |")
     found = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")[8:-1]] for row in lines[2:5]}
@@ -213,7 +207,7 @@ def test_fieller_covers_the_truth_as_often_as_it_says():
 
 def test_recovery_is_undefined_where_dense_masks_are_not_surely_better(tmp_path, capsys):
     write_worth(tmp_path, {"dense": [0.4, 0.8, 0.5], "sft": [0.6, 0.63, 0.62]})
-    assert collect_sweep.main([str(tmp_path), "--dense", "dense"]) == 0
+    assert collect([str(tmp_path), "--dense", "dense"]) == 0
     assert capsys.readouterr().out.count("| undefined |") == 2
 
 
@@ -243,7 +237,7 @@ def test_what_stays_sure_of_many_rows_is_said(tmp_path, capsys):
     for name, shift in {"a": 0.02, "b": -0.02, "c": 0.008, "d": 0.0}.items():
         policies[name] = base + shift + rng.normal(0, 0.006, 5)
     write_worth(tmp_path, {"sft": base.tolist()} | {name: values.tolist() for name, values in policies.items()})
-    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    assert collect([str(tmp_path), "--against", "sft"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     p = {name: stats.ttest_rel(values, base).pvalue for name, values in policies.items()}
     assert p["c"] < 0.05 < min(2 * p["c"], p["d"])  # sure on its own, not of four
@@ -257,13 +251,13 @@ def test_what_stays_sure_of_many_rows_is_said(tmp_path, capsys):
 
 def test_a_row_of_one_run_is_not_tested_and_not_counted(tmp_path, capsys):
     write_worth(tmp_path, {"sft": [0.5], "hinge": [0.7]})
-    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    assert collect([str(tmp_path), "--against", "sft"]) == 0
     assert "corrected for 0 rows (Holm): above 0: none; below 0: none." in capsys.readouterr().out
 
 
 def test_a_row_that_is_not_there_is_named(sweep, capsys):
     with pytest.raises(SystemExit):
-        collect_sweep.main([str(sweep), "--against", "sft"])
+        collect([str(sweep), "--against", "sft"])
     assert "a row of the sweep called 'sft' but there are hinge, dpo" in capsys.readouterr().err
 
 
@@ -277,7 +271,7 @@ def test_a_summary_that_says_its_overrides_is_believed(tmp_path):
 def test_an_infinite_value_counts_in_no_mean_and_n_is_said(tmp_path, capsys):
     write_run(tmp_path / "0", ["loss=dpo", "seed=0"], 0.6, gain=0.25)
     write_run(tmp_path / "1", ["loss=dpo", "seed=1"], 0.8, gain=-math.inf)
-    assert collect_sweep.main([str(tmp_path)]) == 0
+    assert collect([str(tmp_path)]) == 0
     row = capsys.readouterr().out.splitlines()[2]
     assert row.startswith("| `all runs` | 0.500 ± 0.000 | 0.700 ± 1.271 | +0.200 ± 1.271 | +0.250 (n 1) | ")
     assert row.endswith(" | 2 |")
@@ -285,7 +279,7 @@ def test_an_infinite_value_counts_in_no_mean_and_n_is_said(tmp_path, capsys):
 
 def test_a_contrast_over_fewer_seeds_than_the_row_has_says_so(tmp_path, capsys):
     write_worth(tmp_path, {"sft": [0.6, 0.62], "dpo": [0.7, 0.74, 0.9]})
-    assert collect_sweep.main([str(tmp_path), "--against", "sft"]) == 0
+    assert collect([str(tmp_path), "--against", "sft"]) == 0
     lines = capsys.readouterr().out.splitlines()
     # .1 and .12 on the seeds that both have: half width 12.706 · .01.
     assert next(line for line in lines if line.startswith("| `dpo`")).endswith("| 3 | 700 | +0.110 ± 0.127 (n 2) |")

@@ -35,7 +35,7 @@ class Warm:
     ) -> None:
         self.said = folder / f"said_{len(list(folder.glob('said_*')))}.txt"
         own = {"OMP_NUM_THREADS": "1", **(environment or {})}
-        self.process: BaseProcess = _CONTEXT.Process(target=_tell, args=(script, list(words), folder, self.said, own))
+        self.process: BaseProcess = _CONTEXT.Process(target=_run, args=(script, list(words), folder, self.said, own))
         self.process.start()
 
     def finish(self, status: int = 0) -> str:
@@ -46,16 +46,13 @@ class Warm:
         return said
 
 
-def _tell(script: str, words: Sequence[str], folder: Path, said: Path, environment: Mapping[str, str]) -> None:
+def _run(script: str, words: Sequence[str], folder: Path, said: Path, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
-    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
     os.chdir(folder)
     with said.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    # pytest's worker has replaced them; these are a terminal's that is no terminal.
+    # pytest has replaced them in the process that this one was forked from.
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     sys.argv = [script, *words]
-    # As Python does for a script, so that it finds the modules beside it.
-    sys.path.insert(0, str((ROOT / script).parent))
     runpy.run_path(str(ROOT / script), run_name="__main__")

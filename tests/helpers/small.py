@@ -1,9 +1,13 @@
 """The main job at a size for tests: one convolution, 24 images, a few steps."""
 
 import sys
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[2]
@@ -48,3 +52,15 @@ def words_for(folder: Path, *overrides: str) -> list[str]:
 def command(folder: Path, *overrides: str) -> list[str]:
     """Return the command line of a small run that writes to `folder`."""
     return [sys.executable, str(ROOT / "train.py"), *words_for(folder, *overrides)]
+
+
+def runs_of(params: Mapping[str, Any]) -> list[list[str]]:
+    """Return the overrides of each run of a sweep with these `hydra.sweeper.params`."""
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    choices = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [f"{one.get_key_element()}={one.get_value_element_as_str()}"]
+        for one in overrides
+    ]
+    return [list(run) for run in product(*choices)]

@@ -1,4 +1,5 @@
-import importlib.util
+"""segdpo mine: what it writes, that it resumes exactly, and the table of sources."""
+
 import os
 import re
 import signal
@@ -15,13 +16,10 @@ from warm import Warm
 from segdpo.data.formats.folder import read_folder
 from segdpo.data.formats.pack import PackDataset
 from segdpo.files import DataError
+from segdpo.recipes import mine_preferences
+from segdpo.reports import sources_table
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "mine_pairs.py"
-
-specification = importlib.util.spec_from_file_location("mine_pairs", SCRIPT)
-mine_pairs = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(mine_pairs)
 
 
 def composed(*overrides):
@@ -31,12 +29,12 @@ def composed(*overrides):
 
 def test_weights_must_be_named(tmp_path):
     with pytest.raises(MissingMandatoryValue, match=r"candidates\.predict\.model\.path"):
-        mine_pairs.mine_to_disk(composed("candidates=thresholds", f"out={tmp_path / 'a'}"), Console())
+        mine_preferences(composed("candidates=thresholds", f"out={tmp_path / 'a'}"))
 
 
 def test_preferences_that_the_data_came_with_are_not_mined(tmp_path):
-    with pytest.raises(DataError, match="questions=answered, which takes the preferences that the data came with"):
-        mine_pairs.mine_to_disk(composed("questions=answered", f"out={tmp_path / 'a'}"), Console())
+    with pytest.raises(DataError, match="questions=answered"):
+        mine_preferences(composed("questions=answered", f"out={tmp_path / 'a'}"))
     assert not list(tmp_path.iterdir())
 
 
@@ -49,7 +47,7 @@ def content(out):
 
 
 def started(out):
-    return Warm([f"out={out}", *SETTINGS], out.parent, script="scripts/mine_pairs.py")
+    return Warm([f"out={out}", *SETTINGS], out.parent, script="scripts/mine.py")
 
 
 def lines_of(journal):
@@ -58,7 +56,7 @@ def lines_of(journal):
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    mine_pairs.mine_to_disk(composed(f"out={straight}", *SETTINGS), Console(quiet=True))
+    mine_preferences(composed(f"out={straight}", *SETTINGS))
     journal = tmp_path / "killed.mining.jsonl"
     for enough in (5, 75):  # before the first shard is whole, and after
         running = started(killed)
@@ -74,9 +72,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
 
 def test_a_folder_holds_what_the_pack_holds(tmp_path):
     pack, folder = (
-        mine_pairs.mine_to_disk(
-            composed(f"out={tmp_path / kind}", f"format={kind}", "data.count=5"), Console(quiet=True)
-        )
+        mine_preferences(composed(f"out={tmp_path / kind}", f"format={kind}", "data.count=5"))
         for kind in ("pack", "folder")
     )
     assert repr(pack) == repr(folder)  # NaN equals nothing
@@ -93,21 +89,17 @@ def test_a_folder_holds_what_the_pack_holds(tmp_path):
         np.testing.assert_array_equal(first.masks, second.masks)
         np.testing.assert_array_equal(first.image, second.image)
     # Once more: nothing is left to do.
-    again = mine_pairs.mine_to_disk(
-        composed(f"out={tmp_path / 'folder'}", "format=folder", "data.count=5"), Console(quiet=True)
-    )
+    again = mine_preferences(composed(f"out={tmp_path / 'folder'}", "format=folder", "data.count=5"))
     assert repr(again) == repr(folder)
 
 
 def test_the_table_of_sources(tmp_path):
-    summary = mine_pairs.mine_to_disk(
-        composed(f"out={tmp_path / 'a'}", "data.count=5", "candidates=annotators"), Console(quiet=True)
-    )
+    summary = mine_preferences(composed(f"out={tmp_path / 'a'}", "data.count=5", "candidates=annotators"))
     console = Console(record=True, width=80, quiet=True)
     console.quiet = False
     with open(os.devnull, "w") as nowhere:
         console.file = nowhere
-        console.print(mine_pairs.sources_table(summary.sources))
+        console.print(sources_table(summary.sources))
     text = console.export_text()
     for source in ("generous", "polygon", "missed_thin", "merged", "(together)"):
         assert re.search(re.escape(source) + r" +│ +5 │", text), text
