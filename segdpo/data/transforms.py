@@ -1,6 +1,6 @@
 """Views of an image and its masks: one geometry for all, photometrics for the image; and where the image lies in one.
 
-All masks of an image go through albumentations in one call, as one array [K, H, W], so that one draw moves them together.
+All masks of an image go through albumentations in one call, as one array [K, H, W]: one draw moves them together.
 Not as channels [H, W, K]: cv2 takes at most 4, so that 5 and more take twice as long, and it fills only the first of
 them with 255 under elastic, grid and optical distortion, which would make the outside background in the others.
 Pixels that come from outside the image are 255 (ignore) in every mask.
