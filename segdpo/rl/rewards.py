@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Record, record_rng
+from segdpo.data import Record, record_rng
 from segdpo.metrics import per_image_overlap
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import Judge, to_image
 
 

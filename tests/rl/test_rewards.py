@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segdpo.data.record import Record
-from segdpo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import judges
 from segdpo.preferences import judges as judges_surface
 from segdpo.rl.rewards import Part, RewardRequest, by_judge, by_model, dice, iou, rewards_of, weighted_sum
