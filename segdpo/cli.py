@@ -107,13 +107,13 @@ def check(words: Words) -> int:
     from rich.markup import escape
     from rich.progress import track
 
-    from segdpo.data import check_source, source_of
+    from segdpo.data import check_source, open_source
     from segdpo.files import DataError
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
     try:
-        source = source_of(options.data, options.options)
+        source = open_source(options.data, options.options, channels=None)
     except DataError as error:
         console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
         return 1
@@ -123,7 +123,7 @@ def check(words: Words) -> int:
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
-        on_record=sheet.see if options.html else None,
+        on_record=sheet.offer if options.html else None,
     )
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def pack(words: Words) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from segdpo.data import source_of, write_coco, write_folder, write_pack
+    from segdpo.data import open_source, write_coco, write_folder, write_pack
     from segdpo.files import DataError
 
     form = options.to or {".pack": "pack", ".json": "coco"}.get(options.target.suffix, "folder")
@@ -171,7 +171,7 @@ def pack(words: Words) -> int:
         return track(records, f"writing {options.target}", console=Console(stderr=True))
 
     try:
-        source = source_of(options.source, options.options)
+        source = open_source(options.source, options.options, channels=None)
         if form == "pack":
             write_pack(options.target, source, options.records_per_shard, options.images, progress)
         elif form == "coco":
@@ -304,7 +304,7 @@ def report(words: Words) -> int:
 
     out: Path = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "report.html"
     try:
-        page = reports.report(options.folders, progress, dense=options.dense, against=options.against)
+        page = reports.html_report(options.folders, progress, dense=options.dense, against=options.against)
         write_atomically(out, page.encode())
     except (OSError, ValueError) as error:
         return _error(error.strerror if isinstance(error, OSError) and error.strerror else error)
@@ -460,20 +460,15 @@ def _sweep(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
 
     from segdpo import reports
 
-    sweep = reports.read_sweep(options.folder, options.ignore)
-    held = reports.contrasts(sweep, options.dense, options.against)
-    markdown = reports.sweep_markdown(sweep, held)
-    files = {
-        "sweep.md": markdown.encode(),
-        "sweep.csv": reports.sweep_csv(sweep, held).encode(),
-        "sweep.png": reports.sweep_picture(sweep),
-    }
+    sweep = reports.read_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
+    markdown = sweep.markdown()
+    files = {"sweep.md": markdown.encode(), "sweep.csv": sweep.csv().encode(), "sweep.png": sweep.png()}
     console = Console()
     if not console.is_terminal:  # written into a file, or read by another program
         return markdown, files
-    console.print(reports.terminal_table(sweep, held))
-    console.print("\n".join(reports.explanations(sweep, held)), soft_wrap=True, markup=False)
-    console.print(reports.unfinished_text(sweep), style="yellow", soft_wrap=True, markup=False)
+    console.print(sweep.terminal())
+    console.print("\n".join(sweep.notes()), soft_wrap=True, markup=False)
+    console.print(sweep.unfinished_note(), style="yellow", soft_wrap=True, markup=False)
     return "", files
 
 
@@ -482,9 +477,9 @@ def _frontier(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
     from segdpo import reports
 
     frontier = reports.read_frontier(options.folder)
-    text = reports.frontier_markdown(frontier)
-    files = {"frontier.md": text.encode(), "frontier.csv": reports.frontier_csv(frontier).encode()}
-    return text, files | {f"frontier.{form}": reports.frontier_picture(frontier, form) for form in ("svg", "png")}
+    text = frontier.markdown()
+    files = {"frontier.md": text.encode(), "frontier.csv": frontier.csv().encode()}
+    return text, files | {f"frontier.{form}": frontier.picture(form) for form in ("svg", "png")}
 
 
 def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segdpo.preferences.journal import Summary as Summary
     from segdpo.preferences.journal import journal_path as journal_path
     from segdpo.preferences.journal import run_mining as run_mining
+    from segdpo.preferences.judges import CannotJudge as CannotJudge
     from segdpo.preferences.judges import Judge as Judge
     from segdpo.preferences.judges import Scores as Scores
     from segdpo.preferences.judges import agreement as agreement

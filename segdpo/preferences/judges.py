@@ -1,4 +1,4 @@
-"""Judges: functions that give each candidate of an image a score, higher is better."""
+"""Judges: functions `(record, masks, rng) -> scores` of the candidates of an image; higher is better."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,38 +9,29 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Image, Record
-from segdpo.masks import (
-    CannotJudge,
-    Mask,
-    Masks,
-    Region,
-    band_overlap,
-    boundary_width,
-    boxed_regions,
-    class_overlaps,
-    contour_distances,
-    iou_matrix,
-    robust_hausdorff,
-    share_within,
-)
-from segdpo.preferences.fusion import staple
+from segdpo.data import Image, Record
+from segdpo.masks import Mask, Masks, contour_options, iou_matrix, mean_dice, mean_iou, measure_contours
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences.network import to_model_input
+from segdpo.preferences.staple import staple
 
 Scores = Float64[np.ndarray, "K"]
 Judge = Callable[[Record, Masks, np.random.Generator], Scores]
+Spacing = tuple[float, float]
+
+
+class CannotJudge(ValueError):  # noqa: N818 -- not a fault of the program: callers count such records and continue
+    """One record cannot be judged (no gold, no pixel that counts); others may be."""
 
 
 def iou(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """|G ∩ M| / |G ∪ M| with the record's gold mask G."""
-    gold = gold_of(record, masks)
-    return np.array([_mean_iou(gold, mask, background) for mask in masks])
+    return _overlaps(mean_iou, _gold_of(record, masks), masks, background)
 
 
 def dice(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """2|G ∩ M| / (|G| + |M|) with the record's gold mask G."""
-    gold = gold_of(record, masks)
-    return np.array([_mean_dice(gold, mask, background) for mask in masks])
+    return _overlaps(mean_dice, _gold_of(record, masks), masks, background)
 
 
 def agreement(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
@@ -54,58 +45,28 @@ def agreement(record: Record, masks: Masks, rng: np.random.Generator, *, backgro
 def consensus(
     record: Record, masks: Masks, rng: np.random.Generator, *, disputed: bool = True, background: bool = False
 ) -> Scores:
-    """IoU with the STAPLE consensus of all candidates, which trusts the more skilled of them more; needs no gold.
+    """IoU with the STAPLE consensus of all candidates, which weighs them by estimated skill; needs no gold.
 
     `disputed`: see `staple`.
     """
-    labels = staple(masks, disputed=disputed).labels
-    return np.array([_mean_iou(labels, mask, background) for mask in masks])
+    return _overlaps(mean_iou, staple(masks, disputed=disputed).labels, masks, background)
 
 
 def by_function(
     record: Record, masks: Masks, rng: np.random.Generator, *, function: Callable[[Image, Mask], float]
 ) -> Scores:
-    """Ask `function(image, mask)`, any critic of yours, for each mask on its own."""
+    """Return `function(image, mask)` of each mask, a function of yours."""
     return np.array([float(function(record.image, mask)) for mask in masks], dtype=np.float64)
-
-
-def gold_of(record: Record, masks: Masks) -> Mask:
-    """Return the record's gold mask, or say that there is none to judge by."""
-    if record.gold is None:
-        raise CannotJudge(
-            f"Record {record.id!r} has no gold mask to judge by; choose a judge that needs none (agreement, consensus)."
-        )
-    if record.gold.shape != masks.shape[1:]:
-        raise ValueError(
-            f"Expected masks of the shape of gold, {record.gold.shape}, for record {record.id!r} "
-            f"but got {masks.shape[1:]}."
-        )
-    if (record.gold == IGNORE).all():
-        raise CannotJudge(f"Record {record.id!r}: gold ignores every pixel.")
-    return record.gold
-
-
-def _mean_iou(gold: Mask, mask: Mask, background: bool) -> float:
-    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
-    return float((both / (of_gold + of_mask - both)).mean()) if len(both) else 1.0
-
-
-def _mean_dice(gold: Mask, mask: Mask, background: bool) -> float:
-    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
-    return float((2 * both / (of_gold + of_mask)).mean()) if len(both) else 1.0
 
 
 def gumbel(record: Record, masks: Masks, rng: np.random.Generator, *, judge: Judge, temperature: float) -> Scores:
     """Return the judge's scores + T·Gumbel noise: P(a above b) = σ((s_a − s_b)/T), Bradley–Terry for every pair.
 
-    Whole rankings follow Plackett–Luce. `temperature` T is in units of the judge's scores.
+    Rankings follow the Plackett–Luce model. `temperature` T is in units of the judge's scores.
     """
     check_range("temperature", temperature, above=0)
     scores = judge(record, masks, rng)
     return scores + temperature * rng.gumbel(size=len(scores))
-
-
-Spacing = tuple[float, float]
 
 
 def boundary_iou(
@@ -113,17 +74,9 @@ def boundary_iou(
 ) -> Scores:
     """IoU of the bands of `width` pixels inside the contours of gold and mask.
 
-    Cheng et al., "Boundary IoU", 2021. `width` left out: 2 % of the image's diagonal, at least 1, as there.
+    Cheng et al., "Boundary IoU", 2021. `width` None: 2 % of the image's diagonal, at least 1, as in the paper.
     """
-    gold = gold_of(record, masks)
-    pixels = boundary_width(gold.shape) if width is None else width
-    if pixels < 1:
-        raise ValueError(f"Expected width to be at least 1 pixel but got {width}.")
-
-    def overlap(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return band_overlap(of_gold, of_mask, valid, pixels)
-
-    return _judge_classes(gold, masks, background, overlap, best=1.0, margin=pixels)
+    return _by_contours(record, masks, "boundary_iou", 1.0, background, boundary_width=width)
 
 
 def hd95(
@@ -136,15 +89,10 @@ def hd95(
 ) -> Scores:
     """−max over both directions of the 95th percentile of the distances from contour to contour; 0 is best.
 
-    `spacing`: height and width of a pixel. A class that only one of the two has costs the diagonal of the image.
+    `spacing`: height and width of a pixel. A class that only one of the two masks has
+    counts as the diagonal of the image.
     """
-    gold = gold_of(record, masks)
-    worst = float(np.hypot(gold.shape[0] * spacing[0], gold.shape[1] * spacing[1]))
-
-    def distance(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return -robust_hausdorff(*contour_distances(of_gold, of_mask, valid, spacing), worst=worst)
-
-    return _judge_classes(gold, masks, background, distance, best=0.0)
+    return -_by_contours(record, masks, "hd95", 0.0, background, spacing=spacing)
 
 
 def surface_dice(
@@ -161,31 +109,7 @@ def surface_dice(
     Nikolov et al., "Deep learning to achieve clinically applicable segmentation of head and neck anatomy", 2018;
     contours counted in pixels.
     """
-    if tolerance < 0:
-        raise ValueError(f"Expected tolerance to be at least 0 but got {tolerance}.")
-    gold = gold_of(record, masks)
-
-    def share(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return share_within(*contour_distances(of_gold, of_mask, valid, spacing), tolerance)
-
-    return _judge_classes(gold, masks, background, share, best=1.0)
-
-
-def _judge_classes(
-    gold: Mask,
-    masks: Masks,
-    background: bool,
-    judge: Callable[[Region, Region, Region], float],
-    best: float,
-    margin: int = 1,
-) -> Scores:
-    scores = []
-    for mask in masks:
-        regions = boxed_regions(gold, mask, background=background, margin=margin)
-        values = [judge(of_gold, of_mask, valid) for _, of_gold, of_mask, valid in regions]
-        # Neither has a contour: nothing is wrong with the mask.
-        scores.append(float(np.mean([best if np.isnan(value) else value for value in values])) if values else best)
-    return np.array(scores, dtype=np.float64)
+    return _by_contours(record, masks, "surface_dice", 1.0, background, spacing=spacing, tolerance=tolerance)
 
 
 def by_network(
@@ -200,18 +124,18 @@ def by_network(
     """Return the network's reward of each mask; needs no gold.
 
     Args:
-        record: whose image is looked at.
-        masks: what is judged, uint8 [K, H, W].
-        rng: not asked; every judge is given one.
+        record: of the image.
+        masks: uint8 [K, H, W].
+        rng: not used.
         model: called as (image [1, C, H, W], masks [K, H, W], image_index [K]), returns [K].
         device: where it runs.
-        views: what image and masks go through, `(image, masks, rng) -> View`, as they did when it was trained; left
-            out: nothing but normalisation by the model's own `mean` and `std`.
+        views: the transform `(image, masks, rng) -> View` that the model was trained with; None: normalisation by the
+            model's `mean` and `std` alone.
     """
     empty = np.flatnonzero((masks == IGNORE).all((1, 2)))
     if len(empty):
         raise CannotJudge(f"Record {record.id!r}: mask {empty[0]} ignores every pixel.")
-    image, seen = _look(record, masks, model, views)
+    image, seen = _model_inputs(record, masks, model, views)
     model.to(device).eval()
     try:
         with torch.inference_mode():
@@ -223,15 +147,50 @@ def by_network(
     if scores.shape != (len(masks),) or not np.isfinite(scores).all():
         raise ValueError(
             f"Expected {len(masks)} finite rewards for record {record.id!r} but got {scores.tolist()}; train the "
-            "reward model again, or take another."
+            "reward model again, or use another."
         )
     return np.asarray(scores)
 
 
-def _look(record: Record, masks: Masks, model: nn.Module, views: Callable[..., Any] | None) -> tuple[Tensor, Masks]:
+def _model_inputs(
+    record: Record, masks: Masks, model: nn.Module, views: Callable[..., Any] | None
+) -> tuple[Tensor, Masks]:
     if views is None:
         mean, std = getattr(model, "mean", IMAGENET_MEAN), getattr(model, "std", IMAGENET_STD)
         return to_model_input(record.image, mean, std), masks
-    # A generator of its own: views of evaluation draw nothing, and the judge's draws are not theirs.
+    # Transforms of evaluation draw no random numbers.
     view = views(record.image, masks, np.random.default_rng(0))
     return torch.from_numpy(view.image), view.masks
+
+
+def _gold_of(record: Record, masks: Masks) -> Mask:
+    """Return the record's gold mask; raise CannotJudge if it has none."""
+    if record.gold is None:
+        raise CannotJudge(
+            f"Record {record.id!r} has no gold mask to judge by; choose a judge that needs none (agreement, consensus)."
+        )
+    if record.gold.shape != masks.shape[1:]:
+        raise ValueError(
+            f"Expected masks of the shape of gold, {record.gold.shape}, for record {record.id!r} "
+            f"but got {masks.shape[1:]}."
+        )
+    if (record.gold == IGNORE).all():
+        raise CannotJudge(f"Record {record.id!r}: gold ignores every pixel.")
+    return record.gold
+
+
+def _overlaps(measure: Callable[..., float], gold: Mask, masks: Masks, background: bool) -> Scores:
+    scores = np.array([measure(mask, gold, background=background) for mask in masks], dtype=np.float64)
+    # NaN: neither mask has a class that counts, which is a perfect match.
+    return np.where(np.isnan(scores), 1.0, scores)
+
+
+def _by_contours(record: Record, masks: Masks, name: str, best: float, background: bool, **options: Any) -> Scores:
+    """Return the mean of a measure of contours over the classes of gold and mask; `best` where there is no contour."""
+    gold = _gold_of(record, masks)
+    measured = contour_options(gold.shape, **options)
+    scores = []
+    for mask in masks:
+        values = [found[name] for _, found in measure_contours(mask, gold, measured, [name], background=background)]
+        scores.append(float(np.mean([best if np.isnan(value) else value for value in values])) if values else best)
+    return np.array(scores, dtype=np.float64)

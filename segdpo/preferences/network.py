@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Image, Pipeline, box_of, probes_of
+from segdpo.data import Image, Pipeline, coordinate_masks, image_box, normalise
 from segdpo.masks import Masks
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 Images = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
@@ -69,9 +70,9 @@ class Network:
 
     def _in_views(self, images: Images, views: Pipeline) -> Tensor:
         size = images.shape[1:3]
-        probes = probes_of(size)
-        seen = [views(image, probes, np.random.default_rng(0)) for image in images]
-        rows, columns = box_of("transforms.eval", seen[0], size)
+        coordinates = coordinate_masks(size)
+        seen = [views(image, coordinates, np.random.default_rng(0)) for image in images]
+        rows, columns = image_box("transforms.eval", seen[0], size)
         inputs = torch.from_numpy(np.stack([view.image for view in seen])).to(self.device)
         logits = self._logits(inputs)[:, :, rows, columns].float()
         if logits.shape[2:] != size:
@@ -160,16 +161,7 @@ def to_model_input(
     """Return (image/255 − mean)/std as float32 [C, H, W]; `mean` and `std` have one value a channel, or one for all."""
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(f"Expected an image as uint8 [H, W, C] but got {image.dtype} of shape {image.shape}.")
-    if len(mean) not in (1, image.shape[2]):
-        raise ValueError(
-            f"Expected an image of {len(mean)} channels, as many as mean and std have values, but got "
-            f"{image.shape[2]}; set mean and std to one value, or to {image.shape[2]}."
-        )
-    # One multiplication and one addition, as in training: the network must get exactly the numbers it was trained on.
-    scale = 1 / (255 * np.asarray(std, np.float32))[:, None, None]
-    shift = -(np.asarray(mean, np.float32) / np.asarray(std, np.float32))[:, None, None]
-    out = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
-    return torch.from_numpy(out + shift)
+    return torch.from_numpy(normalise(image, mean, std))
 
 
 def to_image(

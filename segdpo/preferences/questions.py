@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float64
 from scipy.special import expit
 
 from segdpo.checks import check_range
 from segdpo.data import Pair
 from segdpo.masks import Masks, differ
+from segdpo.preferences.judges import Scores
 
-Scores = Float64[np.ndarray, "K"]
 Questions = Callable[[Scores, Masks, np.random.Generator], tuple[Pair, ...]]
 Choice = Callable[[float, float], float]
 """P(the first mask is chosen), given the scores of both."""

@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from numpy.typing import NDArray
 
 from segdpo.checks import IGNORE
-from segdpo.metrics import Doubles, best_of, bound, mean_interval, mean_over_classes, measure_masks
+from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
 from segdpo.recipes.measure import EvaluatedNetwork, logits_of
@@ -139,7 +139,7 @@ def _point(drawn: Sequence[Drawn], size: int, seconds: float) -> dict[str, Any]:
     """Return the reward and IoU of the best of `size` masks, the bound on its KL, and its share of the seconds."""
     values = [best_of(one.rewards, one.rewards, size) for one in drawn]
     reward = asdict(mean_interval(values))
-    distance = {"mean": bound(size), "low": math.nan, "high": math.nan, "n": len(drawn)}
+    distance = {"mean": best_of_kl_bound(size), "low": math.nan, "high": math.nan, "n": len(drawn)}
     iou = asdict(mean_interval([best_of(one.overlaps["iou"], one.rewards, size) for one in drawn]))
     share = seconds * size / len(drawn[0].rewards)
     return {"k": size, "reward": reward, "reward_sampled": reward, "kl": distance, "iou": iou, "seconds": share}

@@ -71,7 +71,7 @@ def with_targets(pairs: DataModule, target: str) -> DataModule:
         pairs.eval_pipeline,
         items=partial(SupervisedDataset, target=target),
         eval_items=partial(SupervisedDataset, target="gold"),
-        split=lambda infos: splits,
+        split=splits,
         batch_size=pairs.batch_size,
         workers=pairs.workers,
         views=pairs.views,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from segdpo.checks import IGNORE
 from segdpo.data import Numbers, Record, RecordSource, RecordViews, record_rng
-from segdpo.masks import CannotJudge, Masks
+from segdpo.masks import Masks
 from segdpo.metrics import mean_interval
-from segdpo.preferences import Judge, Scores, agreement, consensus, gumbel, to_image
+from segdpo.preferences import CannotJudge, Judge, Scores, agreement, consensus, gumbel, to_image
 from segdpo.recipes.config import Plain, build, function_of, leaves, plain
 from segdpo.recipes.measure import EvaluatedNetwork, logits_of
 from segdpo.recipes.run import Run
@@ -79,8 +79,8 @@ class TestViews(RecordViews):
 
     def __iter__(self) -> Iterator[View]:
         for place in range(len(self)):
-            record, view = self._open(place)
-            seen, gold = self._look(record, view, record.masks[:0])
+            record, view = self.read(place)
+            seen, gold = self.show(record, view, record.masks[:0])
             shown = to_image(seen.image, self._mean, self._std)
             bare = Record(record.id, shown, seen.masks, (), gold=gold)
             yield View(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])

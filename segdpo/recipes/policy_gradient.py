@@ -37,7 +37,7 @@ def run_policy_gradient(run: Run, callbacks: Sequence[Callback]) -> Summary:
         return {}
     summary = compare_networks(run, policy, reference.network, data, fitted.trainer.strategy.root_device)
     summary["loss"] = algorithm.name  # in the place of the configuration's loss, which is not used
-    summary["rewards"] = {"asked": task.rewards_asked, "rollouts": task.rollouts, "masks": algorithm.masks}
+    summary["rewards"] = {"asked": task.rewards_computed, "rollouts": task.rollouts, "masks": algorithm.masks}
     summary["pairs"] = {"train": len(data.train_data()), "test": len(run.splits.test)}
     summary["metric"] = metric
     return summary
@@ -50,7 +50,7 @@ def make_task(
     config = run.config
     return PolicyGradientTask(
         policy,
-        build(config.reference)(reference) if algorithm.divergence.asks_reference else None,
+        build(config.reference)(reference) if algorithm.divergence.needs_reference else None,
         reward,
         algorithm,
         build(config.optimizer),

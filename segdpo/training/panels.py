@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Batch, Image, PairBatch, PanelRow, RankingBatch
+from segdpo.data import Batch, Image, PairBatch, PanelRow, RankingBatch
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import to_image
 from segdpo.scores import predicted_classes
 
