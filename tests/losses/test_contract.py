@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import segdpo
+from segdpo.recipes.config import check_beta
 
 # Its hundreds of cases go through lines that the tests of each term go through too.
 pytestmark = pytest.mark.untraced
@@ -33,6 +34,7 @@ def build(configs, name, **score):
     config = configs[name].copy()
     OmegaConf.update(config, "score", score)
     OmegaConf.update(config, "anchor_score", score)
+    OmegaConf.update(config, "beta", 3.0)
     return instantiate(config.loss)
 
 
@@ -42,6 +44,30 @@ def make_batch(channels=3, space=(3, 3), pairs=None, dtype=torch.float32, seed=0
     masks = torch.randint(0, max(2, channels), (2, pairs or 2, *space), generator=generator)
     index = None if pairs is None else torch.randint(0, 2, (pairs,), generator=generator)
     return policy.requires_grad_(), reference, *masks, index
+
+
+BETAS = {
+    "disagreement_mean": 3.0,
+    "disagreement_balanced": 3.0,
+    "disagreement_sum": 0.01,
+    "boundary_mean": 10.0,
+    "image_mean": 100.0,
+    "image_balanced": 100.0,
+    "image_sum": 0.01,
+    "log_odds": 1.5,
+}
+
+
+def test_every_score_has_a_default_beta():
+    assert {path.stem for path in (CONF / "score").glob("*.yaml")} == BETAS.keys()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert {name: compose("train", overrides=[f"score={name}"]).beta for name in BETAS} == BETAS
+        assert compose("train", overrides=["score=image_sum", "beta=7"]).beta == 7
+        unknown = compose("train", overrides=["score=log_odds", "score.region=image"])
+        with pytest.raises(ValueError, match=r"beta=NUMBER .* default_beta .*'region': 'image'"):
+            check_beta(unknown)
+    for name, beta in BETAS.items():
+        assert f"beta is then {beta:g};" in (CONF / "score" / f"{name}.yaml").read_text()
 
 
 def test_the_whole_family_is_there():

@@ -17,7 +17,7 @@ from torch import nn
 
 from segdpo import Anchor, PreferenceLoss
 from segdpo.data.datasets import RankingDataset
-from segdpo.kernels import fused as sums
+from segdpo.kernels import sparse as sums
 from segdpo.losses import anchors, listwise, objectives
 from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import FrozenCopy, NoReference, Reference
