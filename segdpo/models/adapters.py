@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from segdpo.models.segmenter import Segmenter, parts_of
-from segdpo.models.weights import check_fits, fingerprint_tensors, read_header, read_tensors, save_tensors
+from segdpo.models.weights import check_fits, fingerprint_tensors, from_json, read_header, read_tensors, save_tensors
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -178,17 +178,28 @@ def load_adapter(path: str | Path, module: Segmenter) -> Segmenter:
             f"Expected an adapter saved alone in {path} but its header names none; "
             "whole weights are read with load_weights (open_segmenter builds the network too)."
         )
-    if fingerprint_tensors(_split(module)[1]) != header["base"]:
+    if fingerprint_tensors(_split(module)[1]) != header.get("base"):
         raise ValueError(
             f"Expected the network that the adapter in {path} was trained on but this one has other weights; load the "
             "reference's weights first. If statistics of BatchNorm were trained along, save and load the policy whole."
         )
-    if not has_adapter(module):
-        add_lora(module, **json.loads(header["adapter"]))
     state = read_tensors(path)
+    if not has_adapter(module):
+        _add_described(path, module, from_json(header["adapter"], path), state)
     check_fits(path, state, _split(module)[0])
     module.load_state_dict(state, strict=False)
     return module
+
+
+def _add_described(path: str | Path, module: Segmenter, options: Any, state: Mapping[str, Tensor]) -> None:
+    """Add the adapter that a header describes; its rank is that of the file's tensors, so it takes no more memory."""
+    ranks = {len(value) for name, value in state.items() if ".lora_A." in name and value.ndim}
+    if not isinstance(options, dict) or options.get("rank") not in list(ranks):
+        raise ValueError(f"{path}: Expected options of an adapter of rank {sorted(ranks)} but got {options!r:.200}.")
+    try:
+        add_lora(module, **options)
+    except Exception as error:  # whatever options of other types raise, here and in peft
+        raise ValueError(f"{path}: the adapter cannot be added from its description: {error}") from error
 
 
 def merge_adapter(module: Segmenter) -> Segmenter:

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from segdpo.data import EpochLoader, EpochSampler, PairBatch, PreferenceDataset, RankingDataset
-from segdpo.files import DataError, write_atomically
+from segdpo.files import DataError, read_arrays, write_atomically
 from segdpo.losses import PreferenceLoss
 from segdpo.scores import PairScores, Score
 from segdpo.training.references import Answer, FrozenCopy, beside
@@ -114,14 +113,17 @@ class ScoreCache:
 
 def _read(path: Path, width: int) -> tuple[Digests, Values] | None:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            digests, values = content["digests"].view(DIGEST), content["values"]
-        if values.shape != (len(digests), width) or values.dtype != np.float32:
-            raise ValueError(f"{len(digests)} digests for values of shape {values.shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        content = read_arrays(path)
+        digests, values = content["digests"], content["values"]
+        shapes = digests.shape, values.shape
+        if shapes != ((DIGEST.itemsize * len(values),), (len(values), width)):
+            raise ValueError(f"digests and values of the shapes {shapes}")
+        if (digests.dtype, values.dtype) != (np.uint8, np.float32):
+            raise ValueError(f"digests and values of {digests.dtype} and {values.dtype}")
+    except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s); its scores are computed anew.", path, error)
         return None
-    return digests, values
+    return digests.view(DIGEST), values
 
 
 # What a score is made of: a version of segdpo that scores differently counts on.

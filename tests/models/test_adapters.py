@@ -1,6 +1,7 @@
 """Switched off, a LoRA is the network before it bit for bit; switched on, it is W + alpha/rank · B·A."""
 
 import copy
+import json
 import logging
 
 import pytest
@@ -17,7 +18,7 @@ from segdpo.models.adapters import (
     save_adapter,
 )
 from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
-from segdpo.models.weights import fingerprint, load_weights, read_header, save_weights
+from segdpo.models.weights import fingerprint, load_weights, read_header, save_tensors, save_weights
 
 
 def trained(segmenter, seed=1, scale=0.3):
@@ -223,6 +224,36 @@ def test_an_adapter_on_another_network_is_refused(tiny, tmp_path):
     save_weights(path, tiny())
     with pytest.raises(ValueError, match="its header names none; whole weights are read with load_weights"):
         load_adapter(path, tiny())
+
+
+OPTIONS = {"rank": 2, "alpha": 16.0, "dropout": 0.0, "targets": ["network.encoder.0"], "modules_to_save": []}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {**OPTIONS, "rank": {"rank": 2}},
+        {**OPTIONS, "rank": 2**40},
+        {**OPTIONS, "alpha": "16"},
+        {**OPTIONS, "targets": [{"network": 3}]},
+        {**OPTIONS, "dropout": None},
+        {**OPTIONS, "path": "x"},
+        [OPTIONS],
+        None,
+        "{",
+    ],
+)
+def test_a_damaged_description_of_an_adapter_names_the_file(tiny, tmp_path, said):
+    path = tmp_path / "adapter.safetensors"
+    adapted = add_lora(tiny(), rank=2, targets=["network.encoder.0"])
+    save_adapter(path, adapted)
+    load_adapter(path, tiny())
+    tensors = {name: value for name, value in adapted.state_dict().items() if ".lora_" in name}
+    text = said if said == "{" else json.dumps(said)
+    for header in ({"adapter": text, "base": read_header(path)["base"]}, {"adapter": text}):
+        save_tensors(path, tensors, header)
+        with pytest.raises(ValueError, match=r"adapter\.safetensors"):
+            load_adapter(path, tiny())
 
 
 def test_weights_of_a_network_with_an_adapter_say_what_is_missing(tiny, tmp_path):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import zipfile
 from dataclasses import replace
 from functools import partial
 
@@ -222,6 +223,44 @@ def test_a_damaged_file_is_a_miss(tmp_path, caplog):
     opened.read()
     assert {n for n in (1, 2, 3) if opened.find(rows([n])[0])[1].all()} == kept[1]
     assert "computed anew" in caplog.text
+
+
+DAMAGES = {
+    "another type": {"digests": np.zeros(16, np.float32), "values": np.zeros((1, 2), np.float32)},
+    "no digests": {"values": np.zeros((1, 2), np.float32)},
+    "rows of another width": {"digests": np.zeros(16, np.uint8), "values": np.zeros((1, 3), np.float32)},
+    "half a digest": {"digests": np.zeros(24, np.uint8), "values": np.zeros((1, 2), np.float32)},
+    "a number": {"digests": np.uint8(3), "values": np.zeros((1, 2), np.float32)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_arrays_of_other_things_are_a_miss(tmp_path, caplog, damage):
+    np.savez(tmp_path / "k2-x.npz", **DAMAGES[damage])
+    table = ScoreTable(tmp_path, 2)
+    table.read()
+    assert len(table) == 0
+    assert str(tmp_path / "k2-x.npz") in caplog.text
+
+
+def test_a_header_that_asks_for_terabytes_is_a_miss(tmp_path, caplog):
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,)}\n"
+    with zipfile.ZipFile(tmp_path / "k2-x.npz", "w") as archive:
+        archive.writestr("digests.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        archive.writestr("values.npy", b"no array")
+    table = ScoreTable(tmp_path, 2)
+    table.read()
+    assert len(table) == 0
+    assert str(tmp_path / "k2-x.npz") in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_folder_is_a_miss(tmp_path, caplog):
+    os.mkfifo(tmp_path / "k2-x.npz")
+    table = ScoreTable(tmp_path, 2)
+    table.read()
+    assert len(table) == 0
+    assert str(tmp_path / "k2-x.npz") in caplog.text
 
 
 def test_filling_goes_on_after_a_kill(network, noise, data, fit, dpo, sgd, tmp_path, monkeypatch):
