@@ -1,4 +1,4 @@
-"""What every conf/loss/*.yaml must be; a new one is found by itself."""
+"""Requirements of every conf/loss/*.yaml; new files are found automatically."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_the_whole_family_is_there():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_opens_with_what_it_is_and_the_command(name):
+def test_opens_with_a_description_and_the_command(name):
     first, second, *_ = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     assert first.startswith("# ")
     assert first.endswith(".")
@@ -83,7 +83,7 @@ def test_opens_with_what_it_is_and_the_command(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_builds_and_says_what_it_needs(configs, name):
+def test_builds_and_knows_whether_it_needs_a_reference(configs, name):
     loss = instantiate(configs[name].loss)
     assert isinstance(loss, segdpo.PreferenceLoss)
     assert loss.needs_reference == (name not in {"cpo", "simpo", "orpo", "arpo", "sft"})
@@ -126,8 +126,8 @@ def test_finite_on_huge_half_precision_logits(configs, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_equal_masks_teach_no_preference(configs, name):
-    """Finite everywhere; what is left is the anchor on the chosen mask, if there is one."""
+def test_equal_masks_give_no_preference_gradient(configs, name):
+    """Finite everywhere; only an anchor on the chosen mask has a gradient."""
     policy, reference, chosen, _, _ = make_batch()
     terms = instantiate(configs[name].loss).on_logits(policy, reference, chosen, chosen)
     terms.total.backward()
