@@ -22,7 +22,7 @@ from segdpo.training.scoring import (
     PreferenceBatch,
     at_image_size,
     check_network,
-    drift_of_logits,
+    kl_of_logits,
     logits_of,
     score_logits,
     weight_of,
@@ -82,14 +82,14 @@ def check_start(margin: Tensor, score: Score, pixels: int) -> None:
 class Scored:
     """What a batch's pairs score under both networks.
 
-    `margin` is h, or the policy's margin without a reference; `kl` is the images' divergence from the reference, asked
-    in evaluation alone.
+    `margin` is h, or the policy's margin without a reference; `kl_to_reference` is that of the pairs, if the loss needs
+    it; `kl` is the images' divergence from the reference, computed in evaluation alone.
     """
 
     logits: Logits
     policy: Mapping[Score, PairScores]
     reference: Mapping[Score, PairScores] | None
-    drift: Tensor | None
+    kl_to_reference: Tensor | None
     kl: Tensor | None
     margin: Tensor
     closely: bool
@@ -221,7 +221,7 @@ class PreferenceTask(Task):
         wanted = {*self.loss.reads_chosen.reference, *watched}
         scores = score_logits(dict.fromkeys([*self.loss.scores, *watched]), answer, batch, wants_chosen=wanted)
         kept = without_logits(scores, wanted)
-        return kept, answer if self.loss.needs_drift or not self.training else None
+        return kept, answer if self.loss.needs_reference_logits or not self.training else None
 
     def _score(self, batch: PreferenceBatch, closely: bool) -> Scored:
         # First the reference: its logits are gone before the policy's activations come.
@@ -232,18 +232,19 @@ class PreferenceTask(Task):
         if closely and self.watched not in policy:
             with torch.no_grad():
                 policy |= score_logits([self.watched], logits, batch)
-        drift = kl = None
+        kl_to_reference = kl = None
         if reference_logits is not None:
-            drift = drift_of_logits(logits, reference_logits, batch) if self.loss.needs_drift else None
+            if self.loss.needs_reference_logits:
+                kl_to_reference = kl_of_logits(logits, reference_logits, batch)
             if not self.training:
                 kl = kl_per_pixel(at_image_size(logits), at_image_size(reference_logits), batch.valid)
         margin = policy[self.loss.score].margin.detach()
         if reference is not None:
             margin = margin - reference[self.loss.score].margin
-        return Scored(logits, policy, reference, drift, kl, margin, closely)
+        return Scored(logits, policy, reference, kl_to_reference, kl, margin, closely)
 
     def _combine(self, scored: Scored, weight: Tensor) -> LossTerms:
-        return self.loss(scored.policy, scored.reference, weight=weight, drift=scored.drift)
+        return self.loss(scored.policy, scored.reference, weight=weight, kl_to_reference=scored.kl_to_reference)
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:

@@ -368,10 +368,10 @@ class CachedScores(FrozenCopy):
 
     def check(self, loss: PreferenceLoss) -> None:
         """Refuse a loss that needs the reference's logits, and a score that cannot be named."""
-        if loss.needs_drift:
+        if loss.needs_reference_logits:
             raise ValueError(
-                "Expected a loss that needs the reference's scores alone but this one asks for `drift` (hold_anchor), "
-                "which takes its logits, and a cache keeps none; use reference=frozen."
+                "Expected a loss that needs the reference's scores alone but this one needs kl_to_reference "
+                "(hold_anchor), which takes its logits, and a cache keeps none; use reference=frozen."
             )
         for score in loss.scores:
             score_key(self.network, self.fingerprint, score, "")

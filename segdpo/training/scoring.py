@@ -10,15 +10,18 @@ from segdpo.checks import IGNORE
 from segdpo.data import PairBatch, RankingBatch
 from segdpo.kernels import LowResolution
 from segdpo.scores import (
+    MaskPairs,
+    Pairs,
     PairScores,
+    Rankings,
     Score,
-    low_resolution_drift,
+    kl_to_reference,
+    low_resolution_kl,
     low_resolution_pairs,
     low_resolution_ranking,
-    score_drift,
     score_masks_by,
     score_pairs_by,
-    score_ranking,
+    score_rankings_by,
 )
 
 PreferenceBatch = PairBatch | RankingBatch
@@ -29,47 +32,20 @@ def score_batch(
     scores: Iterable[Score], logits: Tensor, batch: PreferenceBatch, *, wants_chosen: Collection[Score] = ()
 ) -> dict[Score, PairScores]:
     """Return each of the scores of the batch's pairs, or of its rankings; s⁺ of those in `wants_chosen` at once."""
-    if isinstance(batch, PairBatch) and batch.shared is not None:
-        return score_masks_by(
-            scores,
-            logits,
-            batch.shared.masks,
-            batch.shared.pairs,
-            batch.shared.mask_image,
-            wants_chosen=wants_chosen,
-            valid=batch.valid,
-            index=batch.shared.index,
-        )
-    if isinstance(batch, PairBatch):
-        return score_pairs_by(
-            scores,
-            logits,
-            batch.chosen,
-            batch.rejected,
-            wants_chosen=wants_chosen,
-            valid=batch.valid,
-            image_index=batch.image_index,
-            index=batch.index,
-        )
-    return {
-        score: score_ranking(
-            logits,
-            batch.ranking,
-            valid=batch.valid,
-            quantity=score.quantity,
-            region=score.region,
-            reduction=score.reduction,
-        )
-        for score in scores
-    }
+    if isinstance(batch, RankingBatch):
+        return score_rankings_by(scores, logits, Rankings(batch.ranking, batch.valid))
+    if batch.shared is None:
+        return score_pairs_by(scores, logits, pairs_of(batch), wants_chosen=wants_chosen)
+    shared = batch.shared
+    masks = MaskPairs(shared.masks, shared.pairs, shared.mask_image, batch.valid, shared.index)
+    return score_masks_by(scores, logits, masks, wants_chosen=wants_chosen)
 
 
-def drift_of_batch(policy_logits: Tensor, reference_logits: Tensor, batch: PreferenceBatch) -> Tensor:
-    """Return KL(reference ‖ policy) where all masks of a pair, or of a ranking, agree; one number each."""
+def pairs_of(batch: PreferenceBatch) -> Pairs:
+    """Return the pairs of a batch; for a ranking, pairs that agree where all of its masks do."""
     if isinstance(batch, PairBatch):
-        pairs, index = (batch.chosen, batch.rejected), batch.image_index
-        return score_drift(policy_logits, reference_logits, *pairs, valid=batch.valid, image_index=index)
-    return score_drift(policy_logits, reference_logits, *as_pair(batch.ranking), valid=batch.valid)
+        return Pairs(batch.chosen, batch.rejected, batch.valid, batch.image_index, index=batch.index)
+    return Pairs(*as_pair(batch.ranking), batch.valid)
 
 
 def as_pair(ranking: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,35 +117,21 @@ def score_logits(
     return {score: _score(score, logits, batch) for score in scores}
 
 
-def drift_of_logits(policy: Logits, reference: Logits, batch: PreferenceBatch) -> Tensor:
-    """Return KL(reference ‖ policy) where all masks of a pair, or of a ranking, agree; one number each."""
-    if isinstance(policy, Tensor) and isinstance(reference, Tensor):
-        return drift_of_batch(policy, reference, batch)
-    if isinstance(policy, Tensor) or isinstance(reference, Tensor):
+def kl_of_logits(policy: Logits, reference: Logits, batch: PreferenceBatch) -> Tensor:
+    """Return KL(reference ‖ policy) where all masks of a pair, or of a ranking, agree; one number for each."""
+    pairs = pairs_of(batch)
+    if isinstance(policy, LowResolution) and isinstance(reference, LowResolution):
+        return low_resolution_kl(policy, reference, pairs)
+    if isinstance(policy, LowResolution) or isinstance(reference, LowResolution):
         raise TypeError(
             "Expected logits of policy and reference at one resolution but one of them is upsampled; give a reference "
             "of your own that asks self.logits(network, batch), or leave low_resolution=false."
         )
-    if isinstance(batch, PairBatch):
-        masks = (batch.chosen, batch.rejected)
-        return low_resolution_drift(policy, reference, *masks, valid=batch.valid, image_index=batch.image_index)
-    return low_resolution_drift(policy, reference, *as_pair(batch.ranking), valid=batch.valid)
+    masks = pairs.chosen, pairs.rejected
+    return kl_to_reference(policy, reference, *masks, valid=pairs.valid, image_index=pairs.image_index)
 
 
 def _score(score: Score, low: LowResolution, batch: PreferenceBatch) -> PairScores:
-    quantity, region, reduction = score.choice(None)
     if isinstance(batch, PairBatch):
-        return low_resolution_pairs(
-            low,
-            batch.chosen,
-            batch.rejected,
-            valid=batch.valid,
-            image_index=batch.image_index,
-            quantity=quantity,
-            region=region,
-            reduction=reduction,
-            index=batch.index,
-        )
-    return low_resolution_ranking(
-        low, batch.ranking, valid=batch.valid, quantity=quantity, region=region, reduction=reduction
-    )
+        return low_resolution_pairs(low, pairs_of(batch), score)
+    return low_resolution_ranking(low, Rankings(batch.ranking, batch.valid), score)

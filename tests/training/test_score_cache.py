@@ -148,9 +148,9 @@ def test_other_weights_never_meet_old_scores(network, train, tmp_path):
     assert train(CachedScores(other, tmp_path))[0] == pytest.approx(live, abs=1e-5)
 
 
-def test_drift_needs_a_live_reference(network, tmp_path, sgd):
+def test_kl_to_reference_needs_a_live_reference(network, tmp_path, sgd):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
-    with pytest.raises(ValueError, match=r"drift.*use reference=frozen"):
+    with pytest.raises(ValueError, match=r"kl_to_reference.*use reference=frozen"):
         PreferenceTask(network, CachedScores(network, tmp_path), loss, sgd)
 
 
