@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import io
 import math
 import os
@@ -39,40 +40,59 @@ def raise_all(errors: list[DataError]) -> None:
         raise DataError("; ".join(str(error) for error in errors), errors[0].kind)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside the file, reach the disk, then take its place; whatever goes wrong, nothing half-written stays."""
+def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file beside `path` and put it there in one step; whatever goes wrong, what was there before stays whole.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        content: the parts of the file, in order.
+        durable: wait until the file and its name are on the disk, so that they outlast a power cut.
+
+    Raises:
+        OSError: the file cannot be written; the message says how much room it needs.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, _say(path, len(content), error)) from error
+        raise OSError(error.errno, _explain(path, sum(map(len, content)), error)) from error
     finally:
         # After Ctrl-C too; after a success there is nothing left under this name.
         with contextlib.suppress(OSError):
             temporary.unlink()
-    _reach_the_disk(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
-def _say(path: Path, size: int, error: OSError) -> str:
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file)."""
+    for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def _explain(path: Path, size: int, error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     kept = "the file that was there before is whole" if path.is_file() else "nothing was left behind"
-    mend = (
+    fix = (
         f"free {size / 1e6:.1f} MB there or write elsewhere (hydra.run.dir=…)"
         if full
         else "check that the folder exists and may be written to"
     )
-    what = "the disk is full" if full else (error.strerror or type(error).__name__)
-    return f"Expected to write {path} but {what}; {kept}; {mend}, then run the same command again."
+    reason = "the disk is full" if full else (error.strerror or type(error).__name__)
+    return f"Expected to write {path} but {reason}; {kept}; {fix}, then run the same command again."
 
 
-def _reach_the_disk(folder: Path) -> None:
-    """Make the new name outlast a power cut; where folders cannot be opened (Windows), the system does it itself."""
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; where folders cannot be opened (Windows), the system does."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,5 @@
 """Arrow tables on disk, opened by mmap, and the table of all pairs of a pack."""
 
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8, UInt32
 
 from segdpo.data.record import Pair
-from segdpo.files import DataError, exists, open_file
+from segdpo.files import DataError, exists, open_file, write_atomically
 
 MAGIC = b"ARROW1\0\0"
 MEND = "write the pack again with scripts/pack.py."
@@ -23,10 +22,11 @@ def write_table(path: Path, table: pa.Table, version: int) -> None:
     """Write a table as one record batch, with its version and a checksum of its columns in the schema's metadata."""
     batch = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
     metadata = {"version": str(version), "checksum": _checksum(batch[0])}
-    with atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        marked = batch[0].replace_schema_metadata(metadata)
-        with pa.ipc.new_file(sink, marked.schema) as writer:
-            writer.write_batch(marked)
+    marked = batch[0].replace_schema_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, marked.schema) as writer:
+        writer.write_batch(marked)
+    write_atomically(path, memoryview(sink.getvalue()))
 
 
 def open_table(path: Path, schema: pa.Schema, version: int) -> pa.RecordBatch:
@@ -49,33 +49,6 @@ def open_table(path: Path, schema: pa.Schema, version: int) -> pa.RecordBatch:
     if not whole:
         raise DataError(f"{path}: the table is damaged (checksum or columns differ); {MEND}", "damaged")
     return batch
-
-
-class atomic:  # noqa: N801 (reads as a verb: with atomic(path) as temporary)
-    """A temporary path beside `path` that takes its place, once it lies safely on the disk, if nothing failed."""
-
-    def __init__(self, path: Path):
-        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        sync(self.temporary)
-        os.replace(self.temporary, self.path)
-        sync(self.path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_batch(source: pa.NativeFile, schema: pa.Schema) -> pa.RecordBatch:

@@ -10,14 +10,13 @@ import numpy as np
 from pycocotools import mask as rle
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.arrow import atomic
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.images import ImageFile, decode_image, encode_image
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.data.validation import check_classes, check_record
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
 from segdpo.masks import Mask
 
 # How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
@@ -161,9 +160,7 @@ def write_coco(
             path.parent / "images",
             skip,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+    write_atomically(path, json.dumps(values, ensure_ascii=False).encode())
 
 
 def _add(values: dict[str, Any], number: int, record: Record, file: ImageFile, images: Path, skip: int | None) -> None:

@@ -26,13 +26,13 @@ import zstandard
 from PIL import Image as Pillow
 
 from segdpo.data.formats.arrow import SCHEMA as PAIR_SCHEMA
-from segdpo.data.formats.arrow import PairTable, atomic, open_table, write_table
+from segdpo.data.formats.arrow import PairTable, open_table, write_table
 from segdpo.data.formats.folder import MAX_DESCRIPTION_BYTES, check_version, parse_object
 from segdpo.data.formats.pack_header import FIX, check_header, parse_json
 from segdpo.data.images import ImageFile, decode_image, encode_image
 from segdpo.data.record import Image, Pair, Record, RecordInfo
 from segdpo.data.validation import check_classes, check_id, check_split
-from segdpo.files import DataError, open_file, read_file
+from segdpo.files import DataError, open_file, read_file, write_atomically
 
 LEVEL = 3
 
@@ -130,8 +130,7 @@ def write_settings(path: Path, settings: PackSettings) -> None:
     text = json.dumps(
         {"version": SETTINGS_VERSION, **values, "checksum": _checksum(values)}, ensure_ascii=False, indent=1
     )
-    with atomic(path / DESCRIPTION) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_atomically(path / DESCRIPTION, (text + "\n").encode())
 
 
 def _checksum(values: dict[str, Any]) -> str:
@@ -164,11 +163,8 @@ def write_shard(path: Path, bodies: list[bytes], headers: list[dict[str, Any]]) 
     rows = [[place.offset, place.length, place.crc, place.header] for place in places]
     text = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
     index = zstandard.ZstdCompressor(level=3).compress(text)
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(HEAD.pack(MAGIC, SHARD_VERSION))
-        file.writelines(bodies)
-        file.write(index)
-        file.write(TAIL.pack(offset, len(index), zlib.crc32(index), END))
+    head, tail = HEAD.pack(MAGIC, SHARD_VERSION), TAIL.pack(offset, len(index), zlib.crc32(index), END)
+    write_atomically(path, head, *bodies, index, tail)
     return places
 
 

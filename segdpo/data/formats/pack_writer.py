@@ -22,7 +22,7 @@ from segdpo.data.formats.pack import (
 from segdpo.data.images import ImageFile
 from segdpo.data.record import Record
 from segdpo.data.validation import check_classes, check_record
-from segdpo.files import DataError
+from segdpo.files import DataError, remove_unfinished
 
 RECORDS_PER_SHARD = 64
 
@@ -104,7 +104,7 @@ class PackWriter:
                     f"{self.path}: Expected {wanted} but got {found}; write to another path, or remove this pack."
                 )
             return found
-        if strange := sorted(entry.name for entry in self.path.iterdir() if entry.name != DESCRIPTION + ".tmp"):
+        if strange := sorted(entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")):
             raise DataError(f"{self.path}: Expected a pack or nothing but got {strange[0]!r}; write to another path.")
         settings = PackSettings(
             classes, RECORDS_PER_SHARD if records_per_shard is None else records_per_shard, images or "files"
@@ -113,8 +113,7 @@ class PackWriter:
         return settings
 
     def _resume(self) -> None:
-        for stale in self.path.glob("*.tmp"):
-            stale.unlink()
+        remove_unfinished(self.path)
         count = len(list(self.path.glob("shard-*.bin")))
         for number in range(count):
             path = shard_path(self.path, number)
