@@ -13,8 +13,7 @@ from segdpo.data.formats.coco import CocoDataset
 from segdpo.data.formats.folder import DESCRIPTION as FOLDER
 from segdpo.data.formats.folder import FolderDataset
 from segdpo.data.formats.pack import DESCRIPTION as PACK
-from segdpo.data.formats.pack import Images, PackDataset
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack import Images, PackDataset, PackWriter
 from segdpo.data.record import RecordSource, info_of
 from segdpo.data.sources import Progress, file_of
 from segdpo.files import DataError

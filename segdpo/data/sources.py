@@ -2,14 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
-from segdpo.data.formats.arrow import PairTable
 from segdpo.data.images import ImageFile
-from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, info_of
-from segdpo.files import DataError
+from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
 
 # What wraps a loop to show how far it is: `rich.progress.track`, `tqdm`, or `iter` for nothing.
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -97,38 +95,3 @@ class Joined:
         ends = list(accumulate(len(part) for part in self.parts))
         number = bisect_right(ends, index)
         return self.parts[number], index - (ends[number - 1] if number else 0)
-
-
-@dataclass(frozen=True, eq=False)
-class WithPairs:
-    """The records of `source`, each with its pairs in `table` instead of its own pairs and ranking."""
-
-    source: RecordSource
-    table: PairTable
-
-    def __post_init__(self) -> None:
-        """Refuse a table of other records."""
-        if len(self.table.offsets) - 1 != len(self.source):
-            raise DataError(
-                f"Expected a table of {len(self.source)} records but got one of {len(self.table.offsets) - 1}; "
-                "open the table that was made for these records.",
-                "preference",
-            )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes of the source."""
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        rows, table = self.table.slice_of(index), self.table
-        columns = (column[rows].tolist() for column in (table.chosen, table.rejected, table.weight))
-        return replace(self.source[index], pairs=tuple(map(Pair, *columns)), ranking=())
-
-    def describe(self, index: int) -> RecordInfo:
-        """Return what the source says of a record, and how many pairs the table has of it."""
-        rows = self.table.slice_of(index)
-        return replace(info_of(self.source, index), pairs=rows.stop - rows.start, ranking=0)

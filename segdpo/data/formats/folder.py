@@ -5,13 +5,11 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from segdpo.data.formats.arrow import PairTable
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
 from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
 from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource
@@ -182,7 +180,7 @@ def _check_ids(entries: list[Entry]) -> None:
         raise DataError("Expected each id once but one comes twice, with images of two suffixes.", "id")
 
 
-__all__ = ["FolderDataset", "read_folder", "write_folder"]
+__all__ = ["FolderDataset", "FolderDataset", "write_folder"]
 
 
 class FolderDataset:
@@ -206,6 +204,7 @@ class FolderDataset:
 
     def __getitem__(self, index: int) -> Record:
         entry, names = self.entries[index], self.mask_names[index]
+        number = {name: k for k, name in enumerate(names)}
         image = decode_image(self.image_file(index).data, f"{self.root / self._image_path(entry)}", self.channels)
         masks, gold = self._read_masks(entry, names, image)
         return Record(
@@ -213,8 +212,8 @@ class FolderDataset:
             image=image,
             masks=masks,
             mask_names=names,
-            pairs=self.pairs_of(index),
-            ranking=tuple(names.index(name) for name in entry.ranking),
+            pairs=tuple(Pair(number[p.chosen], number[p.rejected], p.weight) for p in entry.pairs),
+            ranking=tuple(number[name] for name in entry.ranking),
             gold=gold,
             group=entry.group,
             split=entry.split,
@@ -230,16 +229,6 @@ class FolderDataset:
         """Return the image's file as it lies on disk."""
         path = self._image_path(self.entries[index])
         return ImageFile(path.suffix, read_file(self.root / path))
-
-    def pairs_of(self, index: int) -> tuple[Pair, ...]:
-        """Return the pairs of a record, masks by number, from the manifest alone."""
-        number = {name: k for k, name in enumerate(self.mask_names[index])}
-        return tuple(Pair(number[p.chosen], number[p.rejected], p.weight) for p in self.entries[index].pairs)
-
-    @cached_property
-    def pairs(self) -> PairTable:
-        """All pairs as arrays; made from the manifest without reading an image."""
-        return PairTable.from_records(self.pairs_of(index) for index in range(len(self)))
 
     def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
@@ -258,11 +247,6 @@ class FolderDataset:
             message = f"id {entry.id!r}: Expected preferences between {list(names)} but got {', '.join(unknown)}"
             return DataError(f"{self.root}: {message}; add masks/{unknown[0]}/{entry.id}.png.", "preference")
         return None
-
-
-def read_folder(root: str | Path, channels: int | None = 3) -> FolderDataset:
-    """Return the data set in a folder that `write_folder` or a person made."""
-    return FolderDataset(root, channels)
 
 
 def read_masks(paths: list[Path], image: Image, classes: tuple[str, ...]) -> Masks:
