@@ -1,18 +1,15 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from trained import MEAN, description, save_run, segmenter
 
 from segdpo.inference.load import open_segmenter, weights_path
 from segdpo.models.adapters import add_lora
 from segdpo.models.trust import ADAPTERS, NETWORKS, checked
 from segdpo.models.weights import load_weights, save_weights
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
-from trained import MEAN, description, save_run, segmenter
 
 IMAGE = torch.rand(2, 3, 10, 13)
 

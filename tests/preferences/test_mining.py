@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from segdpo.data.formats.folder import FolderDataset, write_folder
-from segdpo.data.formats.pack import PackDataset
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack import PackDataset, PackWriter
 from segdpo.data.record import Candidates, Pair, Record, RecordInfo
 from segdpo.data.shapes import Shapes
 from segdpo.files import DataError

@@ -1,9 +1,7 @@
 """score_pairs against scores worked out pixel by pixel in NumPy."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+import numpy_scores
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,10 +10,6 @@ from hypothesis import strategies as st
 import segdpo
 from segdpo import Boundary, Score, score_drift, score_pairs
 from segdpo.scores import pairs
-
-SPEC = importlib.util.spec_from_file_location("numpy_scores", Path(__file__).with_name("numpy_scores.py"))
-numpy_scores = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(numpy_scores)
 
 QUANTITIES = ("log_likelihood", "log_odds")
 REGIONS = ("image", "disagreement", "boundary")

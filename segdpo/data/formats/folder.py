@@ -12,9 +12,8 @@ import numpy as np
 
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
 from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
-from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource
+from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_mask, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.data.validation import check_classes, check_mask, check_record
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, raise_all, read_file
 from segdpo.masks import Mask, Masks
 
@@ -180,7 +179,7 @@ def _check_ids(entries: list[Entry]) -> None:
         raise DataError("Expected each id once but one comes twice, with images of two suffixes.", "id")
 
 
-__all__ = ["FolderDataset", "FolderDataset", "write_folder"]
+__all__ = ["FolderDataset", "write_folder"]
 
 
 class FolderDataset:

@@ -28,8 +28,7 @@ from segdpo.data.formats.pack_files import (
 )
 from segdpo.data.formats.pack_records import decode_image_file, decode_record, encode_record
 from segdpo.data.images import ImageFile
-from segdpo.data.record import Record, RecordInfo
-from segdpo.data.validation import check_classes, check_id, check_record, check_split
+from segdpo.data.record import Record, RecordInfo, check_classes, check_id, check_record, check_split
 from segdpo.files import DataError, read_file, remove_unfinished, write_atomically
 
 VERSION = 1

@@ -23,8 +23,7 @@ from jaxtyping import UInt8
 from PIL import Image as Pillow
 
 from segdpo.data.images import MAX_PIXELS, SUFFIXES, ImageFile, decode_image, encode_image
-from segdpo.data.record import Image, Pair, Record
-from segdpo.data.validation import SPLITS, check_id, check_mask_name, is_text
+from segdpo.data.record import SPLITS, Image, Pair, Record, check_id, check_mask_name, is_text
 from segdpo.files import DataError
 
 # How many bytes the pixels of an image, or all masks of a record, may take once they are decompressed.
