@@ -10,7 +10,7 @@ from segdpo.data.formats.folder import write_folder
 from segdpo.data.formats.pack import PackWriter
 from segdpo.data.record import Pair, Record
 
-STORED = Path(__file__).parent / "stored"
+STORED = Path(__file__).parents[1] / "data" / "stored"
 CLASSES = ("background", "cell", "vessel")
 
 
