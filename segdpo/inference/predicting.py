@@ -1,10 +1,10 @@
 """Predict masks for image files and write them."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from torch import nn
 
 from segdpo.data import SUFFIXES, Image, decode_image, encode_image, encode_mask, overlay
-from segdpo.files import DataError, path_inside, read_file
+from segdpo.files import DataError, path_inside, read_file, write_atomically
 from segdpo.inference.sliding_window import predict_windows
 from segdpo.masks import Mask
 from segdpo.models import Segmenter
@@ -57,16 +57,18 @@ def write_prediction(
     kinds: Collection[str] = ("masks",),
 ) -> Mask:
     """Write the prediction for one image under `folder`/KIND/`name` for each of the kinds, and return the mask."""
+    # A prediction can be made again: waiting for the disk would cost more than the prediction.
+    write = partial(write_atomically, durable=False)
     mask: Mask = masks_of(logits[None])[0]
     if "masks" in kinds:
-        _write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
+        write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
     if "probabilities" in kinds:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
-        _write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
+        write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
     if "overlays" in kinds:
         pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        _write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
+        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
     return mask
 
 
@@ -75,17 +77,6 @@ def probabilities(logits: Float32[np.ndarray, "classes H W"]) -> Float32[np.ndar
     both = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
     powers = np.exp(both - both.max(0))
     return np.asarray(powers / powers.sum(0), np.float32)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

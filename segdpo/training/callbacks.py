@@ -1,6 +1,5 @@
 """Callbacks: checkpoints, random state, pruning, warnings about displacement."""
 
-import contextlib
 import io
 import logging
 import random
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from optuna import Trial, TrialPruned
 
-from segdpo.files import write_atomically
+from segdpo.files import remove_unfinished, write_atomically
 
 
 class RandomState(Callback):
@@ -199,9 +198,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write; if the disk is full or Ctrl-C comes, what was there before stays, and nothing else does."""
         path = Path(path)
         # A process killed while writing could not clear up; its file is as large as a checkpoint.
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        remove_unfinished(path.parent, path.name)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(path, buffer.getvalue())

@@ -118,7 +118,7 @@ def _read(path: Path, width: int) -> tuple[Digests, Values] | None:
         shapes = digests.shape, values.shape
         if shapes != ((DIGEST.itemsize * len(values),), (len(values), width)):
             raise ValueError(f"digests and values of the shapes {shapes}")
-        if (digests.dtype, values.dtype) != (np.uint8, np.float32):
+        if digests.dtype != np.uint8 or values.dtype != np.float32:
             raise ValueError(f"digests and values of {digests.dtype} and {values.dtype}")
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s); its scores are computed anew.", path, error)
