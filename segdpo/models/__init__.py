@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from segdpo.models.adapters import adapter_off as adapter_off
     from segdpo.models.adapters import add_lora as add_lora
     from segdpo.models.adapters import has_adapter as has_adapter
-    from segdpo.models.adapters import load_adapter as load_adapter
     from segdpo.models.adapters import merge_adapter as merge_adapter
     from segdpo.models.adapters import no_adapter as no_adapter
     from segdpo.models.adapters import save_adapter as save_adapter

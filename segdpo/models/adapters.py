@@ -155,40 +155,26 @@ def adapter_off(module: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(requires_grad)
 
 
-def save_adapter(path: str | Path, module: nn.Module) -> None:
-    """Write the adapter alone (and what was trained whole), with what it takes to add it again."""
+def save_adapter(folder: str | Path, module: nn.Module) -> None:
+    """Write the adapter alone, and what was trained in full, in peft's format.
+
+    `peft.PeftModel.from_pretrained(network, folder)` adds it to the same network with the reference's weights. Not for
+    dilated convolutions, whose dilation peft does not copy.
+
+    Args:
+        folder: gets adapter_config.json and adapter_model.safetensors.
+        module: a network with an adapter.
+    """
+    from peft import get_peft_model_state_dict
+
     _need_adapter(module)
-    config = cast(dict[str, Any], module.peft_config)[ADAPTER]
-    options = {
-        "rank": config.r,
-        "alpha": config.lora_alpha,
-        "dropout": config.lora_dropout,
-        "targets": [name for name, part in module.named_modules() if hasattr(part, "lora_A")],
-        "modules_to_save": sorted(config.modules_to_save or []),
-    }
-    own, base = _split(module)
-    save_tensors(path, own, {"adapter": json.dumps(options), "base": fingerprint_tensors(base)})
-
-
-def load_adapter(path: str | Path, module: Segmenter) -> Segmenter:
-    """Load an adapter that was saved alone into the network that it was trained on; adds it if none is there yet."""
-    header = read_header(path)
-    if "adapter" not in header:
-        raise ValueError(
-            f"Expected an adapter saved alone in {path} but its header names none; "
-            "whole weights are read with load_weights (open_segmenter builds the network too)."
-        )
-    if fingerprint_tensors(_split(module)[1]) != header["base"]:
-        raise ValueError(
-            f"Expected the network that the adapter in {path} was trained on but this one has other weights; load the "
-            "reference's weights first. If statistics of BatchNorm were trained along, save and load the policy whole."
-        )
-    if not has_adapter(module):
-        add_lora(module, **json.loads(header["adapter"]))
-    state = read_tensors(path)
-    check_fits(path, state, _split(module)[0])
-    module.load_state_dict(state, strict=False)
-    return module
+    cast(dict[str, Any], module.peft_config)[ADAPTER].save_pretrained(str(folder))
+    state = get_peft_model_state_dict(module, adapter_name=ADAPTER)
+    save_tensors(
+        Path(folder) / "adapter_model.safetensors",
+        {f"base_model.model.{name}": value for name, value in state.items()},
+        {"format": "pt"},
+    )
 
 
 def merge_adapter(module: Segmenter) -> Segmenter:
@@ -203,18 +189,6 @@ def merge_adapter(module: Segmenter) -> Segmenter:
             merged.set_submodule(name, part.modules_to_save[ADAPTER])
     del merged.peft_config
     return merged.requires_grad_(True)
-
-
-def _split(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the adapter's tensors, and the network's under the names they have without an adapter."""
-    state = module.state_dict()
-    own = {name: value for name, value in state.items() if ".lora_" in name or ".modules_to_save." in name}
-    base = {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): value
-        for name, value in state.items()
-        if name not in own
-    }
-    return own, base
 
 
 def _need_adapter(module: nn.Module) -> None:

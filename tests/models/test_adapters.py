@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
 
 from segdpo.models.adapters import (
@@ -12,12 +13,11 @@ from segdpo.models.adapters import (
     add_lora,
     choose_layers,
     has_adapter,
-    load_adapter,
     merge_adapter,
     save_adapter,
 )
 from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
-from segdpo.models.weights import fingerprint, load_weights, read_header, save_weights
+from segdpo.models.weights import fingerprint, load_weights, save_weights
 
 
 def trained(segmenter, seed=1, scale=0.3):
@@ -193,36 +193,21 @@ def test_a_second_adapter_and_a_missing_one_are_refused(tiny):
         add_lora(add_lora(plain, rank=2), rank=2)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_an_adapter_saved_alone_comes_back(tiny, image, tmp_path, there):
+def test_peft_opens_an_adapter_saved_alone(tiny, image, tmp_path):
     plain = tiny().eval()
     options = {"rank": 2, "alpha": 6.0, "dropout": 0.25, "modules_to_save": ["network.head"]}
     adapted = trained(add_lora(copy.deepcopy(plain), **options)).eval()
-    save_adapter(tmp_path / "adapter.safetensors", adapted)
-    header = read_header(tmp_path / "adapter.safetensors")
-    assert header["base"] == fingerprint(plain)
+    save_adapter(tmp_path / "adapter", adapted)
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     save_weights(tmp_path / "whole.safetensors", adapted)
-    assert (tmp_path / "adapter.safetensors").stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
-
-    target = add_lora(copy.deepcopy(plain), **options) if there else copy.deepcopy(plain)
-    loaded = load_adapter(tmp_path / "adapter.safetensors", target).eval()
-    assert fingerprint(loaded) == fingerprint(adapted)
-    assert torch.equal(loaded(image), adapted(image))
-    assert loaded.network.encoder[0].lora_dropout["default"].p == 0.25
-    load_weights(tmp_path / "whole.safetensors", loaded)
-    assert torch.equal(loaded(image), adapted(image))
-
-
-def test_an_adapter_on_another_network_is_refused(tiny, tmp_path):
-    path = tmp_path / "adapter.safetensors"
-    save_adapter(path, add_lora(tiny(), rank=2))
-    with pytest.raises(ValueError, match="this one has other weights; load the reference's weights first"):
-        load_adapter(path, tiny(seed=1))
-    with pytest.raises(ValueError, match=r"of another shape \(network.encoder.0.lora_A.*\(2, 3, 3, 3\) instead of"):
-        load_adapter(path, add_lora(tiny(), rank=3))
-    save_weights(path, tiny())
-    with pytest.raises(ValueError, match="its header names none; whole weights are read with load_weights"):
-        load_adapter(path, tiny())
+    size = (tmp_path / "adapter/adapter_model.safetensors").stat().st_size
+    assert size < (tmp_path / "whole.safetensors").stat().st_size
+    opened = PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path / "adapter").eval()
+    assert torch.equal(opened(image), adapted(image))
+    assert opened.base_model.model.network.encoder[0].lora_dropout["default"].p == 0.25
 
 
 def test_weights_of_a_network_with_an_adapter_say_what_is_missing(tiny, tmp_path):

@@ -93,7 +93,11 @@ def test_seeds_have_images_or_folds_of_their_own():
     assert composed("experiment=displacement", "seed=3").data.seed == 3
     bubil = composed("experiment=worth_bubil_few", "seed=3")
     assert (bubil.datamodule.split.fold, bubil.datamodule.split.folds) == (3, 5)
-    assert (bubil.reference_training.target, bubil.reference_training.images, bubil.reference_training.judge_seen) == ("gold", 16, False)
+    assert (bubil.reference_training.target, bubil.reference_training.images, bubil.reference_training.judge_seen) == (
+        "gold",
+        16,
+        False,
+    )
 
 
 def test_the_page_of_results_has_the_command_of_each_table():

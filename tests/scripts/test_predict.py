@@ -15,7 +15,7 @@ import predict  # noqa: E402
 from trained import MEAN, STD, save_run  # noqa: E402
 
 from segdpo.data.pictures import overlay  # noqa: E402
-from segdpo.inference.predicting import (  # noqa: E402
+from segdpo.inference.image_files import (  # noqa: E402
     find_images,
     probabilities,
 )

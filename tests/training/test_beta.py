@@ -12,19 +12,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from segdpo import Anchor, PairScores, PreferenceLoss
 from segdpo.losses import anchors, objectives
-from segdpo.training.preference import PreferenceTask
+from segdpo.training import PreferenceTask
 from segdpo.training.references import FrozenCopy
-from segdpo.training.schedules import Adaptive, BoundBeta, beta_of, cosine_beta, linear_beta
+from segdpo.training.schedules import Adaptive, ScheduledBeta, beta_factor, beta_of
 
 NONE = torch.zeros(())
 
 
 def test_curves_by_hand():
     options = {"first": 0.2, "last": 1.0, "steps": 8}
-    assert [linear_beta(step, NONE, **options) for step in (0, 2, 8, 100)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
+    assert [beta_factor(step, NONE, shape="linear", **options) for step in (0, 2, 8, 100)] == pytest.approx(
+        [0.2, 0.4, 1.0, 1.0]
+    )
+    assert [beta_factor(step, NONE, shape="constant", **options) for step in (0, 8)] == [0.2, 0.2]
     # Half a cosine: 1/4 of the steps is (1 − √½)/2 of the way.
     expected = [0.2, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2, 0.6, 1.0, 1.0]
-    assert [cosine_beta(step, NONE, **options) for step in (0, 2, 4, 8, 100)] == pytest.approx(expected)
+    assert [beta_factor(step, NONE, shape="cosine", **options) for step in (0, 2, 4, 8, 100)] == pytest.approx(expected)
 
 
 def test_adaptive_by_hand():
@@ -46,7 +49,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
             "nll": Anchor(1.0, anchors.nll),
         },
     )
-    bound = BoundBeta(loss, partial(linear_beta, first=1.0, last=3.0, steps=2))
+    bound = ScheduledBeta(loss, partial(beta_factor, shape="linear", first=1.0, last=3.0, steps=2))
     h = np.array([0.5, -1.0])
     for step, factor in enumerate((1.0, 2.0, 3.0)):
         bound.set(step, NONE)
@@ -63,7 +66,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
 @pytest.mark.parametrize("objective", [objectives.sft, partial(objectives.orpo, lam=0.1)])
 def test_a_loss_without_beta_is_refused(objective):
     with pytest.raises(ValueError, match=r"none of objective has one; choose beta_schedule=constant"):
-        BoundBeta(PreferenceLoss(objective), partial(linear_beta, first=0.1, last=1.0, steps=5))
+        ScheduledBeta(PreferenceLoss(objective), partial(beta_factor, shape="linear", first=0.1, last=1.0, steps=5))
 
 
 class Betas(Callback):
@@ -82,12 +85,14 @@ def run(network, data, fit, dpo, beta, ckpt_path=None, **options):
 
 
 def test_training_follows_the_curve(network, data, fit, dpo):
-    seen, _ = run(network, data, fit, dpo, partial(linear_beta, first=0.5, last=1.0, steps=2), max_steps=4)
+    seen, _ = run(
+        network, data, fit, dpo, partial(beta_factor, shape="linear", first=0.5, last=1.0, steps=2), max_steps=4
+    )
     assert [step["train/beta"] for step in seen] == pytest.approx([1.5, 2.25, 3.0, 3.0])
 
 
 def test_a_constant_factor_changes_nothing(network, data, fit, dpo):
-    steady, _ = run(network, data, fit, dpo, partial(linear_beta, first=1.0, last=1.0, steps=1))
+    steady, _ = run(network, data, fit, dpo, partial(beta_factor, shape="linear", first=1.0, last=1.0, steps=1))
     plain, task = run(network, data, fit, dpo, None)
     assert [step["train/loss"] for step in steady] == [step["train/loss"] for step in plain]
     assert "train/beta" not in plain[0]

@@ -18,8 +18,8 @@ from segdpo.kernels.low_resolution import LowResolution
 from segdpo.losses import anchors, listwise, objectives
 from segdpo.models.adapters import add_lora
 from segdpo.models.segmenter import Segmenter
+from segdpo.training import PreferenceTask
 from segdpo.training import scoring as low_resolution
-from segdpo.training.preference import PreferenceTask
 from segdpo.training.references import AdapterOff, FrozenCopy, Moving, Reference
 from segdpo.training.score_cache import CachedScores
 

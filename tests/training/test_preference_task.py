@@ -19,7 +19,7 @@ from segdpo import Anchor, PreferenceLoss
 from segdpo.data.datasets import RankingDataset
 from segdpo.kernels import fused as sums
 from segdpo.losses import anchors, listwise, objectives
-from segdpo.training.preference import PreferenceTask
+from segdpo.training import PreferenceTask
 from segdpo.training.references import FrozenCopy, NoReference, Reference
 
 CONF = Path(__file__).parents[2] / "conf"

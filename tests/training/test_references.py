@@ -14,7 +14,7 @@ from segdpo.losses import anchors, objectives
 from segdpo.losses.preference import Anchor
 from segdpo.models.adapters import add_lora
 from segdpo.models.segmenter import Segmenter
-from segdpo.training.preference import PreferenceTask
+from segdpo.training import PreferenceTask
 from segdpo.training.references import AdapterOff, FrozenCopy, Moving
 from segdpo.training.score_cache import CachedScores
 

@@ -13,8 +13,7 @@ from segdpo import Anchor, PreferenceLoss, Score
 from segdpo.losses import anchors, objectives
 from segdpo.models.adapters import add_lora
 from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
-from segdpo.training.panels import Panels
-from segdpo.training.preference import PreferenceTask
+from segdpo.training import Panels, PreferenceTask
 from segdpo.training.references import FrozenCopy
 from segdpo.training.shared_encoder import SharedEncoder
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from segdpo.data.datasets import SupervisedDataset
-from segdpo.training.preference import PreferenceTask
+from segdpo.training import PreferenceTask
 from segdpo.training.references import FrozenCopy
 from segdpo.training.schedules import Adaptive
 from segdpo.training.score_cache import CachedScores
