@@ -2,11 +2,17 @@
 
 import contextlib
 import errno
+import io
+import math
 import os
 import secrets
 import stat
+import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class DataError(ValueError):
@@ -79,6 +85,7 @@ def _reach_the_disk(folder: Path) -> None:
 # Text becomes Python objects, which take many times its size; images and masks are bounded by their pixels as well.
 MAX_TEXT_BYTES = 2**30
 MAX_FILE_BYTES = 2**32
+MAX_ARRAY_BYTES = 2**30
 # Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
 FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -109,6 +116,40 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
             return file.read(size)
         except (OSError, MemoryError) as error:
             raise DataError(f"{path}: cannot be read ({error or 'too little memory'}); restore the file.") from error
+
+
+def read_arrays(path: Path, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a .npz file by name; a DataError if it is damaged.
+
+    NumPy's own reader allocates what the header of an array asks for, and raises a dozen kinds of errors.
+
+    Args:
+        path: a regular file that `np.savez` or `np.savez_compressed` wrote.
+        limit: bytes that the file, and all of its arrays together, may take.
+    """
+    data = read_file(path, limit)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > limit:
+                raise ValueError(f"its arrays take more than {limit} bytes")
+            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path}: Expected arrays but the file is damaged ({reason}); remove it.", "damaged") from error
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(member) as file:
+        # With a size, no more than that is decompressed, whatever the member holds.
+        content = io.BytesIO(file.read(member.file_size))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("an array is of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)
+    values = memoryview(content.getbuffer())[content.tell() :]
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
+        raise ValueError(f"{len(values)} bytes for an array of {dtype} {shape}")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def exists(path: Path) -> bool:

@@ -1,11 +1,8 @@
 """A trained network back from disk: from a run's folder, a .safetensors with its description, or a checkpoint."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from segdpo.models import (
     ADAPTERS,
@@ -15,6 +12,7 @@ from segdpo.models import (
     has_adapter,
     load_weights,
     merge_adapter,
+    read_checkpoint,
     read_header,
     without_interpolations,
 )
@@ -68,7 +66,8 @@ def weights_path(path: Path) -> Path:
 def read_description(path: Path) -> dict[str, Any]:
     """Return what a file of weights says of its network."""
     if path.suffix == ".ckpt":
-        parameters = _checkpoint(path).get("hyper_parameters")
+        content = read_checkpoint(path, mmap=True)
+        parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
         config = parameters.get("config") if isinstance(parameters, Mapping) else None
     else:
         config = from_json(read_header(path).get("config", "null"), path)
@@ -79,16 +78,6 @@ def read_description(path: Path) -> dict[str, Any]:
             f"{', '.join(missing)} is missing; give a file that train.py wrote."
         )
     return cast(dict[str, Any], without_interpolations(config, path))
-
-
-def _checkpoint(path: Path) -> Mapping[str, Any]:
-    try:
-        # mmap: the weights stay on disk until they are asked for.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: Expected a checkpoint but it cannot be read ({first}); take another one.") from error
-    return content if isinstance(content, Mapping) else {}
 
 
 def _was_pretrained(config: Any) -> bool:

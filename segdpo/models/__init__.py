@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors
     from segdpo.models.weights import from_json as from_json
     from segdpo.models.weights import load_weights as load_weights
+    from segdpo.models.weights import read_checkpoint as read_checkpoint
     from segdpo.models.weights import read_header as read_header
     from segdpo.models.weights import save_weights as save_weights
 

@@ -1,7 +1,6 @@
 """Low-rank adapters (LoRA) for segmentation models."""
 
 import copy
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from segdpo.models.segmenter import Segmenter, parts_of
-from segdpo.models.weights import check_fits, fingerprint_tensors, read_header, read_tensors, save_tensors
+from segdpo.models.weights import save_tensors
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

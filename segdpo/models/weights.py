@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,20 +103,40 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return every tensor of a file under its name there, on the CPU."""
     path = _existing(path)
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path, device="cpu")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
-            "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
-        ) from error
+        except Exception as error:
+            raise _damaged(path, error) from error
+    content = read_checkpoint(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f'Expected a state_dict in {path}, bare or under "state_dict", but found no tensors in it.')
+    odd = [name for name, value in tensors.items() if value.layout != torch.strided or value.is_quantized]
+    if odd:
+        raise ValueError(f"Expected dense tensors in {path} but {_some(odd)} is sparse or quantized; convert it.")
     return tensors
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
+    """Return the tensors and plain values that `torch.save` wrote; never runs code that a file brings.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors on disk until they are used.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # damaged bytes raise OSError, KeyError, AttributeError and more
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
+        "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
+    )
 
 
 def read_header(path: str | Path) -> dict[str, str]:

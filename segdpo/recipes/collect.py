@@ -2,7 +2,6 @@
 
 import io
 import logging
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from segdpo.data import (
     Subset,
     info_of,
 )
-from segdpo.files import write_atomically
+from segdpo.files import exists, read_arrays, write_atomically
 from segdpo.losses import PreferenceLoss
 from segdpo.models import load_weights
 from segdpo.preferences import Mined, Rule, for_best, for_ranking, for_rule, judged_masks
@@ -56,7 +55,7 @@ class KeptCandidates:
         """Return the kept masks of the record, or make and keep them. Kept masks draw nothing from `rng`."""
         # Ids may hold what no file name may.
         path = self.folder / f"{sha256(record.id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
-        found = _read(path)
+        found = _read(path, record)
         if found is None:
             found = self.mask_source(record, rng)
             write_atomically(path, _packed(found))
@@ -74,13 +73,17 @@ def candidates_key(config: DictConfig, node: Plain) -> str | None:
     return key_for(config, ("seed",), source=node, source_files=stamp_of_files(node))
 
 
-def _read(path: Path) -> Candidates | None:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return Candidates(kept["masks"], tuple(kept["names"].tolist()))
-    except FileNotFoundError:
+def _read(path: Path, record: Record) -> Candidates | None:
+    """Return the kept candidates of the record; None if there are none, or they are damaged."""
+    if not exists(path):
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    try:
+        kept = read_arrays(path)
+        masks, names = kept["masks"], kept["names"]
+        if masks.shape[1:] != record.image.shape[:2] or names.dtype.kind != "U":
+            raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
+        return Candidates(masks, tuple(names.tolist()))
+    except (ValueError, KeyError, TypeError) as error:
         log.warning("Kept candidates cannot be read and are made anew: %s (%s)", path, error)
         return None
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segdpo.data import RankingBatch
-from segdpo.files import DataError, open_file
+from segdpo.files import MAX_FILE_BYTES, DataError, open_file
 from segdpo.losses import PreferenceLoss
 from segdpo.scores import PairScores, Score
 from segdpo.training.references import Answer, FrozenCopy, beside
@@ -216,10 +216,11 @@ class ScoreTable:
         size, begin = self._row.itemsize + CHECKSUM_BYTES, self._read_to.get(path, 0)
         content = b""
         try:
-            if path != self._path and path.stat().st_size >= begin + size:
+            new = path.stat().st_size - begin
+            if path != self._path and new >= size:
                 with open_file(path) as file:
                     file.seek(begin)
-                    content = file.read()
+                    content = file.read(min(new, MAX_FILE_BYTES))
         except (OSError, DataError, MemoryError) as error:
             log.warning("%s cannot be read (%s); its scores are computed again.", path, error)
         # An incomplete row at the end may still be completed.

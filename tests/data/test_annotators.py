@@ -268,7 +268,7 @@ def test_unknown_and_missing_styles_are_refused():
 
 def test_the_yaml_composes_and_draws_what_the_defaults_draw():
     with initialize_config_dir(CONF, version_base=None):
-        source = instantiate(compose(overrides=["+candidates=annotators"]).pairs)
+        source = instantiate(compose(overrides=["+candidates=annotators"]).candidates)
     expected = annotate(record_of(cells()), rng_of(3))
     candidates = source(record_of(cells()), rng_of(3))
     assert candidates.names == expected.names

@@ -159,7 +159,7 @@ def test_an_index_that_expands_to_gigabytes_is_refused(tmp_path, bomb):
     path = tmp_path / "shard-00000.bin"
     tail = TAIL.pack(HEAD.size, len(bomb), zlib.crc32(bomb), END)
     path.write_bytes(HEAD.pack(MAGIC, SHARD_VERSION) + bomb + tail)
-    assert bounded("segdpo.data.read_index(Path(path))", path).startswith(f"DataError: {path}")
+    assert bounded("segdpo.data.formats.pack.read_index(Path(path))", path).startswith(f"DataError: {path}")
 
 
 def test_a_table_that_expands_to_gigabytes_is_refused(tmp_path):

@@ -108,6 +108,16 @@ def test_what_cannot_be_opened_says_why(tmp_path, network):
         open_segmenter(tmp_path / "bare.safetensors")
 
 
+def test_a_checkpoint_that_torch_fails_at_is_named(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(22, "Invalid argument")
+
+    torch.save({}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
+        open_segmenter(tmp_path / "last.ckpt")
+
+
 def test_a_description_that_does_not_build_and_weights_that_do_not_fit_are_errors(tmp_path, network):
     wrong = {**description(), "model": {**description()["model"], "classes": 1}}
     save_weights(tmp_path / "wrong.safetensors", network, {"config": json.dumps(wrong)})

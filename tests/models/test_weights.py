@@ -146,6 +146,40 @@ def test_damaged_files_are_refused(tiny, tmp_path):
         load_weights(tmp_path / "w.ckpt", tiny())
 
 
+def test_a_damaged_file_of_the_old_kind_is_named(tiny, tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(tiny().state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for size in (len(whole) // 4, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"w\.pt"):
+            load_weights(path, tiny())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(22, "Invalid argument"), KeyError("storage"), TypeError("unhashable"), AssertionError()]
+)
+def test_whatever_torch_raises_names_the_file(tiny, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    torch.save(tiny().state_dict(), tmp_path / "w.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ValueError, match=r"w\.pt"):
+        load_weights(tmp_path / "w.pt", tiny())
+
+
+def test_sparse_tensors_are_refused_before_any_is_copied(tiny, tmp_path):
+    state = tiny(seed=1).state_dict()
+    last = list(state)[-1]
+    torch.save({**state, last: state[last].to_sparse()}, tmp_path / "w.pt")
+    network = tiny()
+    before = fingerprint(network)
+    with pytest.raises(ValueError, match=rf"w\.pt but {last}"):
+        load_weights(tmp_path / "w.pt", network)
+    assert fingerprint(network) == before
+
+
 def test_code_in_a_checkpoint_is_not_run(tiny, tmp_path):
     class Evil:
         def __reduce__(self):

@@ -1,6 +1,10 @@
 """Kept candidates: a network asked once for each image, whatever runs come after, and never for another network."""
 
+import io
 import logging
+import os
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -51,6 +55,68 @@ def test_a_damaged_file_is_said_and_made_anew(tmp_path, damage, caplog):
         np.testing.assert_array_equal(again.masks, first.masks)
         assert str(path) in caplog.text
     assert source.asked == 3
+
+
+def npz(**members):
+    """A .npz whose members hold the bytes given, or an array."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                member.write(content) if isinstance(content, bytes) else np.save(member, content)
+    return buffer.getvalue()
+
+
+def header(text):
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
+
+
+NAMES = np.array(["a", "b"])
+TWO = np.zeros((2, 4, 4), np.uint8)
+DAMAGED = {
+    "an array of 4 TiB": npz(masks=header("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,)}")),
+    "3 GiB said, few kept": npz(
+        masks=header("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 32768, 32768)}") + bytes(1 << 20),
+        names=NAMES,
+    ),
+    "half a header": npz(masks=header("{'descr': '|u1', 'fortran_order': (")),
+    "a negative size": npz(masks=header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}")),
+    "no array": npz(masks=b"no array", names=NAMES),
+    "names of no masks": npz(masks=TWO, names=np.float32(3)),
+    "names of other masks": npz(masks=TWO, names=np.array(["a"])),
+    "masks of floats": npz(masks=TWO.astype(np.float32), names=NAMES),
+    "masks of another image": npz(masks=TWO[:, :3], names=NAMES),
+    "no names": npz(masks=TWO),
+}
+# The stored block of the first member, its length destroyed.
+_whole = npz(masks=TWO, names=NAMES)
+_start = 30 + struct.unpack_from("<H", _whole, 26)[0] + struct.unpack_from("<H", _whole, 28)[0]
+DAMAGED["damaged deflate"] = _whole[:_start] + b"\x01\xff\xff\xff\xff" + _whole[_start + 5 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_file_that_numpy_fails_at_is_made_anew(tmp_path, damage, caplog):
+    source = Counting()
+    first = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(DAMAGED[damage])
+    again = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    np.testing.assert_array_equal(again.masks, first.masks)
+    assert source.asked == 2
+    assert str(path) in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_made_anew_without_waiting(tmp_path, caplog):
+    source = Counting()
+    first = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    again = KeptCandidates(source, tmp_path)(RECORD, np.random.default_rng(0))
+    np.testing.assert_array_equal(again.masks, first.masks)
+    assert (source.asked, path.is_file()) == (2, True)
+    assert str(path) in caplog.text
 
 
 def test_no_candidate_is_an_answer_too(tmp_path):

@@ -106,7 +106,7 @@ def test_images_are_drawn_from_the_training_split():
     assert len(set(drawn.tolist())) == 3
     assert set(drawn.tolist()) <= set(train.tolist())
     assert images_of(train, None, seed=1) is train
-    with pytest.raises(ValueError, match=r"start\.images to be from 1 to 5"):
+    with pytest.raises(ValueError, match=r"reference_training\.images to be from 1 to 5"):
         images_of(train, 6, seed=1)
 
 

@@ -30,7 +30,7 @@ def composed(*overrides):
 
 
 def test_weights_must_be_named(tmp_path):
-    with pytest.raises(MissingMandatoryValue, match=r"pairs\.predict\.model\.path"):
+    with pytest.raises(MissingMandatoryValue, match=r"candidates\.predict\.model\.path"):
         mine_pairs.mine_to_disk(composed("candidates=thresholds", f"out={tmp_path / 'a'}"), Console())
 
 

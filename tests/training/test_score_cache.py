@@ -212,6 +212,7 @@ def test_damaged_and_incomplete_rows_are_missing(tmp_path, caplog):
     (tmp_path / "2-b.scores").write_bytes(b"")
     (tmp_path / "2-c.scores").write_text("text " * 100)
     (tmp_path / "2-d.scores").mkdir()
+    os.mkfifo(tmp_path / "2-e.scores")
     assert not ScoreTable(tmp_path, 2).find(rows([0, 1, 2, 3, 4])[0])[1].any()
 
 
