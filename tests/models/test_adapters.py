@@ -195,7 +195,9 @@ def test_a_second_adapter_and_a_missing_one_are_refused(tiny):
 
 def test_peft_opens_an_adapter_saved_alone(tiny, image, tmp_path):
     plain = tiny().eval()
-    options = {"rank": 2, "alpha": 6.0, "dropout": 0.25, "modules_to_save": ["network.head"]}
+    # Not the decoder, which is dilated.
+    options = {"rank": 2, "alpha": 6.0, "dropout": 0.25, "targets": ["network.encoder*"]}
+    options["modules_to_save"] = ["network.head"]
     adapted = trained(add_lora(copy.deepcopy(plain), **options)).eval()
     save_adapter(tmp_path / "adapter", adapted)
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
