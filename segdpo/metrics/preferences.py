@@ -61,7 +61,7 @@ class PairQuality(Metric):
     full_state_update = False
     sums: Tensor
     weights: Tensor
-    drift: Tensor
+    kl: Tensor
     images: Tensor
     pairs: Tensor
 
@@ -69,7 +69,7 @@ class PairQuality(Metric):
         super().__init__()
         for state in ("sums", "weights"):
             self.add_state(state, torch.zeros(len(NAMES)), dist_reduce_fx="sum")
-        self.add_state("drift", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("kl", torch.tensor(0.0), dist_reduce_fx="sum")
         for state in ("images", "pairs"):
             self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -96,13 +96,13 @@ class PairQuality(Metric):
         self.pairs += len(margin)
         if kl_per_pixel is not None:
             counts = ~kl_per_pixel.isnan()
-            self.drift += kl_per_pixel[counts].sum().to(rows)
+            self.kl += kl_per_pixel[counts].sum().to(rows)
             self.images += counts.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means so far."""
         means = dict(zip(NAMES, self.sums / self.weights, strict=True))
-        return means | {"kl": self.drift / self.images, "pairs": self.pairs}
+        return means | {"kl": self.kl / self.images, "pairs": self.pairs}
 
 
 Doubles = NDArray[np.float64]

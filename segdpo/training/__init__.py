@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from segdpo.training.reward import rewards_of as rewards_of
     from segdpo.training.reward import share_ahead as share_ahead
     from segdpo.training.schedules import Adaptive as Adaptive
-    from segdpo.training.schedules import beta_factor as beta_factor
-    from segdpo.training.schedules import learning_rate as learning_rate
-    from segdpo.training.schedules import no_beta_schedule as no_beta_schedule
+    from segdpo.training.schedules import constant as constant
+    from segdpo.training.schedules import constant_beta as constant_beta
+    from segdpo.training.schedules import cosine as cosine
+    from segdpo.training.schedules import cosine_beta as cosine_beta
+    from segdpo.training.schedules import linear as linear
+    from segdpo.training.schedules import linear_beta as linear_beta
     from segdpo.training.score_cache import CachedScores as CachedScores
     from segdpo.training.score_cache import ScoreTable as ScoreTable
     from segdpo.training.scoring import PreferenceBatch as PreferenceBatch

@@ -132,7 +132,7 @@ class PreferenceTask(Task):
                 policy |= score_batch([self.watched], logits, batch)
         kl_to_reference = kl_per_image = None
         if reference_logits is not None:
-            kl_to_reference = kl_of_batch(logits, reference_logits, batch) if self.loss.needs_drift else None
+            kl_to_reference = kl_of_batch(logits, reference_logits, batch) if self.loss.needs_reference_logits else None
             if not self.training:
                 kl_per_image = kl_per_pixel(at_image_size(logits), at_image_size(reference_logits), batch.valid)
         margin = policy[self.loss.score].margin.detach()
@@ -154,11 +154,11 @@ class PreferenceTask(Task):
         watched = [self.watched] * watch
         wants_chosen = {*self.loss.reads_chosen.reference, *watched}
         scores = score_batch(dict.fromkeys([*self.loss.scores, *watched]), answer, batch, wants_chosen=wants_chosen)
-        needs_logits = self.loss.needs_drift or not self.training
+        needs_logits = self.loss.needs_reference_logits or not self.training
         return without_logits(scores, wants_chosen), answer if needs_logits else None
 
     def _compute_loss(self, scored: "_Scored", weight: Tensor) -> LossTerms:
-        return self.loss(scored.policy, scored.reference, weight=weight, drift=scored.kl_to_reference)
+        return self.loss(scored.policy, scored.reference, weight=weight, kl_to_reference=scored.kl_to_reference)
 
     def _values(self, scored: "_Scored", terms: LossTerms) -> dict[str, Tensor]:
         """Return what is logged, [pairs] each."""

@@ -1,11 +1,10 @@
-"""Schedules of the learning rate and of β, over the same shapes: constant, linear, cosine."""
+"""Schedules of the learning rate and of β, of the same shapes: constant, linear, cosine."""
 
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,86 +12,68 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from segdpo.checks import check_choice, check_range
+from segdpo.checks import check_range
 from segdpo.losses import PreferenceLoss, Term
 
 BetaSchedule = Callable[[int, Tensor], float | Tensor]
 """A function of (step, mean margin β·h of the batch) that returns the factor by which β is multiplied."""
 
 
-def constant(first: float, last: float, progress: float) -> float:
-    """Return `first`."""
-    return first
-
-
-def linear(first: float, last: float, progress: float) -> float:
-    """Return the value on a line from `first` (progress 0) to `last` (progress 1).
-
-    >>> linear(1.0, 3.0, 0.25)
-    1.5
-    """
-    return first + (last - first) * progress
-
-
-def cosine(first: float, last: float, progress: float) -> float:
-    """Return the value on half a cosine from `first` (progress 0) to `last` (progress 1).
-
-    >>> round(cosine(1.0, 3.0, 0.5), 6)
-    2.0
-    """
-    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
-
-
-SHAPES = MappingProxyType({"constant": constant, "linear": linear, "cosine": cosine})
-
-
-def learning_rate(
-    optimizer: Optimizer, *, steps: int, shape: str = "constant", warmup: float = 0.0, floor: float = 0.0
-) -> LambdaLR:
-    """Return a schedule of the learning rate: a linear warm-up, then a shape down to a share of the rate.
+def constant(optimizer: Optimizer, *, steps: int, warmup: float = 0.0) -> LambdaLR:
+    """Keep the learning rate, after a linear warm-up.
 
     Args:
-        optimizer: its rate is the highest one.
+        optimizer: its learning rate is the highest one.
         steps: steps of the whole training.
-        shape: "constant", "linear" or "cosine".
         warmup: share of the steps over which the rate rises.
-        floor: share of the rate at the last step; a constant rate has none.
     """
-    check_choice("shape", shape, SHAPES)
-    if not 0 <= warmup < 1:
-        raise ValueError(f"Expected warmup to be a share of the steps, from 0 to below 1, but got {warmup}.")
-    after = partial(SHAPES[shape], 1.0, floor)
-    return LambdaLR(optimizer, partial(_factor, steps=steps, first=round(warmup * steps), after=after))
+    return _learning_rate(optimizer, steps, warmup, partial(_line, 1.0, 1.0))
 
 
-def _factor(step: int, *, steps: int, first: int, after: Callable[[float], float]) -> float:
-    """Return the share of the rate at a step; it is above 0 at the first step of a warm-up."""
-    if step < first:
-        return (step + 1) / (first + 1)
-    return after(min((step - first) / max(1, steps - first), 1.0))
+def linear(optimizer: Optimizer, *, steps: int, warmup: float = 0.0, floor: float = 0.0) -> LambdaLR:
+    """Lower the learning rate linearly, after a linear warm-up.
+
+    Args:
+        optimizer: its learning rate is the highest one.
+        steps: steps of the whole training.
+        warmup: share of the steps over which the rate rises.
+        floor: share of the rate at the last step.
+    """
+    return _learning_rate(optimizer, steps, warmup, partial(_line, 1.0, floor))
 
 
-def no_beta_schedule() -> None:
+def cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.0, floor: float = 0.0) -> LambdaLR:
+    """Lower the learning rate along half a cosine, after a linear warm-up.
+
+    Args:
+        optimizer: its learning rate is the highest one.
+        steps: steps of the whole training.
+        warmup: share of the steps over which the rate rises.
+        floor: share of the rate at the last step.
+    """
+    return _learning_rate(optimizer, steps, warmup, partial(_half_cosine, 1.0, floor))
+
+
+def constant_beta() -> None:
     """Return no schedule: β stays what the loss says."""
 
 
-def beta_factor(step: int, margin: Tensor, *, shape: str, first: float, last: float, steps: int) -> float:
-    """Return a factor of β that goes from `first` to `last` over `steps` steps and then stays there.
+def linear_beta(step: int, margin: Tensor, *, first: float, last: float, steps: int) -> float:
+    """Return a factor of β that changes linearly from `first` to `last` over `steps` steps, and then stays.
 
-    Args:
-        step: number of the step.
-        margin: not read; the argument that every schedule of β gets.
-        shape: "constant", "linear" or "cosine".
-        first: factor at the first step.
-        last: factor from step `steps` on.
-        steps: how many steps the change takes.
-
-    >>> none = torch.tensor(0.0)
-    >>> [beta_factor(step, none, shape="linear", first=1.0, last=3.0, steps=4) for step in (0, 1, 4, 9)]
+    >>> [linear_beta(step, torch.tensor(0.0), first=1.0, last=3.0, steps=4) for step in (0, 1, 4, 9)]
     [1.0, 1.5, 3.0, 3.0]
     """
-    check_choice("shape", shape, SHAPES)
-    return SHAPES[shape](first, last, min(step / steps, 1.0))
+    return _line(first, last, min(step / steps, 1.0))
+
+
+def cosine_beta(step: int, margin: Tensor, *, first: float, last: float, steps: int) -> float:
+    """Return a factor of β that changes along half a cosine from `first` to `last` over `steps` steps, and then stays.
+
+    >>> [round(cosine_beta(step, torch.tensor(0.0), first=1.0, last=3.0, steps=4), 3) for step in (0, 1, 2, 9)]
+    [1.0, 1.293, 2.0, 3.0]
+    """
+    return _half_cosine(first, last, min(step / steps, 1.0))
 
 
 class Adaptive:
@@ -195,3 +176,24 @@ def beta_of(term: Term) -> float | None:
     """Return the β that the term is bound to, or None if it has none."""
     parameter = inspect.signature(term).parameters.get("beta")
     return float(parameter.default) if parameter and isinstance(parameter.default, int | float) else None
+
+
+def _line(first: float, last: float, progress: float) -> float:
+    return first + (last - first) * progress
+
+
+def _half_cosine(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _learning_rate(optimizer: Optimizer, steps: int, warmup: float, shape: Callable[[float], float]) -> LambdaLR:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"Expected warmup to be a share of the steps, from 0 to below 1, but got {warmup}.")
+    return LambdaLR(optimizer, partial(_factor, steps=steps, first=round(warmup * steps), shape=shape))
+
+
+def _factor(step: int, *, steps: int, first: int, shape: Callable[[float], float]) -> float:
+    """Return the share of the rate at a step; it is above 0 at the first step of a warm-up."""
+    if step < first:
+        return (step + 1) / (first + 1)
+    return shape(min((step - first) / max(1, steps - first), 1.0))

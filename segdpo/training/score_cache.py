@@ -66,10 +66,10 @@ class CachedScores(FrozenCopy):
 
     def check(self, loss: PreferenceLoss) -> None:
         """Refuse a loss that needs the reference's logits, and a score whose region has no name."""
-        if loss.needs_drift:
+        if loss.needs_reference_logits:
             raise ValueError(
-                "Expected a loss that reads only scores of the reference but this one asks for `drift` (hold_anchor), "
-                "which needs its logits; use reference=frozen."
+                "Expected a loss that reads only scores of the reference but this one reads kl_to_reference "
+                "(hold_anchor), which needs its logits; use reference=frozen."
             )
         for score in loss.scores:
             name_of(score)

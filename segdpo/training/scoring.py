@@ -10,15 +10,18 @@ from segdpo.checks import IGNORE
 from segdpo.data import PairBatch, RankingBatch
 from segdpo.kernels import LowResolution
 from segdpo.scores import (
+    MaskPairs,
+    Pairs,
     PairScores,
+    Rankings,
     Score,
-    low_resolution_drift,
+    kl_to_reference,
+    low_resolution_kl,
     low_resolution_pairs,
     low_resolution_ranking,
-    score_drift,
     score_masks_by,
     score_pairs_by,
-    score_ranking,
+    score_rankings_by,
 )
 
 PreferenceBatch = PairBatch | RankingBatch
@@ -43,57 +46,32 @@ def score_batch(
         batch: pairs or rankings.
         wants_chosen: scores whose s⁺ is read; computing it with the margin saves a pass over the logits.
     """
-    if isinstance(logits, LowResolution):
-        return {score: _score_low_resolution(score, logits, batch) for score in scores}
     if isinstance(batch, RankingBatch):
-        return {
-            score: score_ranking(
-                logits,
-                batch.ranking,
-                valid=batch.valid,
-                quantity=score.quantity,
-                region=score.region,
-                reduction=score.reduction,
-            )
-            for score in scores
-        }
-    if batch.shared is not None:
-        return score_masks_by(
-            scores,
-            logits,
-            batch.shared.masks,
-            batch.shared.pairs,
-            batch.shared.mask_image,
-            wants_chosen=wants_chosen,
-            valid=batch.valid,
-            index=batch.shared.index,
-        )
-    return score_pairs_by(
-        scores,
-        logits,
-        batch.chosen,
-        batch.rejected,
-        wants_chosen=wants_chosen,
-        valid=batch.valid,
-        image_index=batch.image_index,
-        index=batch.index,
-    )
+        rankings = Rankings(batch.ranking, batch.valid)
+        if isinstance(logits, LowResolution):
+            return {score: low_resolution_ranking(logits, rankings, score) for score in scores}
+        return score_rankings_by(scores, logits, rankings)
+    if isinstance(logits, LowResolution):
+        return {score: low_resolution_pairs(logits, pairs_of(batch), score) for score in scores}
+    if batch.shared is None:
+        return score_pairs_by(scores, logits, pairs_of(batch), wants_chosen=wants_chosen)
+    shared = batch.shared
+    masks = MaskPairs(shared.masks, shared.pairs, shared.mask_image, batch.valid, shared.index)
+    return score_masks_by(scores, logits, masks, wants_chosen=wants_chosen)
 
 
 def kl_of_batch(policy: Logits, reference: Logits, batch: PreferenceBatch) -> Tensor:
     """Return KL(reference ‖ policy) where all masks of a pair (or ranking) agree; one number per pair (or ranking)."""
-    if isinstance(batch, PairBatch):
-        masks, index = (batch.chosen, batch.rejected), batch.image_index
-    else:
-        masks, index = as_pair(batch.ranking), None
-    if isinstance(policy, Tensor) and isinstance(reference, Tensor):
-        return score_drift(policy, reference, *masks, valid=batch.valid, image_index=index)
-    if isinstance(policy, Tensor) or isinstance(reference, Tensor):
+    pairs = pairs_of(batch)
+    if isinstance(policy, LowResolution) and isinstance(reference, LowResolution):
+        return low_resolution_kl(policy, reference, pairs)
+    if isinstance(policy, LowResolution) or isinstance(reference, LowResolution):
         raise TypeError(
             "Expected logits of policy and reference at the same resolution but one of them is upsampled; let your "
             "reference call self.logits(network, batch), or set low_resolution=false."
         )
-    return low_resolution_drift(policy, reference, *masks, valid=batch.valid, image_index=index)
+    masks = pairs.chosen, pairs.rejected
+    return kl_to_reference(policy, reference, *masks, valid=pairs.valid, image_index=pairs.image_index)
 
 
 def weight_of(batch: PreferenceBatch) -> Tensor:
@@ -103,12 +81,15 @@ def weight_of(batch: PreferenceBatch) -> Tensor:
     return torch.ones(len(batch.ranking), device=batch.ranking.device)
 
 
-def as_pair(ranking: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two masks that agree where all masks of a ranking agree, and ignore what any of them ignores."""
+def pairs_of(batch: PreferenceBatch) -> Pairs:
+    """Return the pairs of a batch; for rankings, one pair each that agrees where all of its masks agree."""
+    if isinstance(batch, PairBatch):
+        return Pairs(batch.chosen, batch.rejected, batch.valid, batch.image_index, index=batch.index)
+    ranking = batch.ranking
     best = ranking[:, 0].masked_fill((ranking == IGNORE).any(1), IGNORE)
     agree = (ranking == ranking[:, :1]).all(1)
     # Another legal class wherever any mask differs.
-    return best, torch.where(agree, best, (best == 0).to(best.dtype))
+    return Pairs(best, torch.where(agree, best, (best == 0).to(best.dtype)), batch.valid)
 
 
 def without_logits(scores: Mapping[Score, PairScores], wants_chosen: Collection[Score]) -> dict[Score, PairScores]:
@@ -143,23 +124,4 @@ def _chosen_is_missing() -> NoReturn:
     raise RuntimeError(
         "Expected no term to read reference.chosen, since none did when the loss was built, but one does now; "
         "let the term read it on every batch."
-    )
-
-
-def _score_low_resolution(score: Score, low: LowResolution, batch: PreferenceBatch) -> PairScores:
-    quantity, region, reduction = score.choice(None)
-    if isinstance(batch, PairBatch):
-        return low_resolution_pairs(
-            low,
-            batch.chosen,
-            batch.rejected,
-            valid=batch.valid,
-            image_index=batch.image_index,
-            quantity=quantity,
-            region=region,
-            reduction=reduction,
-            index=batch.index,
-        )
-    return low_resolution_ranking(
-        low, batch.ranking, valid=batch.valid, quantity=quantity, region=region, reduction=reduction
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from segdpo import Boundary, Score, pair_index, score_pairs
 from segdpo.kernels import planes
-from segdpo.scores.pairs import score_pairs_by
+from segdpo.scores import Pairs, score_pairs_by
 
 # What the rounding of a gradient to its dtype may lose.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -77,8 +77,8 @@ def test_the_numbers_and_gradients_of_the_reference(case, scores, dtype, layout,
     ours = layout_of(logits.to(dtype), layout).requires_grad_()
     plain = ours.detach().double().requires_grad_()
     index = pair_index(chosen, rejected, **options) if given_index else None
-    found = score_pairs_by(scores, ours, chosen, rejected, wants_chosen=wanted, index=index, **options)
-    expected = score_pairs_by(scores, plain, chosen, rejected, backend="reference", **options)
+    found = score_pairs_by(scores, ours, Pairs(chosen, rejected, index=index, **options), wants_chosen=wanted)
+    expected = score_pairs_by(scores, plain, Pairs(chosen, rejected, **options), backend="reference")
     # Scores are fp32 at least whatever the logits are, which both sides have read as they are.
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-4}
     for score in scores:
@@ -122,7 +122,7 @@ def test_one_gradient_tensor_for_two_scores():
     logits = torch.randn(2, 3, 6, 6, requires_grad=True)
     chosen, rejected = torch.randint(0, 3, (2, 2, 6, 6), dtype=torch.uint8)
     scores = [Score(region="disagreement"), Score()]
-    found = score_pairs_by(scores, logits, chosen, rejected, wants_chosen=[Score()])
+    found = score_pairs_by(scores, logits, Pairs(chosen, rejected), wants_chosen=[Score()])
     nodes = {nodes_named(found[scores[0]].margin, "_Sums"), nodes_named(found[scores[1]].chosen, "_Sums")}
     assert len(nodes) == 1
 

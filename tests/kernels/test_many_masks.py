@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdpo import Score, mask_index
-from segdpo.scores.pairs import score_pairs_by
-from segdpo.scores.rankings import score_masks_by
+from segdpo.scores import MaskPairs, Pairs, score_masks_by, score_pairs_by
 
 
 @st.composite
@@ -46,10 +45,9 @@ def test_each_pair_by_itself(case, asked, eager, made):
     logits, masks, pairs, image, valid = case
     index = mask_index(masks, pairs, image, valid) if made else None
     wants = asked if eager else []
-    ours = score_masks_by(asked, logits, masks, pairs, image, wants_chosen=wants, valid=valid, index=index)
-    chosen, rejected = masks[pairs[:, 0]], masks[pairs[:, 1]]
-    options = {"image_index": image[pairs[:, 0]], "valid": valid, "backend": "reference"}
-    plain = score_pairs_by(asked, logits, chosen, rejected, **options)
+    ours = score_masks_by(asked, logits, MaskPairs(masks, pairs, image, valid, index), wants_chosen=wants)
+    one_by_one = Pairs(masks[pairs[:, 0]], masks[pairs[:, 1]], valid, image[pairs[:, 0]])
+    plain = score_pairs_by(asked, logits, one_by_one, backend="reference")
     slopes = torch.rand(2, len(pairs), dtype=torch.float64)
     gradients = []
     for found in (ours, plain):

@@ -118,7 +118,7 @@ def test_pairs_that_are_none_of_these_masks():
     logits = torch.randn(2, 3, 6, 5)
     with pytest.raises(ValueError, match=r"pairs as int64 \[pairs, 2\].* but got float32"):
         score_masks(logits, masks, pairs.float(), image)
-    with pytest.raises(ValueError, match="pairs name mask 7 but there are 7 masks"):
+    with pytest.raises(ValueError, match="masks 0 to 6 but got mask 7"):
         score_masks(logits, masks, pairs + 1, image)
     with pytest.raises(ValueError, match="both masks of a pair to be of one image"):
         score_masks(logits, masks, torch.tensor([[0, 6]]), image)

@@ -1,4 +1,4 @@
-"""What the one autograd Function promises: no waiting, no copies, no silent second derivative, gradients in place."""
+"""The autograd Function of the sparse kernel: no waiting for the device, no copies, no silent second derivative."""
 
 import re
 
@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdpo import Anchor, PreferenceLoss, Score, mask_index, pair_index, score_masks, score_pairs
 from segdpo.losses import anchors, objectives
-from segdpo.scores.pairs import score_pairs_by
+from segdpo.scores import Pairs, score_pairs_by
 
 WAITS = ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique", "equal", "is_nonzero")
 
@@ -38,9 +38,10 @@ def pair_case(channels=4, images=2, size=8, pairs=None):
 def test_nothing_waits_for_the_device(channels, region, wants):
     logits, chosen, rejected = pair_case(channels)
     score = Score(region=region)
-    options = {"index": pair_index(chosen, rejected), "check": False, "wants_chosen": [score] * wants}
+    pairs, options = Pairs(chosen, rejected, index=pair_index(chosen, rejected)), {"check": False}
     with NoWaiting():
-        found = score_pairs_by([score, Score(reduction="sum")], logits, chosen, rejected, **options)[score]
+        wanted = [score] * wants
+        found = score_pairs_by([score, Score(reduction="sum")], logits, pairs, wants_chosen=wanted, **options)[score]
         (found.margin + found.chosen if wants else found.margin).sum().backward()
     assert logits.grad.abs().sum() > 0
 
@@ -69,61 +70,28 @@ def peak_of(step):
     return most
 
 
-@pytest.mark.parametrize(
-    ("anchored", "in_place", "limit"), [(False, False, 1.1), (True, False, 1.2), (True, True, 0.15)]
-)
-def test_peak_memory_inside_the_loss(anchored, in_place, limit):
+@pytest.mark.parametrize(("anchored", "limit"), [(False, 1.1), (True, 1.2)])
+def test_peak_memory_inside_the_loss(anchored, limit):
     logits, chosen, rejected = pair_case(channels=20, images=6, size=256)
     rejected[:, :80, :80] = (chosen[:, :80, :80] + 1) % 20  # a tenth of the pixels
     index = pair_index(chosen, rejected)
     margin, whole = Score(region="disagreement"), Score()
 
     def step():
-        options = {"index": index, "in_place": in_place, "wants_chosen": [whole] * anchored}
-        found = score_pairs_by([margin, whole], logits, chosen, rejected, **options)
+        pairs = Pairs(chosen, rejected, index=index)
+        found = score_pairs_by([margin, whole], logits, pairs, wants_chosen=[whole] * anchored)
         (found[margin].margin + (found[whole].chosen if anchored else 0)).sum().backward()
 
     assert peak_of(step) <= limit * logits.numel() * logits.element_size()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels", [1, 2, 5])
-@pytest.mark.parametrize("wants", [False, True])
-def test_in_place_gives_the_same_gradient_over_the_logits(channels, wants, dtype):
-    values, chosen, rejected = pair_case(channels, pairs=3)
-    index = torch.tensor([0, 1, 1])
-    gradients = []
-    for in_place in (False, True):
-        leaf = values.detach().to(dtype).requires_grad_()
-        logits = leaf * 1  # a network's output, whose memory may be written to
-        memory, places = logits.data_ptr(), []
-        logits.register_hook(lambda grad, places=places: places.append(grad.data_ptr()))
-        options = {"image_index": index, "in_place": in_place, "wants_chosen": [Score()] * wants}
-        scores = score_pairs_by([Score()], logits, chosen, rejected, **options)[Score()]
-        (scores.margin + (2 * scores.chosen if wants else 0)).sum().backward()
-        gradients.append(leaf.grad)
-        assert (places == [memory]) == in_place
-    torch.testing.assert_close(*gradients)
-
-
-def test_in_place_never_gives_a_wrong_number_afterwards():
-    logits, chosen, rejected = pair_case()
-    score = Score()
-    found = score_pairs_by([score], logits, chosen, rejected, in_place=True)[score]
-    found.margin.sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="have been written to since"):
+def test_a_chosen_score_read_after_the_logits_were_overwritten_is_an_error():
+    leaf, chosen, rejected = pair_case()
+    logits = leaf * 1
+    found = score_pairs(logits, chosen, rejected)
+    logits.add_(1)
+    with pytest.raises(RuntimeError, match=r"in-place operation .* \.chosen"):
         found.chosen  # noqa: B018
-    with pytest.raises(RuntimeError, match=r"modified by an inplace|second: the first has written"):
-        found.margin.sum().backward()
-    # A network whose last layer saved its own output for its backward.
-    logits = pair_case()[0].exp()
-    margin = score_pairs_by([score], logits, chosen, rejected, in_place=True)[score].margin
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        margin.sum().backward()
-    with pytest.raises(ValueError, match="memory of their own for in_place=True"):
-        score_pairs_by([score], torch.zeros(1, 4, 8, 8).expand(2, -1, -1, -1), chosen, rejected, in_place=True)
-    with pytest.raises(ValueError, match=r"in_place=True with log_likelihood"):
-        score_pairs_by([Score("log_odds")], pair_case()[0], chosen, rejected, in_place=True)
 
 
 def test_a_second_derivative_is_refused_in_words():
@@ -135,7 +103,7 @@ def test_a_second_derivative_is_refused_in_words():
         if backend == "reference":
             torch.autograd.grad(grad.square().sum(), logits)
         else:
-            with pytest.raises(RuntimeError, match=r"second was asked for .* score with backend=.reference."):
+            with pytest.raises(RuntimeError, match=r"a second .* backend=.reference."):
                 torch.autograd.grad(grad.square().sum(), logits)
 
 
@@ -144,7 +112,8 @@ def test_gradcheck():
     image_index, logits = torch.tensor([1, 1]), logits.detach().double().requires_grad_()
 
     def function(z):
-        found = score_pairs_by([Score()], z, chosen, rejected, image_index=image_index, wants_chosen=[Score()])
+        pairs = Pairs(chosen, rejected, image_index=image_index)
+        found = score_pairs_by([Score()], z, pairs, wants_chosen=[Score()])
         return found[Score()].margin, found[Score()].chosen
 
     assert torch.autograd.gradcheck(function, logits)

@@ -85,10 +85,9 @@ def truth(case):
     return logits, [m for m, _ in results], [whole if w else None for (_, whole), w in zip(results, wants, strict=True)]
 
 
-def ours(case, in_place=False):
-    logits = case[0].detach()
-    logits = (logits.clone() if in_place else logits).requires_grad_()
-    return logits, *triton_scores(logits, *case[1:], in_place=in_place)
+def ours(case):
+    logits = case[0].detach().requires_grad_()
+    return logits, *triton_scores(logits, *case[1:])
 
 
 def values_and_gradient(logits, margins, whole):
@@ -166,32 +165,9 @@ def test_a_margin_leaves_agreeing_pixels_exactly_alone(channels):
     assert torch.equal(moved, chosen != rejected)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 20])
-@pytest.mark.parametrize("wants", [[False], [True]])
-def test_in_place_writes_the_same_gradient_over_the_logits(channels, wants):
-    case = [*small(channels, pairs=2)[:4], wants]
-    _, expected = values_and_gradient(*ours(case))
-    logits, margins, whole = ours(case, in_place=True)
-    values = torch.cat([value for value in [*margins, *whole] if value is not None])
-    upstream = torch.linspace(-1, 2, len(values), device=DEVICE)
-    (gradient,) = torch.autograd.grad(values, logits, upstream, retain_graph=True)
-    assert torch.equal(gradient, expected)
-    assert gradient.data_ptr() == logits.data_ptr()
-    with pytest.raises(RuntimeError, match="in_place=True, but this is the second"):
-        torch.autograd.grad(values, logits, upstream)
-
-
-def test_who_else_saved_the_logits_is_told_that_they_are_gone():
-    logits, margins, _ = ours(small(), in_place=True)
-    other = (logits * logits).sum()
-    margins[0].sum().backward()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        other.backward()
-
-
 def test_a_second_derivative_is_refused():
     logits, _, whole = ours(small())
-    with pytest.raises(RuntimeError, match=r'a second was asked for .* backend="reference"'):
+    with pytest.raises(RuntimeError, match=r'a second .* backend="reference"'):
         torch.autograd.grad(whole[0].sum(), logits, create_graph=True)
 
 

@@ -65,13 +65,13 @@ def test_nll(agrees, scores):
     agrees(anchors.nll, scores, -scores.chosen)
 
 
-def test_hold_returns_the_drift():
+def test_hold_returns_the_kl_to_the_reference():
     """α·KL has its α from the Anchor and its KL from the scores; the term itself is the identity, gradient too."""
-    drift = torch.tensor([0.0, 0.25, 1e4], dtype=torch.float64, requires_grad=True)
-    values = anchors.hold(drift)
+    kl = torch.tensor([0.0, 0.25, 1e4], dtype=torch.float64, requires_grad=True)
+    values = anchors.hold(kl)
     values.sum().backward()
     assert values.tolist() == [0.0, 0.25, 1e4]
-    assert drift.grad.tolist() == [1.0, 1.0, 1.0]
+    assert kl.grad.tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -165,24 +165,24 @@ def test_whole_losses(ordinary, minus_log_sigmoid, name):
 
 
 def test_hold_anchor(ordinary, minus_log_sigmoid):
-    """Dpo + α·drift, the drift handed in by whoever has both networks' logits."""
-    drift = np.array([0.0, 0.5, 0.25, 2.0, 1e-3])
+    """Dpo + α · KL, with the KL computed by the caller."""
+    kl = np.array([0.0, 0.5, 0.25, 2.0, 1e-3])
     loss = PreferenceLoss(partial(objectives.dpo, beta=0.5), anchors={"hold": Anchor(weight=30.0, term=anchors.hold)})
-    terms = loss(*ordinary.pairs(), drift=torch.tensor(drift))
-    np.testing.assert_array_equal(terms.parts["hold"].numpy(), drift)
-    expected = np.mean(minus_log_sigmoid(0.5 * ordinary.h) + 30 * drift)
+    terms = loss(*ordinary.pairs(), kl_to_reference=torch.tensor(kl))
+    np.testing.assert_array_equal(terms.parts["hold"].numpy(), kl)
+    expected = np.mean(minus_log_sigmoid(0.5 * ordinary.h) + 30 * kl)
     np.testing.assert_allclose(terms.total.item(), expected, rtol=1e-12)
 
 
 def test_two_anchors_and_weights(ordinary, minus_log_sigmoid):
     """Σ_p w_p (objective_p + Σ α·anchor_p) / Σ_p w_p, the setting of DESIGN's best run: dpo + NLL + hold."""
-    drift, weight = np.array([0.0, 0.5, 0.25, 2.0, 1e-3]), np.array([1.0, 2.0, 0.0, 0.5, 3.0])
+    kl, weight = np.array([0.0, 0.5, 0.25, 2.0, 1e-3]), np.array([1.0, 2.0, 0.0, 0.5, 3.0])
     loss = PreferenceLoss(
         partial(objectives.dpo, beta=3.0),
         anchors={"nll": Anchor(weight=0.5, term=anchors.nll), "hold": Anchor(weight=30.0, term=anchors.hold)},
     )
-    terms = loss(*ordinary.pairs(), drift=torch.tensor(drift), weight=torch.tensor(weight))
-    per_pair = minus_log_sigmoid(3 * ordinary.h) - 0.5 * ordinary.chosen + 30 * drift
+    terms = loss(*ordinary.pairs(), kl_to_reference=torch.tensor(kl), weight=torch.tensor(weight))
+    per_pair = minus_log_sigmoid(3 * ordinary.h) - 0.5 * ordinary.chosen + 30 * kl
     np.testing.assert_allclose(terms.total.item(), (weight * per_pair).sum() / weight.sum(), rtol=1e-12)
     # Parts stay what they were: one unweighted value a pair.
     np.testing.assert_allclose(terms.parts["objective"].numpy(), minus_log_sigmoid(3 * ordinary.h), rtol=1e-12)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from segdpo import Anchor, PairScores, PreferenceLoss, Score, score_drift, score_pairs
+from segdpo import Anchor, PairScores, PreferenceLoss, Score, kl_to_reference, score_pairs
 from segdpo.losses import anchors, objectives
 from segdpo.losses import preference as preference_loss
 from segdpo.scores import pairs
@@ -29,11 +29,14 @@ def test_on_logits_is_scoring_by_hand(batch):
         score=disagreement,
     )
     terms = loss.on_logits(policy, reference, chosen, rejected)
-    on = {s: (s(policy, chosen, rejected), s(reference, chosen, rejected)) for s in (image, disagreement)}
+    on = {
+        score: [score_pairs(logits, chosen, rejected, region=score.region) for logits in (policy, reference)]
+        for score in (image, disagreement)
+    }
     parts = {
         "objective": DPO(*on[disagreement]),
         "lse": anchors.log_sum_exp(*on[image]),
-        "hold": score_drift(policy, reference, chosen, rejected),
+        "hold": kl_to_reference(policy, reference, chosen, rejected),
     }
     torch.testing.assert_close(terms.parts, parts)
     torch.testing.assert_close(terms.total, (parts["objective"] + 0.5 * parts["lse"] + 3 * parts["hold"]).mean())
@@ -99,10 +102,26 @@ def test_the_reference_gets_no_gradient(batch):
 
 def test_what_needs_what():
     assert PreferenceLoss(DPO).needs_reference
-    assert not PreferenceLoss(DPO).needs_drift
+    assert not PreferenceLoss(DPO).needs_reference_logits
     held = PreferenceLoss(objectives.sft, anchors={"hold": Anchor(1.0, anchors.hold)})
     assert held.needs_reference
-    assert held.needs_drift
+    assert held.needs_reference_logits
+
+
+def test_drift_is_the_old_name_of_kl_to_reference(batch):
+    def hold(drift: torch.Tensor) -> torch.Tensor:
+        return drift
+
+    with pytest.warns(DeprecationWarning, match="argument drift of the term hold .* kl_to_reference"):
+        old = PreferenceLoss(DPO, anchors={"hold": Anchor(2.0, hold)})
+    new = PreferenceLoss(DPO, anchors={"hold": Anchor(2.0, anchors.hold)})
+    assert old.needs_reference_logits
+    assert old.on_logits(*batch).total.equal(new.on_logits(*batch).total)
+    scores, kl = PairScores(torch.zeros(2), torch.zeros(2)), torch.tensor([0.5, 1.0])
+    with pytest.warns(DeprecationWarning, match="drift= .* kl_to_reference"):
+        terms = new(scores, scores, drift=kl)
+    assert terms.parts["hold"].equal(kl)
+    assert terms.total.equal(new(scores, scores, kl_to_reference=kl).total)
 
 
 def test_a_given_region_travels_with_the_batch(batch):

@@ -89,7 +89,7 @@ def test_what_is_refused():
     logits = logits_of(3)
     with pytest.raises(ValueError, match=r"masks has class 3 but the model predicts 3 classes"):
         log_prob(logits, torch.full((3, 4, 5), 3))
-    with pytest.raises(ValueError, match=r"say which image each pair belongs to"):
+    with pytest.raises(ValueError, match=r"4 pairs for 3 images; .* image_index"):
         log_prob(logits, torch.zeros(4, 4, 5, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"Expected reference_logits of the shape of logits"):
         kl(logits, logits[:1])

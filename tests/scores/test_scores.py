@@ -1,21 +1,15 @@
 """score_pairs against scores worked out pixel by pixel in NumPy."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+import numpy_scores
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import segdpo
-from segdpo import Boundary, Score, score_drift, score_pairs
-from segdpo.scores import pairs
-
-SPEC = importlib.util.spec_from_file_location("numpy_scores", Path(__file__).with_name("numpy_scores.py"))
-numpy_scores = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(numpy_scores)
+from segdpo import Boundary, Score, kl_to_reference, score_pairs
+from segdpo.scores import Pairs, pairs, score_pairs_by
 
 QUANTITIES = ("log_likelihood", "log_odds")
 REGIONS = ("image", "disagreement", "boundary")
@@ -158,10 +152,10 @@ def test_margin_alone_saves_no_logits():
 
 def test_chosen_is_computed_only_when_asked_for(monkeypatch):
     calls = []
-    whole = pairs.fused_chosen
-    monkeypatch.setattr(pairs, "fused_chosen", lambda *args: calls.append(1) or whole(*args))
+    whole = pairs.chosen_score
+    monkeypatch.setattr(pairs, "chosen_score", lambda *args: calls.append(1) or whole(*args))
     scores = score_pairs(torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4).byte(), torch.ones(1, 4, 4).byte())
-    assert "not asked for yet" in repr(scores)
+    assert "not computed yet" in repr(scores)
     assert not calls
     assert scores.rejected.equal(scores.chosen - scores.margin)
     assert len(calls) == 1
@@ -251,8 +245,8 @@ def test_a_given_region_and_a_region_function():
     expected = score_pairs(logits[..., :3], chosen[..., :3], rejected[..., :3]).chosen
     torch.testing.assert_close(score_pairs(logits, chosen, rejected, region=left).chosen, expected)
     torch.testing.assert_close(score_pairs(logits, chosen, rejected, region=lambda *_: left).chosen, expected)
-    given = Score(region="given")(logits, chosen, rejected, region_mask=left)
-    torch.testing.assert_close(given.chosen, expected)
+    given = score_pairs_by([Score(region="given")], logits, Pairs(chosen, rejected, region_mask=left))
+    torch.testing.assert_close(given[Score(region="given")].chosen, expected)
 
 
 def test_boundary_widths_are_scores_of_their_own():
@@ -261,7 +255,7 @@ def test_boundary_widths_are_scores_of_their_own():
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_drift_is_the_mean_kl_where_masks_agree(channels):
+def test_kl_to_reference_is_the_mean_kl_where_masks_agree(channels):
     policy, reference = torch.randn(2, 2, channels, 5, 5, dtype=torch.float64)
     chosen, rejected = torch.randint(0, max(2, channels), (2, 3, 5, 5))
     index = torch.tensor([1, 0, 1])
@@ -269,9 +263,11 @@ def test_drift_is_the_mean_kl_where_masks_agree(channels):
     logits = [z[:, 0] if channels == 1 else z.movedim(1, -1) for z in (reference, policy)]
     kl = torch.distributions.kl_divergence(*(family(logits=z) for z in logits))
     expected = [kl[image][a == b].mean() for image, a, b in zip(index, chosen, rejected, strict=True)]
-    drift = score_drift(policy, reference, chosen, rejected, image_index=index)
-    torch.testing.assert_close(drift, torch.stack(expected))
-    assert score_drift(policy, policy, chosen, rejected, image_index=index).tolist() == pytest.approx([0.0] * 3)
+    found = kl_to_reference(policy, reference, chosen, rejected, image_index=index)
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert kl_to_reference(policy, policy, chosen, rejected, image_index=index).tolist() == pytest.approx([0.0] * 3)
+    with pytest.warns(DeprecationWarning, match="kl_to_reference"):
+        assert segdpo.score_drift(policy, reference, chosen, rejected, image_index=index).equal(found)
 
 
 def test_whoever_brings_scores():
@@ -292,5 +288,4 @@ def test_masks_and_indices_of_any_integer_type(channels, dtype):
     scores = score_pairs(logits, *masks.to(dtype), image_index=index.int())
     assert scores.chosen.equal(expected.chosen)
     assert scores.margin.equal(expected.margin)
-    drift = score_drift(logits, logits + 1, *masks.to(dtype), image_index=index.int())
-    assert drift.isfinite().all()
+    assert kl_to_reference(logits, logits + 1, *masks.to(dtype), image_index=index.int()).isfinite().all()

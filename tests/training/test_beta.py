@@ -14,20 +14,17 @@ from segdpo import Anchor, PairScores, PreferenceLoss
 from segdpo.losses import anchors, objectives
 from segdpo.training import PreferenceTask
 from segdpo.training.references import FrozenCopy
-from segdpo.training.schedules import Adaptive, ScheduledBeta, beta_factor, beta_of
+from segdpo.training.schedules import Adaptive, ScheduledBeta, beta_of, cosine_beta, linear_beta
 
 NONE = torch.zeros(())
 
 
 def test_curves_by_hand():
     options = {"first": 0.2, "last": 1.0, "steps": 8}
-    assert [beta_factor(step, NONE, shape="linear", **options) for step in (0, 2, 8, 100)] == pytest.approx(
-        [0.2, 0.4, 1.0, 1.0]
-    )
-    assert [beta_factor(step, NONE, shape="constant", **options) for step in (0, 8)] == [0.2, 0.2]
+    assert [linear_beta(step, NONE, **options) for step in (0, 2, 8, 100)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
     # Half a cosine: 1/4 of the steps is (1 − √½)/2 of the way.
     expected = [0.2, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2, 0.6, 1.0, 1.0]
-    assert [beta_factor(step, NONE, shape="cosine", **options) for step in (0, 2, 4, 8, 100)] == pytest.approx(expected)
+    assert [cosine_beta(step, NONE, **options) for step in (0, 2, 4, 8, 100)] == pytest.approx(expected)
 
 
 def test_adaptive_by_hand():
@@ -49,7 +46,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
             "nll": Anchor(1.0, anchors.nll),
         },
     )
-    bound = ScheduledBeta(loss, partial(beta_factor, shape="linear", first=1.0, last=3.0, steps=2))
+    bound = ScheduledBeta(loss, partial(linear_beta, first=1.0, last=3.0, steps=2))
     h = np.array([0.5, -1.0])
     for step, factor in enumerate((1.0, 2.0, 3.0)):
         bound.set(step, NONE)
@@ -66,7 +63,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
 @pytest.mark.parametrize("objective", [objectives.sft, partial(objectives.orpo, lam=0.1)])
 def test_a_loss_without_beta_is_refused(objective):
     with pytest.raises(ValueError, match=r"none of objective has one; choose beta_schedule=constant"):
-        ScheduledBeta(PreferenceLoss(objective), partial(beta_factor, shape="linear", first=0.1, last=1.0, steps=5))
+        ScheduledBeta(PreferenceLoss(objective), partial(linear_beta, first=0.1, last=1.0, steps=5))
 
 
 class Betas(Callback):
@@ -85,14 +82,12 @@ def run(network, data, fit, dpo, beta, ckpt_path=None, **options):
 
 
 def test_training_follows_the_curve(network, data, fit, dpo):
-    seen, _ = run(
-        network, data, fit, dpo, partial(beta_factor, shape="linear", first=0.5, last=1.0, steps=2), max_steps=4
-    )
+    seen, _ = run(network, data, fit, dpo, partial(linear_beta, first=0.5, last=1.0, steps=2), max_steps=4)
     assert [step["train/beta"] for step in seen] == pytest.approx([1.5, 2.25, 3.0, 3.0])
 
 
 def test_a_constant_factor_changes_nothing(network, data, fit, dpo):
-    steady, _ = run(network, data, fit, dpo, partial(beta_factor, shape="linear", first=1.0, last=1.0, steps=1))
+    steady, _ = run(network, data, fit, dpo, partial(linear_beta, first=1.0, last=1.0, steps=1))
     plain, task = run(network, data, fit, dpo, None)
     assert [step["train/loss"] for step in steady] == [step["train/loss"] for step in plain]
     assert "train/beta" not in plain[0]

@@ -264,13 +264,13 @@ def test_a_loss_that_needs_a_reference_refuses_none(network, dpo, sgd):
 
 def nan_after(policy, reference, *, steps):
     steps.append(1)
-    return (policy.margin - reference.margin) * (math.nan if len(steps) > 3 else 1.0)
+    return (policy.margin - reference.margin) * (math.nan if len(steps) > 2 else 1.0)
 
 
 def test_a_loss_that_is_no_number_stops_with_ids_and_the_part(network, data, fit, sgd):
     loss = PreferenceLoss(partial(nan_after, steps=[]))
     task = PreferenceTask(copy.deepcopy(network), FrozenCopy(network), loss, sgd)
-    # The first call is the trial when the loss is built; reads_chosen makes another.
+    # The first call is the trial when the loss is built.
     with pytest.raises(ValueError, match=r"'objective'.*nan.*Step 1, images: noise\d+, noise\d+, noise\d+, noise\d+"):
         fit(task, data(), limit_val_batches=0)
 

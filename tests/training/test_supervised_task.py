@@ -14,7 +14,7 @@ from segmentation_models_pytorch import losses as smp
 from torch import nn
 
 from segdpo.data.datasets import SupervisedDataset
-from segdpo.training import SupervisedTask, cross_entropy, dice, learning_rate, smp_loss, weighted_sum
+from segdpo.training import SupervisedTask, constant, cosine, cross_entropy, dice, linear, smp_loss, weighted_sum
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -181,11 +181,11 @@ def test_a_loss_that_is_no_number_stops(network, supervised, fit, sgd):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (partial(learning_rate, warmup=0.2), [1 / 3, 2 / 3, *[1.0] * 9]),
-        (partial(learning_rate, shape="linear", floor=0.5), [1 - 0.05 * step for step in range(11)]),
-        (partial(learning_rate, shape="cosine"), [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
+        (partial(constant, warmup=0.2), [1 / 3, 2 / 3, *[1.0] * 9]),
+        (partial(linear, floor=0.5), [1 - 0.05 * step for step in range(11)]),
+        (cosine, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
         (
-            partial(learning_rate, shape="cosine", warmup=0.2, floor=0.1),
+            partial(cosine, warmup=0.2, floor=0.1),
             [1 / 3, 2 / 3, *(0.1 + 0.45 * (1 + math.cos(math.pi * s / 8)) for s in range(9))],
         ),
         (partial(torch.optim.lr_scheduler.StepLR, step_size=5, gamma=0.1), [1.0] * 5 + [0.1] * 5 + [0.01]),
@@ -203,4 +203,4 @@ def test_schedules_by_hand(make, expected, network, supervised, fit):
 
 def test_a_warm_up_of_everything_is_refused():
     with pytest.raises(ValueError, match="a share of the steps, from 0 to below 1, but got 5"):
-        learning_rate(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=10, warmup=5)
+        constant(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=10, warmup=5)
