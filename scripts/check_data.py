@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from segdpo.data import Check, check_source, source_of
+from segdpo.data import Check, check_source, open_source
 from segdpo.files import DataError
 from segdpo.reports import ContactSheet
 
@@ -26,7 +26,7 @@ def main() -> int:
     options = _parse()
     console = Console(soft_wrap=True)
     try:
-        source = source_of(options.data, options.options)
+        source = open_source(options.data, options.options, channels=None)
     except DataError as error:
         console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
         return 1

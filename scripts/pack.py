@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from segdpo.data import source_of, write_coco, write_folder, write_pack
+from segdpo.data import open_source, write_coco, write_folder, write_pack
 from segdpo.files import DataError
 
 FORMS = {".pack": "pack", ".json": "coco"}
@@ -34,7 +34,7 @@ def main() -> int:
         return track(records, f"writing {options.target}", console=Console(stderr=True))
 
     try:
-        source = source_of(options.source, options.options)
+        source = open_source(options.source, options.options, channels=None)
         if form == "pack":
             write_pack(options.target, source, options.records_per_shard, options.images, progress)
         elif form == "coco":

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from toy_records import Listed, record
 
-from segdpo.data.gold_batches import GoldBatches
-from segdpo.data.transforms import Pipeline, albumentations
-from segdpo.data.views import box_of, probes_of
+from segdpo.data.datasets import GoldBatches
+from segdpo.data.transforms import Pipeline, albumentations, coordinate_masks, image_box
 from segdpo.files import DataError
 
 RNG = np.random.default_rng(0)
@@ -46,14 +45,14 @@ def test_pixels_ignored_by_gold_do_not_count():
 
 
 def view_of(size, *steps):
-    return Pipeline(list(steps))(RNG.integers(0, 256, (*size, 3), dtype=np.uint8), probes_of(size), RNG)
+    return Pipeline(list(steps))(RNG.integers(0, 256, (*size, 3), dtype=np.uint8), coordinate_masks(size), RNG)
 
 
-def test_probes_hold_rows_and_columns():
-    probes = probes_of((600, 3)).astype(int)
-    assert (251 * probes[0] + probes[1])[:, 1].tolist() == list(range(600))
-    assert (251 * probes[2] + probes[3])[5].tolist() == [0, 1, 2]
-    assert probes.max() < 255
+def test_coordinate_masks_hold_rows_and_columns():
+    masks = coordinate_masks((600, 3)).astype(int)
+    assert (251 * masks[0] + masks[1])[:, 1].tolist() == list(range(600))
+    assert (251 * masks[2] + masks[3])[5].tolist() == [0, 1, 2]
+    assert masks.max() < 255
 
 
 @pytest.mark.parametrize("size", [(20, 31), (64, 64), (100, 333), (700, 40)])
@@ -69,7 +68,7 @@ def test_probes_hold_rows_and_columns():
 )
 def test_the_box_is_where_the_image_is(size, steps):
     view = view_of(size, *steps)
-    rows, columns = box_of("a", view, size)
+    rows, columns = image_box("a", view, size)
     inside = np.zeros(view.valid.shape, bool)
     inside[rows, columns] = True
     assert (inside == view.valid).all()
@@ -89,4 +88,4 @@ def test_the_box_is_where_the_image_is(size, steps):
 )
 def test_a_view_that_shows_less_than_the_image_or_another_is_refused(step):
     with pytest.raises(DataError, match=r"photo: .*shows the whole image.*without --native"):
-        box_of("photo", view_of((64, 64), step), (64, 64))
+        image_box("photo", view_of((64, 64), step), (64, 64))

@@ -7,7 +7,7 @@ import torch
 from toy_records import Listed, record
 
 from segdpo.data.batches import collate_supervised
-from segdpo.data.datasets import SupervisedDataset, rater_shares
+from segdpo.data.datasets import SupervisedDataset, class_shares
 from segdpo.data.sampling import Draw
 from segdpo.data.transforms import Pipeline
 from segdpo.files import DataError
@@ -47,7 +47,7 @@ def test_mean_gives_the_share_of_raters():
 
 
 def test_shares_leave_out_raters_who_ignore_a_pixel():
-    shares = rater_shares(np.array([[[0, 2, 255]], [[255, 1, 255]], [[0, 2, 255]]], np.uint8), 3)
+    shares = class_shares(np.array([[[0, 2, 255]], [[255, 1, 255]], [[0, 2, 255]]], np.uint8), 3)
     np.testing.assert_allclose(shares[:, 0].T, [[1, 0, 0], [0, 1 / 3, 2 / 3], [0, 0, 0]], rtol=1e-6)
 
 

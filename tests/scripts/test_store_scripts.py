@@ -17,7 +17,7 @@ from stored import CLASSES, contents, draw_many, folder  # noqa: E402
 from warm import Warm  # noqa: E402
 
 from segdpo.data.formats.pack import PackDataset  # noqa: E402
-from segdpo.data.opening import source_of  # noqa: E402
+from segdpo.data.sources import open_source  # noqa: E402
 from segdpo.files import DataError  # noqa: E402
 
 DATA = draw_many(4)
@@ -154,5 +154,5 @@ def test_a_yaml_of_data_calls_no_gadget(text, said, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "theirs.yaml").write_text(text)
     with pytest.raises(DataError, match=said):
-        source_of(str(tmp_path / "data" / "theirs.yaml"), [])
+        open_source(str(tmp_path / "data" / "theirs.yaml"))
     assert not (tmp_path / "touched").exists()
