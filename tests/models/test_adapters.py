@@ -8,16 +8,20 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from segdpo.models.adapters import (
+from segdpo.models import (
+    Segmenter,
     adapter_off,
     add_lora,
-    choose_layers,
+    fingerprint,
+    freeze_parts,
     has_adapter,
+    load_weights,
     merge_adapter,
     save_adapter,
+    save_weights,
+    smp_model,
 )
-from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
-from segdpo.models.weights import fingerprint, load_weights, save_weights
+from segdpo.models.adapters import choose_layers
 
 
 def trained(segmenter, seed=1, scale=0.3):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter, freeze_parts, hold_statistics
+from segdpo.models import Segmenter, add_lora, freeze_parts, hold_statistics
 
 NORM_AND_BIASES = {"encoder.1.weight", "encoder.1.bias", "encoder.0.bias", "decoder.0.bias"}
 

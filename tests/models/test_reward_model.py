@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdpo.models.reward_model import (
+from segdpo.models import (
     DenseRewardModel,
     RewardModel,
     load_reward_model,
     reward_inputs,
     save_reward_model,
+    save_weights,
     soft_inputs,
 )
-from segdpo.models.weights import save_weights
 
 DENSE = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 BOTH = pytest.mark.parametrize("kind", [RewardModel, DenseRewardModel])

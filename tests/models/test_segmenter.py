@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.segmenter import Segmenter, channels_for, segformer, smp_model, wrap
-from segdpo.models.weights import fingerprint
+from segdpo.models import Segmenter, fingerprint, segformer, smp_model, wrap
+from segdpo.models.segmenter import channels_for
 
 
 class Returns(nn.Module):

@@ -9,10 +9,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from segdpo.inference.load import open_segmenter
-from segdpo.models import trust
-from segdpo.models.trust import build_named, check_resolvers, check_targets, checked, without_interpolations
-from segdpo.models.weights import save_weights
+from segdpo.inference import open_segmenter
+from segdpo.models import (
+    build_named,
+    check_resolvers,
+    check_targets,
+    checked,
+    save_weights,
+    trust,
+    without_interpolations,
+)
 
 STORED = Path(__file__).parent / "stored"
 FILE = Path("weights.safetensors")

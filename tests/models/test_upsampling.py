@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from segdpo.models.segmenter import Segmenter, smp_model, wrap
+from segdpo.models import Segmenter, smp_model, wrap
 
 
 class Ends(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from segdpo.files import write_atomically
-from segdpo.models import weights
-from segdpo.models.weights import fingerprint, load_weights, read_header, read_tensors, save_weights
+from segdpo.models import fingerprint, load_weights, read_header, save_weights, weights
+from segdpo.models.weights import read_tensors
 
 
 def same(a, b):

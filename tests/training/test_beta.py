@@ -12,9 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from segdpo import Anchor, PairScores, PreferenceLoss
 from segdpo.losses import anchors, objectives
-from segdpo.training import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.schedules import Adaptive, ScheduledBeta, beta_of, cosine_beta, linear_beta
+from segdpo.training import Adaptive, FrozenCopy, PreferenceTask, cosine_beta, linear_beta
+from segdpo.training.schedules import ScheduledBeta, beta_of
 
 NONE = torch.zeros(())
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from segdpo.training.task import FiniteGuard, NonFiniteLossError, batch_in_errors
+from segdpo.training import NonFiniteLossError, batch_in_errors
+from segdpo.training.task import FiniteGuard
 
 FINE = {"objective": torch.tensor([1.0, 2.0]), "hinge": torch.tensor([0.0, 1.0])}
 SAID = r"at step 7 loss and hinge became NaN .* images a, b; lower the learning rate"

@@ -16,13 +16,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from segdpo import Anchor, PreferenceLoss, Score
-from segdpo.data.datasets import RankingDataset
-from segdpo.data.transforms import Pipeline
+from segdpo.data import Pipeline, RankingDataset
 from segdpo.losses import anchors, listwise, objectives
-from segdpo.scores.regions import Boundary
-from segdpo.training import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.score_cache import DIGEST, CachedScores, ScoreTable, cache_key, digests_of
+from segdpo.scores import Boundary
+from segdpo.training import CachedScores, FrozenCopy, PreferenceTask, ScoreTable
+from segdpo.training.score_cache import DIGEST, cache_key, digests_of
 
 AUGMENT = Pipeline([A.D4(p=1)])
 

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from segmentation_models_pytorch import losses as smp
 from torch import nn
 
-from segdpo.data.datasets import SupervisedDataset
+from segdpo.data import SupervisedDataset
 from segdpo.training import SupervisedTask, constant, cosine, cross_entropy, dice, linear, smp_loss, weighted_sum
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -7,8 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter, freeze_parts
+from segdpo.models import Segmenter, add_lora, freeze_parts
 from segdpo.training import PreferenceTask
 
 CONF = Path(__file__).parents[2] / "conf"

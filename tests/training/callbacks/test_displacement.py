@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from segdpo.training import Displacement
-from segdpo.training.metrics_file import MetricsFile
+from segdpo.training import Displacement, MetricsFile
 
 
 def warnings_in(caplog):

@@ -11,13 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segdpo import PreferenceLoss
-from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.data import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.losses import objectives
-from segdpo.preferences.prediction import to_model_input
-from segdpo.reports.panels import draw_panel
-from segdpo.scores.distribution import predicted_classes
-from segdpo.training import Panels, PreferenceTask
-from segdpo.training.references import FrozenCopy
+from segdpo.preferences import to_model_input
+from segdpo.reports import draw_panel
+from segdpo.scores import predicted_classes
+from segdpo.training import FrozenCopy, Panels, PreferenceTask
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
