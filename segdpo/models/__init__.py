@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from segdpo.models.adapters import save_adapter as save_adapter
     from segdpo.models.reward_model import DenseRewardModel as DenseRewardModel
     from segdpo.models.reward_model import RewardModel as RewardModel
-    from segdpo.models.reward_model import ValueHead as ValueHead
     from segdpo.models.reward_model import load_reward_model as load_reward_model
     from segdpo.models.reward_model import reward_inputs as reward_inputs
     from segdpo.models.reward_model import save_reward_model as save_reward_model
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from segdpo.models.trust import check_targets as check_targets
     from segdpo.models.trust import checked as checked
     from segdpo.models.trust import without_interpolations as without_interpolations
+    from segdpo.models.value_head import ValueHead as ValueHead
     from segdpo.models.weights import fingerprint as fingerprint
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors
     from segdpo.models.weights import from_json as from_json

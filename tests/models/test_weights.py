@@ -192,7 +192,7 @@ def test_code_in_a_checkpoint_is_not_run(tiny, tmp_path):
 
 
 def test_a_header_of_other_things_than_strings_is_refused(tiny, tmp_path):
-    with pytest.raises(TypeError, match=r"strings in the header of .* but 'epoch' is none; write it as JSON"):
+    with pytest.raises(TypeError, match=r"w\.safetensors.*'epoch'"):
         save_weights(tmp_path / "w.safetensors", tiny(), {"epoch": 3})
     assert list(tmp_path.iterdir()) == []
 
