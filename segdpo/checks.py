@@ -106,9 +106,9 @@ def check_range(
         ("above", above, lambda bound: value > bound),
         ("below", below, lambda bound: value < bound),
     )
-    asked = [(word, bound, holds) for word, bound, holds in limits if bound is not None]
-    if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in asked)):
-        words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in asked)])
+    given = [(word, bound, holds) for word, bound, holds in limits if bound is not None]
+    if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in given)):
+        words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in given)])
         raise ValueError(f"Expected {name} to be {words} but got {value}.")
 
 

@@ -70,12 +70,12 @@ def test_score_pairs_refuses(name):
         score_pairs(*arguments, **options)
 
 
-def test_unchecked_values_are_the_callers_promise():
-    """check=False looks at no value: what a GPU does by default, so that no step waits for it."""
+def test_values_are_not_checked_with_check_false():
+    """check=False reads no values, which is the default on a GPU."""
     assert score_pairs(NAN, CHOSEN, REJECTED, check=False).margin.isnan().all()
 
 
-def test_a_sum_that_overflows_is_no_nan():
+def test_a_sum_that_overflows_is_not_taken_for_nan():
     huge = torch.full((1, 2, 4, 4), 3e38)
     assert score_pairs(huge, CHOSEN[:1], REJECTED[:1]).margin.tolist() == [0.0]
 
@@ -137,12 +137,12 @@ def test_a_wrong_hyperparameter_is_found_when_the_loss_is_built(keywords, messag
         (lambda polcy: polcy.margin, "needs the hyperparameter 'polcy'"),
     ],
 )
-def test_what_is_no_term_is_refused(term, message):
+def test_terms_that_are_none_are_refused(term, message):
     with pytest.raises((TypeError, ValueError), match=message):
         PreferenceLoss(term)
 
 
-def test_anchors_that_are_none():
+def test_anchors_of_the_wrong_type_or_name():
     with pytest.raises(TypeError, match=r"to be Anchor.*_convert_: all"):
         PreferenceLoss(objectives.sft, anchors={"nll": anchors.nll})
     with pytest.raises(ValueError, match=r"one is called .objective."):
@@ -178,7 +178,7 @@ def test_one_reference_score_for_a_loss_that_reads_two():
         loss.on_logits(LOGITS, PairScores(torch.zeros(2), torch.zeros(2)), CHOSEN, REJECTED)
 
 
-def test_scores_that_are_no_numbers():
+def test_scores_that_are_not_finite():
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0))
     good, bad = (PairScores(torch.tensor([-1.0, value]), torch.zeros(2)) for value in (-1.0, float("nan")))
     with pytest.raises(ValueError, match="finite values from the term 'objective' but pair 1 gave nan"):

@@ -24,10 +24,10 @@ def test_every_example_is_tested_here():
 
 def test_plain_pytorch_improves_on_its_reference():
     example = load("plain_pytorch")
-    story = example.run(example.default_loss(), steps=60)
-    assert story.policy_iou > story.reference_iou + 0.05
-    assert story.curves["chosen_gain"][0] == pytest.approx(0.0)  # measured before the first step's update
-    assert story.curves["chosen_gain"][-1] > 0
+    history = example.run(example.default_loss(), steps=60)
+    assert history.policy_iou > history.reference_iou + 0.05
+    assert history.curves["chosen_gain"][0] == pytest.approx(0.0)  # measured before the first step's update
+    assert history.curves["chosen_gain"][-1] > 0
 
 
 def test_torchvision_deeplab_starts_at_ln_2():

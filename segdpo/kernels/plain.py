@@ -71,5 +71,5 @@ def _log_odds_margin(logits: Logits, index: PairIndex, measure: Measure) -> PerP
 def _chosen_scores(
     logits: Logits, chosen: Labels, measures: Sequence[Measure], wants_chosen: Sequence[bool]
 ) -> list[PerPair | None]:
-    asked = zip(measures, wants_chosen, strict=True)
-    return [whole_score(logits, chosen, measure) if wants else None for measure, wants in asked]
+    wanted = zip(measures, wants_chosen, strict=True)
+    return [whole_score(logits, chosen, measure) if wants else None for measure, wants in wanted]

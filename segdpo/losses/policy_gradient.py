@@ -132,7 +132,7 @@ def per_ratio(log_prob: Tensor, inside: Tensor, ratio: str) -> Tensor:
         log_prob: [masks, *spatial].
         inside: bool [masks, *spatial], the pixels that count.
         ratio: "pixel": one ratio for each pixel, as PPO for language models has one for each token. "mask": the ratio
-            of the whole mask; with thousands of pixels it leaves the range of the clipping after the smallest step.
+            of the whole mask; with thousands of pixels it is clipped after the smallest step.
             "mask_mean": the geometric mean over the pixels (Zheng et al., "GSPO", 2025).
 
     Returns:

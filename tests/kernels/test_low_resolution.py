@@ -85,8 +85,8 @@ def make(case, dtype):
 )
 def test_scores_equal_those_of_the_upsampled_logits(case, region, reduction, quantity, dtype, indexed):
     low, masks = make(case, dtype)
-    asked = masks | {"quantity": quantity, "region": region, "reduction": reduction}
-    plain = score_pairs(upsampled(low), **asked, backend="reference")
+    options = masks | {"quantity": quantity, "region": region, "reduction": reduction}
+    plain = score_pairs(upsampled(low), **options, backend="reference")
     pairs = Pairs(**masks, index=pair_index(**masks) if indexed else None)
     ours = low_resolution_pairs(low, pairs, Score(quantity, region, reduction))
     # Sums over the whole image are as large as the image.
@@ -206,7 +206,7 @@ def test_twice_the_same_on_a_cpu(monkeypatch):
     assert all(torch.equal(first, grad()) for _ in range(3))
 
 
-def test_what_a_band_brings_along_is_summed_over_all_of_them(monkeypatch):
+def test_scores_of_bands_are_summed(monkeypatch):
     low = LowResolution(torch.randn(2, 3, 4, 5), (17, 20), (15, 19))
     seen = []
 
@@ -238,7 +238,7 @@ def test_bad_masks_are_named(change, message):
         low_resolution_pairs(low, Pairs(**masks | change), Score())
 
 
-def test_a_class_that_there_is_not_is_named_or_gives_no_number():
+def test_an_illegal_class_is_an_error_or_nan():
     low = LowResolution(torch.randn(1, 3, 2, 2), (8, 8), (8, 6))
     masks = torch.full((1, 8, 6), 7, dtype=torch.uint8), torch.zeros(1, 8, 6, dtype=torch.uint8)
     pairs = Pairs(*masks, index=pair_index(*masks))
@@ -247,7 +247,7 @@ def test_a_class_that_there_is_not_is_named_or_gives_no_number():
     assert low_resolution_pairs(low, pairs, Score(), check=False).margin.isnan().all()
 
 
-def test_what_cannot_be_is_named():
+def test_impossible_arguments_are_refused():
     masks = torch.zeros(2, 1, 8, 6, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"image of at most \(8, 8\) pixels, the grid, but got \(9, 8\)"):
         LowResolution(torch.randn(1, 3, 2, 2), (8, 8), (9, 8))

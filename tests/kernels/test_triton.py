@@ -43,7 +43,7 @@ def run(*command, **environment):
 
 
 def run_cases(**environment):
-    # No random order or plug-in of the outer run; one failing example says enough.
+    # Without the plug-ins of the outer run.
     words = ("-m", "pytest", str(HERE / "triton_cases.py"), "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
     return run(*words, **environment)
 

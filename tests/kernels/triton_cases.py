@@ -1,6 +1,6 @@
 """The Triton kernels against log-softmax in float64. Run by test_triton.py: on a CPU by Triton's interpreter, or a GPU.
 
-The interpreter has to be asked for before triton is imported, hence the process of its own.
+The interpreter is selected before triton is imported, so this runs in a process of its own.
 """
 
 import os
@@ -171,11 +171,11 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(whole[0].sum(), logits, create_graph=True)
 
 
-def test_a_margin_of_even_weights_asks_for_no_mask_of_pixels():
+def test_a_margin_of_even_weights_reads_no_whole_masks():
     logits, chosen, rejected, [measure], _ = small(pairs=2)
 
     def find():
-        raise AssertionError("whole masks were asked for")
+        raise AssertionError("whole masks were read")
 
     even = EvenMeasure(find, measure.weights / 8, measure.image_index, "log_likelihood")
     by_class = Measure(measure.inside, torch.rand(2, 5, device=DEVICE), chosen, measure.image_index, "log_likelihood")
@@ -187,8 +187,8 @@ def test_a_margin_of_even_weights_asks_for_no_mask_of_pixels():
 
 
 @pytest.mark.parametrize("wants", [[False], [True]])
-def test_what_does_not_exist_makes_a_score_nan_rather_than_wrong(wants):
-    """On a GPU nobody looks at classes and image_index first."""
+def test_illegal_classes_and_images_make_a_score_nan(wants):
+    """On a GPU classes and image_index are not checked first."""
     logits, chosen, rejected, measures, _ = small(pairs=3)
     chosen[0, 7], rejected[0, 7] = 5, 0
     measures[0].image_index[2] = 3

@@ -150,7 +150,7 @@ def test_margin_alone_saves_no_logits():
     assert total < 0.1 * logits.numel() * logits.element_size()
 
 
-def test_chosen_is_computed_only_when_asked_for(monkeypatch):
+def test_chosen_is_computed_when_first_read(monkeypatch):
     calls = []
     whole = pairs.chosen_score
     monkeypatch.setattr(pairs, "chosen_score", lambda *args: calls.append(1) or whole(*args))
@@ -228,7 +228,7 @@ def test_permuting_pairs_permutes_scores():
     torch.testing.assert_close(after.chosen, before.chosen[order])
 
 
-def test_equal_masks_have_nothing_to_learn():
+def test_equal_masks_have_margin_and_gradient_zero():
     logits = torch.randn(1, 3, 5, 5, requires_grad=True)
     mask = torch.randint(0, 3, (1, 5, 5))
     for region in REGIONS:
@@ -270,7 +270,7 @@ def test_kl_to_reference_is_the_mean_kl_where_masks_agree(channels):
         assert segdpo.score_drift(policy, reference, chosen, rejected, image_index=index).equal(found)
 
 
-def test_whoever_brings_scores():
+def test_pair_scores_of_given_numbers():
     scores = segdpo.PairScores(chosen=torch.tensor([-1.0, -2.0]), rejected=torch.tensor([-3.0, -1.0]))
     assert scores.margin.tolist() == [2.0, -1.0]
     assert scores.ranked.tolist() == [[2.0, 0.0], [-1.0, 0.0]]

@@ -22,7 +22,7 @@ def test_dpo(agrees, scores, minus_log_sigmoid, beta):
 @BETAS
 @pytest.mark.parametrize("epsilon", [0.1, 0.45])
 def test_dpo_with_label_smoothing(agrees, scores, minus_log_sigmoid, beta, epsilon):
-    """cDPO: a share ε of the labels says the opposite, so (1−ε)·[−log σ(βh)] + ε·[−log σ(−βh)]."""
+    """cDPO: a share ε of the labels is flipped, so (1−ε)·[−log σ(βh)] + ε·[−log σ(−βh)]."""
     x = beta * scores.h
     expected = (1 - epsilon) * minus_log_sigmoid(x) + epsilon * minus_log_sigmoid(-x)
     agrees(partial(objectives.dpo, beta=beta, label_smoothing=epsilon), scores, expected)
@@ -117,7 +117,7 @@ def test_orpo_of_a_certain_mask(agrees, four_scores, chosen, rejected, expected)
 
 
 def test_orpo_of_a_certain_rejected_mask_is_finite(four_scores):
-    """The formula says infinity; training has to go on."""
+    """The formula gives infinity; the value has to stay finite."""
     policy, _ = four_scores([(-1e4, 0, 0, 0), (-1, 0, 0, 0)]).pairs()
     values = objectives.orpo(policy, lam=1.0)
     assert values.isfinite().all()

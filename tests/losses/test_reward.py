@@ -164,8 +164,8 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said(case):
-    objective, options, rewards, more, said = WRONG[case]
-    with pytest.raises(ValueError, match=said):
+    objective, options, rewards, more, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
         RewardLoss(objective, **options)(rewards, **more)
 
 

@@ -26,7 +26,7 @@ def test_by_hand(dtype):
     assert index.pair().tolist() == [0, 0]
 
 
-def test_bool_masks_and_masks_that_are_judged_everywhere():
+def test_bool_masks_that_are_valid_everywhere():
     index = pair_index(torch.eye(2).bool()[None], torch.ones(1, 2, 2).bool())
     assert (index.position.tolist(), index.plus.tolist(), index.minus.tolist()) == ([1, 2], [0, 0], [1, 1])
     assert (index.plus.dtype, index.whole) == (torch.uint8, True)
