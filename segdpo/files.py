@@ -176,3 +176,14 @@ def path_inside(folder: Path, *names: str) -> Path:
             "id",
         )
     return path
+
+
+def conf_folder() -> Path:
+    """Return the folder of the configuration, conf/, which lies beside the package in a checkout of the repository."""
+    folder = Path(__file__).resolve().parents[1] / "conf"
+    if not (folder / "train.yaml").is_file():
+        raise FileNotFoundError(
+            f"Expected the configuration in {folder} but found none; run from a checkout of the repository "
+            "(pip install -e .)."
+        )
+    return folder

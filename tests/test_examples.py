@@ -1,6 +1,6 @@
 """Every example runs, and does what its text says."""
 
-import importlib.util
+import importlib
 import math
 from pathlib import Path
 
@@ -11,10 +11,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 def test_every_example_is_tested_here():
@@ -24,10 +21,10 @@ def test_every_example_is_tested_here():
 
 def test_plain_pytorch_improves_on_its_reference():
     example = load("plain_pytorch")
-    history = example.run(example.default_loss(), steps=60)
-    assert history.policy_iou > history.reference_iou + 0.05
-    assert history.curves["chosen_gain"][0] == pytest.approx(0.0)  # measured before the first step's update
-    assert history.curves["chosen_gain"][-1] > 0
+    result = example.run(example.default_loss(), steps=60)
+    assert result.policy_iou > result.reference_iou + 0.05
+    assert result.curves["chosen_gain"][0] == pytest.approx(0.0)  # measured before the first step's update
+    assert result.curves["chosen_gain"][-1] > 0
 
 
 def test_torchvision_deeplab_starts_at_ln_2():

@@ -28,6 +28,8 @@ PUBLIC = {
     "score_ranking",
 }
 HEAVY = [
+    "torch",
+    "numpy",
     "lightning",
     "hydra",
     "omegaconf",
@@ -48,7 +50,7 @@ def test_public_names_are_the_list():
 
 def test_a_fresh_import_is_light_and_silent():
     code = (
-        "import warnings; warnings.simplefilter('error'); import torch, sys; before = set(sys.modules); import segdpo; "
+        "import warnings; warnings.simplefilter('error'); import sys; before = set(sys.modules); import segdpo; "
         f"heavy = {HEAVY!r}; new = set(sys.modules) - before; "
         "print(sorted(m for m in new if m.split('.')[0] in heavy))"
     )

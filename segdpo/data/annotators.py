@@ -14,7 +14,7 @@ from segdpo.masks import Mask, PlaneRegion, close_gaps, displace, drop_thin, gro
 Style = Callable[[Mask, np.random.Generator], Mask]
 """Takes a good mask and random numbers, and returns the mask that this annotator draws."""
 Amount = float | Sequence[float]
-"""Pixels of an image whose shorter side is 64; a pair (low, high) is drawn anew for each mask."""
+"""Pixels of an image whose shorter side is 64; a pair (low, high) is drawn for each mask."""
 
 
 def _range(amount: Amount) -> tuple[float, float]:

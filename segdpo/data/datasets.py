@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class RecordViews(Dataset[Item]):
-    """Records of a source as seen through a pipeline; its subclasses say what an item is made of.
+    """Records of a source as seen through a pipeline; its subclasses decide what an item is.
 
     Args:
         source: the records.
@@ -105,7 +105,7 @@ class PreferenceDataset(RecordViews):
     For the arguments not named here see RecordViews.
 
     Args:
-        pairs_per_image: draw that many pairs anew for each view; None: all.
+        pairs_per_image: draw that many pairs for each view; None: all.
         unjudged: records without preferences are skipped and counted in `skipped` ("skip"), or refused ("error").
     """
 
@@ -161,7 +161,7 @@ class RankingDataset(RecordViews):
     For the arguments not named here see RecordViews.
 
     Args:
-        length: how many masks; of longer rankings that many are drawn anew for each view.
+        length: how many masks; of longer rankings that many are drawn for each view.
         unjudged: records with shorter rankings are skipped and counted in `skipped` ("skip"), or refused ("error").
     """
 
@@ -223,7 +223,7 @@ class SupervisedDataset(RecordViews):
 
             * "gold";
             * "first": the first of its masks: one rater's, where it is always the same one's;
-            * "any": one of its masks, drawn anew for each view: learning from several raters one at a time;
+            * "any": one of its masks, drawn for each view: learning from several raters one at a time;
             * a mask's name;
             * "mean": the share of its masks with each class, float32 [classes, H, W];
             * "chosen": the mask that was preferred; of several pairs, the shares of their chosen masks by the pairs'

@@ -152,7 +152,7 @@ def record_rng(seed: int, record_id: str, purpose: str) -> np.random.Generator:
     >>> bool(record_rng(0, "a", "mine").random() == record_rng(0, "a", "mine").random())
     True
     """
-    # Not hash(): Python salts it anew in every process.
+    # Not hash(): Python salts it differently in every process.
     digest = hashlib.sha256(f"{seed}\0{purpose}\0{record_id}".encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 

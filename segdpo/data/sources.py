@@ -29,7 +29,7 @@ def open_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
     Args:
         path: a pack, a folder with dataset.json, a COCO .json, or a .yaml of conf/data/ or like those.
         options: key=value, in place of values of the yaml; refused with any other path.
-        channels: 3: grey images become RGB, 1: all become grey, None: as stored; a yaml says so itself.
+        channels: 3: grey images become RGB, 1: all become grey, None: as stored; ignored for a yaml.
 
     Raises:
         DataError: if there is none of these, or the yaml cannot be built.
@@ -70,7 +70,7 @@ def _from_yaml(path: Path, options: Sequence[str]) -> RecordSource:
             config = compose(overrides=[f"+{group.name}={path.stem}", *(_inside(group.name, one) for one in options)])
             return cast(RecordSource, instantiate(_checked_content(config, group.name, path), _convert_="all"))
     except (HydraException, OmegaConfBaseException) as error:
-        # Hydra wraps what a target raises; what is wrong with the data says more than where it was called from.
+        # Hydra wraps what a target raises; the error in the data is more useful than where it was called from.
         raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None
 
 
@@ -83,14 +83,14 @@ def _checked_content(config: "DictConfig", key: str, path: Path) -> Any:
     try:
         check_resolvers(config)
         content = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
-        check_targets(content)
+        content = check_targets(content)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     return content
 
 
 def _inside(group: str, option: str) -> str:
-    """Return the option as one of the group: key=value, +key=value and ~key alike."""
+    """Return the option as one of the group: key=value, +key=value or ~key."""
     sign = option[: len(option) - len(option.lstrip("+~"))]
     return f"{sign}{group}.{option[len(sign) :]}"
 

@@ -1,6 +1,6 @@
 """Views of an image and its masks: one geometry for all, photometrics for the image; and where the image lies in one.
 
-All masks of an image go through albumentations in one call, as one array [K, H, W], so that one draw moves all alike.
+All masks of an image go through albumentations in one call, as one array [K, H, W]: one draw moves them together.
 Not as channels [H, W, K]: cv2 takes at most 4, so that 5 and more take twice as long, and it fills only the first of
 them with 255 under elastic, grid and optical distortion, which would make the outside background in the others.
 Pixels that come from outside the image are 255 (ignore) in every mask.
@@ -139,7 +139,7 @@ def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
     """Return the part of a view that shows the image; refuse a view that shows it cut, turned or bent.
 
     In a view that only resizes and pads, the pixel at row r of h shows the image's row at the same fraction of its
-    height, to within one pixel of the image; and columns alike.
+    height, to within one pixel of the image, and likewise for columns.
 
     Args:
         name: of the record, for the error.

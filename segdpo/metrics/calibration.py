@@ -23,7 +23,7 @@ class Calibration(Metric):
     * `brier`: mean of ½ Σ_c (p_c − 1[c = y])² over classes c, in [0, 1]; (p − y)² for two classes (Brier, 1950);
     * `bins`: pixels n_b in each bin; `confidence`, `accuracy`: their means in it, NaN in an empty bin.
 
-    Pixels beside each other are alike, and most are easy background: the numbers compare networks on the same images.
+    Pixels beside each other are similar, and most are easy background: the numbers compare networks on the same images.
 
     Args:
         bins: how many there are.

@@ -12,6 +12,7 @@ Three kinds of files, three rules:
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,38 +25,32 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
 
-# Modules whose classes and functions files of earlier versions name → where these names are now.
+# Where the names of earlier versions are now. A name below the left side, such as segdpo.pairs.judges.iou, is a name of
+# the package on the right, segdpo.preferences.iou; the longest left side counts.
 MOVED: Mapping[str, str] = {
-    "segdpo.data.coco": "segdpo.data",
-    "segdpo.data.folder": "segdpo.data",
-    "segdpo.data.pack": "segdpo.data",
-    "segdpo.data.plain_folder": "segdpo.data",
-    "segdpo.data.torchvision_sets": "segdpo.data",
-    "segdpo.data.shapes": "segdpo.data",
+    "segdpo.data": "segdpo.data",
     "segdpo.data.mined": "segdpo.preferences",
-    "segdpo.data.splits": "segdpo.data",
-    "segdpo.data.transforms": "segdpo.data",
+    "segdpo.losses": "segdpo.losses",
+    "segdpo.models": "segdpo.models",
+    "segdpo.pairs": "segdpo.preferences",
     "segdpo.pairs.annotators": "segdpo.data",
-    "segdpo.pairs.candidates": "segdpo.preferences",
-    "segdpo.pairs.candidates_drawn": "segdpo.preferences",
-    "segdpo.pairs.candidates_sampled": "segdpo.preferences",
-    "segdpo.pairs.choices": "segdpo.preferences",
-    "segdpo.pairs.consensus": "segdpo.preferences",
-    "segdpo.pairs.corrupt_contour": "segdpo.preferences",
-    "segdpo.pairs.corrupt_parts": "segdpo.preferences",
-    "segdpo.pairs.corruptions": "segdpo.preferences",
-    "segdpo.pairs.judges": "segdpo.preferences",
-    "segdpo.pairs.judges_noisy": "segdpo.preferences",
-    "segdpo.pairs.judges_surface": "segdpo.preferences",
-    "segdpo.pairs.judges_network": "segdpo.preferences",
-    "segdpo.pairs.mixing": "segdpo.preferences",
-    "segdpo.pairs.prediction": "segdpo.preferences",
-    "segdpo.pairs.preferences": "segdpo.preferences",
-    "segdpo.models.adapters": "segdpo.models",
-    "segdpo.models.hugging_face": "segdpo.models",
-    "segdpo.models.reward_model": "segdpo.models",
-    "segdpo.models.segmenter": "segdpo.models",
-    "segdpo.models.value_head": "segdpo.models",
+    "segdpo.reports": "segdpo.reports",
+    "segdpo.rewards": "segdpo.rl",
+    "segdpo.story": "segdpo.recipes",
+    "segdpo.training": "segdpo.training",
+    "segdpo.training.policy_gradient_settings": "segdpo.rl",
+}
+# Names that changed themselves.
+RENAMED: Mapping[str, str] = {
+    "segdpo.story.best_of.run": "segdpo.recipes.run_best_of",
+    "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",
+    "segdpo.story.policy_gradient.run": "segdpo.recipes.run_policy_gradient",
+    "segdpo.story.preference.run": "segdpo.recipes.run_preference",
+    "segdpo.story.reward.run": "segdpo.recipes.run_reward",
+    "segdpo.story.supervised.run": "segdpo.recipes.run_supervised",
+    "segdpo.training.beta.constant": "segdpo.training.constant_beta",
+    "segdpo.training.beta.cosine": "segdpo.training.cosine_beta",
+    "segdpo.training.beta.linear": "segdpo.training.linear_beta",
 }
 
 
@@ -379,8 +374,13 @@ def without_interpolations(config: Any, path: Path) -> Any:
     return config
 
 
-def check_targets(content: Any) -> None:
-    """Refuse gadgets in a yaml of the user's that is filled in: the standard library, and functions that run text."""
+def check_targets(content: Any) -> Any:
+    """Refuse gadgets in a yaml of the user's that is filled in: the standard library, and functions that run text.
+
+    Returns:
+        The content with today's names in the place of those of earlier versions.
+    """
+    content = with_current_names(content)
     for name, value in _texts(content):
         if "${" in value:
             raise ValueError(f"Expected {name} to be filled in once but it holds {value!r}; write the value itself.")
@@ -392,6 +392,7 @@ def check_targets(content: Any) -> None:
         for key, unsafe in (("trust_remote_code", True), ("weights_only", False)):
             if node.get(key) is unsafe:
                 raise ValueError(f"{target} with {key}={unsafe} may run any code; call it in a function of your own.")
+    return content
 
 
 def check_resolvers(config: Any) -> None:
@@ -405,9 +406,33 @@ def check_resolvers(config: Any) -> None:
 
 
 def current_name(target: str) -> str:
-    """Return the name of today of a target; `MOVED` has those of earlier versions."""
-    moved = next((old for old in MOVED if target.startswith(f"{old}.")), None)
-    return target if moved is None else MOVED[moved] + target.removeprefix(moved)
+    """Return today's name of a target of an earlier version, by `RENAMED` and `MOVED`.
+
+    >>> current_name("segdpo.pairs.judges.iou")
+    'segdpo.preferences.iou'
+    """
+    if target in RENAMED:
+        return RENAMED[target]
+    package = max((old for old in MOVED if target.startswith(f"{old}.")), key=len, default="")
+    if not package:
+        return target
+    *modules, name = target.removeprefix(f"{package}.").split(".")
+    inner = "albumentations." if modules[-1:] == ["albumentations"] else ""
+    return f"{MOVED[package]}.{inner}{name}"
+
+
+def with_current_names(content: Any) -> Any:
+    """Return a filled-in yaml with today's names in the place of those of earlier versions, each with a warning."""
+    if isinstance(content, list):
+        return [with_current_names(part) for part in content]
+    if not isinstance(content, Mapping):
+        return content
+    renamed = {key: with_current_names(value) for key, value in content.items()}
+    target = renamed.get("_target_")
+    if isinstance(target, str) and (now := current_name(target)) != target:
+        warnings.warn(f"_target_: {target} is now {now}; the old name goes with the next release.", FutureWarning, 2)
+        renamed["_target_"] = now
+    return renamed
 
 
 def is_fetched(name: Any) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.fitting import make_policy as make_policy
     from segdpo.recipes.fitting import make_task as make_task
     from segdpo.recipes.fitting import make_trainer as make_trainer
+    from segdpo.recipes.mine import mine_preferences as mine_preferences
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient
     from segdpo.recipes.preference import run_preference as run_preference
     from segdpo.recipes.reward import run_reward as run_reward
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.run import open_setting as open_setting
     from segdpo.recipes.run import quieten as quieten
     from segdpo.recipes.run import run_recipe as run_recipe
-    from segdpo.recipes.search import Search as Search
-    from segdpo.recipes.search import best_overrides as best_overrides
-    from segdpo.recipes.search import finished as finished
-    from segdpo.recipes.search import override as override
-    from segdpo.recipes.search import parameters_of as parameters_of
+    from segdpo.recipes.search import run_search as run_search
     from segdpo.recipes.supervised import run_supervised as run_supervised
 
 __getattr__, __dir__ = attach(__name__)

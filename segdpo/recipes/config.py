@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -38,8 +37,7 @@ def build(node: Any, **given: Any) -> Any:
 
     They are bound after Hydra has built the rest, since Hydra would take a dataclass among them apart.
     """
-    content = plain(node)
-    check_targets(content)
+    content = check_targets(plain(node))
     if not given:
         return instantiate(content, _convert_="all")
     rest = {key: value for key, value in content.items() if key not in given}
@@ -93,6 +91,8 @@ def key_for(config: DictConfig, names: Sequence[str], **own: Any) -> str:
 
     The data's files count by name, size and time, so that changed data is other data.
     """
+    import torch  # here, so that `--help` does not import it
+
     content = {name: plain(config[name]) for name in ("data", *names)}
     versions = (segdpo.__version__, torch.__version__)
     return key_of({**content, **own, "versions": versions, "files": stamp_of_files(content["data"])})

@@ -2,16 +2,27 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import run_job
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import TrialState
+from rich.console import Console
 
-from segdpo.training import NonFiniteLossError
+from segdpo.files import write_atomically
+from segdpo.models import check_resolvers
+from segdpo.recipes.config import build
+from segdpo.reports import trials_png, trials_table
+from segdpo.training import NonFiniteLossError, PruneTrial
 
 log = logging.getLogger(__name__)
 
@@ -159,3 +170,109 @@ def _diverged(trial: optuna.Trial, why: str) -> optuna.TrialPruned:
     trial.set_user_attr("diverged", why)
     log.warning("trial %d: %s", trial.number, why)
     return optuna.TrialPruned(why)
+
+
+def run_search(
+    run: Callable[[DictConfig, Sequence[Any]], Mapping[str, Any]], overrides: list[str], console: Console
+) -> None:
+    """Search as `overrides` say (hparams_search=… among them), and print the trials and the best command.
+
+    Hydra has to be initialized with the folder of the configuration.
+
+    Args:
+        run: trains with a configuration and callbacks, and returns the run's summary.
+        overrides: of conf/train.yaml.
+        console: where to print.
+    """
+    settings = _compose(overrides).get("hparams_search")
+    if settings is None:
+        raise ValueError(f"Expected hparams_search=… but got none; there are {', '.join(_choices())}.")
+    fixed = [word for word in overrides if not word.lstrip("+~").startswith(("hparams_search", "hydra."))]
+    folder, search = Path(settings.folder), _search(settings, fixed)
+    _check_keys(search, overrides)
+    study = search.open()
+    console.print(f"{finished(study)} of {search.n_trials} trials are done; study, trials and pictures: {folder}")
+
+    def train(trial: optuna.Trial, values: list[str]) -> float:
+        place = f"hydra.run.dir='{folder / 'trials' / f'{trial.number:04d}'}'"
+        return _train_once(run, [*overrides, *values, place, "hydra.mode=RUN"], PruneTrial(trial, search.metric))
+
+    search.run(study, train)
+    write_atomically(folder / "history.png", trials_png(study, search.metric))
+    console.print(trials_table(study, search.metric))
+    if best := best_overrides(study):
+        command = shlex.join(["python", "train.py", *fixed, *best])
+        console.print(f"the best trial again:\n{command}", soft_wrap=True, markup=False, highlight=False)
+    else:
+        console.print("no trial finished; widen the ranges, or hparams_search/pruner=none")
+
+
+def _search(settings: DictConfig, fixed: list[str]) -> Search:
+    plain: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    return Search(
+        study=plain["study"],
+        parameters=parameters_of(plain["parameters"]),
+        sampler=build(settings.sampler),
+        pruner=build(settings.pruner),
+        storage=plain["storage"],
+        n_trials=plain["n_trials"],
+        metric=plain["metric"],
+        direction=plain["direction"],
+        seed=plain["seed"],
+        fixed=fixed,
+    )
+
+
+def _check_keys(search: Search, overrides: list[str]) -> None:
+    """Compose once with every parameter, so that a key that does not exist fails here, before a study is made."""
+    first = [override(p.key, p.choices[0] if p.choices else p.low or 0) for p in search.parameters]
+    _compose([*overrides, *first])
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    mode = {"run_mode": RunMode.RUN, "with_log_configuration": False}
+    config: DictConfig = _hydra().compose_config("train", overrides, **mode)
+    check_resolvers(config)
+    return config
+
+
+def _hydra() -> Any:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra
+
+
+def _choices() -> list[str]:
+    groups: list[str] = _hydra().config_loader.get_group_options("hparams_search")
+    return [name for name in groups if name != "settings"]
+
+
+def _train_once(
+    run: Callable[[DictConfig, Sequence[Any]], Mapping[str, Any]], overrides: list[str], pruning: PruneTrial
+) -> float:
+    """Run one trial as a job of Hydra: with the folder, log and .hydra/ of any run."""
+
+    def task(config: DictConfig) -> float | optuna.TrialPruned:
+        try:
+            return _metric_of(run(config, [pruning]), pruning.metric)
+        except optuna.TrialPruned as pruned:  # not a failure, which Hydra would print
+            return pruned
+
+    callbacks: Any = Callback()  # ones that do nothing
+    result = run_job(
+        hydra_context=HydraContext(config_loader=_hydra().config_loader, callbacks=callbacks),
+        task_function=task,
+        config=_compose(overrides),
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+        configure_logging=False,
+    ).return_value
+    if isinstance(result, optuna.TrialPruned):
+        raise result
+    return float(result)
+
+
+def _metric_of(summary: Mapping[str, Any], name: str) -> float:
+    if summary.get("metric") is None:
+        raise ValueError(f"Expected the run to end with {name} but it has none; does the data have a val split?")
+    return float(summary["metric"])

@@ -1,36 +1,127 @@
-"""Curves of a run, and of the attack on a reward model, as PNG."""
+"""The curves of a run over its steps: their data, prepared once for PNG and HTML, and the PNG."""
 
-import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
-GREY = "#6b6b6b"
-# In the order in which lines take them.
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+from segdpo.files import write_atomically
+from segdpo.reports.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILION,
+    Range,
+    finite,
+    new_figure,
+    range_of,
+    running_mean,
+    to_bytes,
+)
+from segdpo.reports.run_files import Series, read_series
+
+Curves = Mapping[str, Series]
+# Keys of metrics.csv after "train/" or "val/", and the title of their panel.
+TITLES = {
+    "score/policy_chosen": "s⁺, score of the chosen masks",
+    "score/policy_rejected": "s⁻, score of the rejected masks",
+    "pairs/margin": "h, margin gained over the reference",
+    "pairs/chosen_gain": "Chosen gain, s⁺ of policy − reference",
+    "iou": "IoU with gold, validation",
+    "loss": "Loss",
+}
+REFERENCE_KEYS = {"score/policy_chosen": "score/reference_chosen", "score/policy_rejected": "score/reference_rejected"}
+COMPARED_WITH_ZERO = ("pairs/margin", "pairs/chosen_gain")
+# Row, column and colour of each panel of the PNG.
+PLACES = {
+    "score/policy_chosen": (0, 0, BLUE),
+    "pairs/chosen_gain": (0, 1, BLUE),
+    "iou": (0, 2, BLUE),
+    "score/policy_rejected": (1, 0, VERMILION),
+    "pairs/margin": (1, 1, GREEN),
+    "loss": (1, 2, BLUE),
+}
 
 
-Series = tuple[list[float], list[float]]
+@dataclass(frozen=True)
+class Line:
+    """A quantity of the policy or the reference: each step of training, their running mean, and validation.
+
+    Of few steps, `smoothed` is `steps` itself.
+    """
+
+    network: str
+    steps: Series | None
+    smoothed: Series | None
+    validation: Series | None
 
 
-def read_series(metrics_csv: str | Path) -> dict[str, Series]:
-    """Return each metric's (steps, values), its empty cells left out."""
-    series: dict[str, Series] = {}
-    with Path(metrics_csv).open(newline="") as file:
-        for line in csv.DictReader(file):
-            for name, value in line.items():
-                if name not in ("step", "epoch") and value:
-                    steps, values = series.setdefault(name, ([], []))
-                    steps.append(float(line["step"]))
-                    values.append(float(value))
-    return series
+@dataclass(frozen=True)
+class Panel:
+    """One quantity over the steps: its lines, the ranges of both axes, and what else is drawn.
+
+    `level` is the value of the reference where that is a constant, NaN where there is none; `broken` is the first step
+    with a value that is not finite.
+    """
+
+    key: str
+    title: str
+    lines: Sequence[Line]
+    x_range: Range
+    y_range: Range
+    level: float
+    broken: float | None
+
+
+def prepare_panels(series: Curves, reference_iou: float = math.nan) -> list[Panel]:
+    """Return the panels of a run, without those of quantities that were not logged.
+
+    Args:
+        series: steps and values of each metric, as `read_series` returns them.
+        reference_iou: the validation IoU of the reference.
+    """
+    panels = []
+    for key, title in TITLES.items():
+        lines = [_line(series, key, "policy")]
+        if other := REFERENCE_KEYS.get(key):
+            lines.append(_line(series, other, "reference"))
+        if lines[0].steps or lines[0].validation:
+            if key == "pairs/margin" and not any("score/reference" in name for name in series):
+                title = "s⁺ − s⁻ of the policy; the loss asks for no reference"
+            panels.append(_panel(key, title, lines, reference_iou if key == "iou" else math.nan))
+    return panels
+
+
+def trained_or_validated(series: Curves, key: str) -> Series | None:
+    """Return what training logged of a quantity, else what validation did."""
+    return _trained(series, key) or series.get(f"val/{key}")
+
+
+def _line(series: Curves, key: str, network: str) -> Line:
+    steps = _trained(series, key)
+    width = len(steps[1]) // 20 if steps else 0
+    smoothed = (steps[0], running_mean(steps[1], width)) if steps and width > 1 else steps
+    return Line(network, steps, smoothed, series.get(f"val/{key}"))
+
+
+def _trained(series: Curves, key: str) -> Series | None:
+    return next((series[name] for name in (f"train/{key}", f"train/{key}_step") if name in series), None)
+
+
+def _panel(key: str, title: str, lines: Sequence[Line], level: float) -> Panel:
+    parts = [part for line in lines for part in (line.steps, line.validation) if part]
+    include = [*finite([level]), *([0.0] if key in COMPARED_WITH_ZERO else [])]
+    low, high = range_of([value for _, values in parts for value in values], include=include)
+    if key == "pairs/chosen_gain":
+        # Some room below 0 even if all is above it, so that one sees which side is which.
+        low = min(low, -0.15 * high)
+    x_range = range_of([step for steps, _ in parts for step in steps], pad=0.02)
+    broken = [step for part in parts for step, value in zip(*part, strict=True) if not math.isfinite(value)]
+    return Panel(key, title, lines, x_range, (low, high), level, min(broken, default=None))
 
 
 def draw_curves(
@@ -40,133 +131,111 @@ def draw_curves(
     reference_iou: float | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw what a run's metrics.csv holds; write a PNG (or what the suffix says).
+    """Draw the metrics.csv of a run and write a PNG, or the format of the suffix.
 
     Thin lines are single steps of training, thick ones their mean over a twentieth of the run, circles validation.
-    Below the line in the panel of the chosen gain, the policy likes the preferred masks less than the reference did:
-    likelihood displacement. `reference_iou` is the line that the policy has to get above.
+    Where the chosen gain is below 0, the policy scores the chosen masks lower than the reference did: likelihood
+    displacement.
+
+    Args:
+        metrics_csv: the file of the run.
+        path: the file to write.
+        reference_iou: the validation IoU of the reference, drawn as a line.
+        title: stands above the panels.
+
+    Raises:
+        ValueError: the file has no metrics.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    curves_figure(metrics_csv, reference_iou=reference_iou, title=title).savefig(path, dpi=120)
+    figure = curves_figure(metrics_csv, reference_iou=reference_iou, title=title)
+    write_atomically(path, to_bytes(figure, path.suffix[1:] or "png"))
 
 
 def curves_figure(metrics_csv: str | Path, *, reference_iou: float | None = None, title: str | None = None) -> Figure:
     """Return the figure that `draw_curves` writes."""
-    series = read_series(metrics_csv)
+    series = read_series(Path(metrics_csv))
     if not series:
         raise ValueError(f"Expected metrics over steps in {metrics_csv} but it has none; was a single step logged?")
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    places = figure.subplots(2, 3, sharex=True)
-    _scores(places[0, 0], series, "chosen", BLUE, r"chosen masks, $s^+$")
-    _scores(places[1, 0], series, "rejected", VERMILION, r"rejected masks, $s^-$")
-    _chosen_gain(places[0, 1], series)
-    _draw(places[1, 1], series, "pairs/margin", GREEN, "margin gained over the reference, $h$")
-    if places[1, 1].lines:
-        places[1, 1].axhline(0, color=GREY, linewidth=0.8)
-    _overlap(places[0, 2], series, reference_iou)
-    _draw(places[1, 2], series, "loss", BLUE, "loss")
-    for place in places[1]:
-        place.set_xlabel("step")
-    for place in places.flat:
-        _finish(place)
+    figure = new_figure(11, 6)
+    axes = figure.subplots(2, 3, sharex=True)
+    for each in axes.flat:
+        each.set_axis_off()
+    for panel in prepare_panels(series, math.nan if reference_iou is None else reference_iou):
+        row, column, colour = PLACES[panel.key]
+        _draw_panel(axes[row, column], panel, colour)
+    for each in axes[1]:
+        each.set_xlabel("step")
     figure.supxlabel("lines: training, thick ones smoothed; circles: validation", fontsize=8, color=GREY)
     if title is not None:
         figure.suptitle(title, fontsize=12)
     return figure
 
 
-def _scores(place: Axes, series: dict[str, Series], which: str, colour: str, title: str) -> None:
-    _draw(place, series, f"score/policy_{which}", colour, title, label="policy")
-    _draw(place, series, f"score/reference_{which}", GREY, title, label="reference", style="--")
+def _draw_panel(axes: Axes, panel: Panel, colour: str) -> None:
+    axes.set_axis_on()
+    labelled = len(panel.lines) > 1 or not math.isnan(panel.level)
+    for line in panel.lines:
+        _draw_line(axes, line, colour if line.network == "policy" else GREY, line.network if labelled else None)
+    if not math.isnan(panel.level):
+        label = f"reference {panel.level:.3f}"
+        axes.axhline(panel.level, color=GREY, linestyle="--", linewidth=1.4, label=label)
+    if panel.key in COMPARED_WITH_ZERO:
+        axes.axhline(0, color=GREY, linewidth=0.8)
+    if panel.key == "pairs/chosen_gain":
+        axes.axhspan(panel.y_range[0], 0, color=VERMILION, alpha=0.1, linewidth=0, zorder=0)
+        axes.text(
+            0.99, 0.01, "below 0: displacement", color=VERMILION, fontsize=8, ha="right", va="bottom",
+            transform=axes.transAxes,
+        )  # fmt: skip
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_ylim(*panel.y_range)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    _plain_frame(axes)
+    if labelled:
+        axes.legend(frameon=False, fontsize=8)
 
 
-def _chosen_gain(place: Axes, series: dict[str, Series]) -> None:
-    _draw(place, series, "pairs/chosen_gain", BLUE, r"chosen gain, $s^+_\theta - s^+_{ref}$")
-    if not place.lines:
-        return
-    place.axhline(0, color=GREY, linewidth=0.8)
-    low, high = place.get_ylim()
-    # A hair below 0 is in view even if all is well, so that one sees which side is which.
-    low = min(low, -0.12 * max(high, 1e-6))
-    place.axhspan(low, 0, color=VERMILION, alpha=0.1, linewidth=0, zorder=0)
-    place.set_ylim(low, high)
-    place.text(
-        0.99, 0.01, "below 0: displacement", color=VERMILION, fontsize=8, ha="right", va="bottom",
-        transform=place.transAxes,
-    )  # fmt: skip
+def _draw_line(axes: Axes, line: Line, colour: str, label: str | None) -> None:
+    style = "-" if line.network == "policy" else "--"
+    if line.steps and line.smoothed:
+        if line.smoothed is not line.steps:
+            axes.plot(*line.steps, style, color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(*line.smoothed, style, color=colour, linewidth=1.6, label=label)
+    if line.validation:
+        # Filled circles are the policy, hollow ones the reference.
+        filled = colour if line.network == "policy" else "white"
+        alone = line.steps is None
+        axes.plot(
+            *line.validation, "o" + style if alone else "o", color=colour, markersize=4, markerfacecolor=filled,
+            label=label if alone else None,
+        )  # fmt: skip
 
 
-def _overlap(place: Axes, series: dict[str, Series], reference_iou: float | None) -> None:
-    _draw(place, series, "iou", BLUE, "IoU with gold, validation", label="policy")
-    if reference_iou is not None and not math.isnan(reference_iou):
-        place.set_title("IoU with gold, validation", fontsize=10)
-        place.axhline(reference_iou, color=GREY, linestyle="--", linewidth=1.4, label=f"reference {reference_iou:.3f}")
-
-
-def _draw(
-    place: Axes,
-    series: dict[str, Series],
-    key: str,
-    colour: str,
-    title: str,
-    label: str | None = None,
-    style: str = "-",
-) -> None:
-    train = next((series[name] for name in (f"train/{key}", f"train/{key}_step") if name in series), None)
-    if train is not None:
-        steps, values = np.asarray(train[0]), np.asarray(train[1])
-        width = max(1, len(values) // 20)
-        if width > 1:
-            place.plot(steps, values, style, color=colour, alpha=0.25, linewidth=0.7)
-        place.plot(steps, _smooth(values, width), style, color=colour, linewidth=1.6, label=label)
-    val = series.get(f"val/{key}")
-    if val is not None:
-        # Filled is the policy, hollow the reference.
-        filled = colour if style == "-" else "white"
-        shown = label if train is None else None
-        place.plot(
-            *val, "o" + style if train is None else "o", color=colour, markersize=4, markerfacecolor=filled, label=shown
-        )
-    if train is not None or val is not None:
-        place.set_title(title, fontsize=10)
-
-
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Return the mean over a window around each value, of what there is at the ends; NaN do not count."""
-    kernel, known = np.ones(width), np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0), kernel, "same")
-    count = np.convolve(known.astype(float), kernel, "same")
-    return np.asarray(np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0))
-
-
-def _finish(place: Axes) -> None:
-    if not place.lines:
-        place.set_axis_off()
-        return
-    place.spines[["top", "right"]].set_visible(False)
-    place.tick_params(labelsize=8)
-    place.ticklabel_format(axis="y", useOffset=False)
-    if place.get_legend_handles_labels()[1]:
-        place.legend(frameon=False, fontsize=8)
+def _plain_frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
 
 def draw_attack(reward: Sequence[Sequence[float]], iou: Sequence[Sequence[float]], path: Path) -> None:
-    """Draw both over the steps, [steps][images]: thin lines are single images, thick ones their mean."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    places = figure.subplots(1, 2)
-    titles = ("what the reward model says", "IoU with gold")
-    for place, values, colour, title in zip(places, (reward, iou), (BLUE, VERMILION), titles, strict=True):
+    """Draw how reward and IoU change while masks climb the gradient of a reward model, and write a PNG.
+
+    Thin lines are single images, thick ones their mean.
+
+    Args:
+        reward: the reward model's value, [steps][images].
+        iou: IoU with gold, [steps][images].
+        path: the file to write.
+    """
+    figure = new_figure(9, 3.6)
+    panels = (("reward of the reward model", reward, BLUE), ("IoU with gold", iou, VERMILION))
+    for axes, (title, values, colour) in zip(figure.subplots(1, 2), panels, strict=True):
         table = np.asarray(values, float)
         known = np.isfinite(table)
         counts = known.sum(1)
         mean = np.divide(np.where(known, table, 0).sum(1), counts, out=np.full(len(table), np.nan), where=counts > 0)
-        place.plot(table, color=colour, alpha=0.25, linewidth=0.7)
-        place.plot(mean, color=colour, linewidth=2)
-        place.set_title(title, fontsize=10)
-        place.set_xlabel("steps up the reward's gradient")
-        place.spines[["top", "right"]].set_visible(False)
-        place.tick_params(labelsize=8)
-    figure.savefig(path, dpi=120)
+        axes.plot(table, color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(mean, color=colour, linewidth=2)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("steps up the reward's gradient")
+        _plain_frame(axes)
+    write_atomically(path, to_bytes(figure))

@@ -1,4 +1,4 @@
-"""Panels of images and masks as PNG."""
+"""Images and their masks side by side as PNG: panels of many images, and strips of one image."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
@@ -17,52 +16,64 @@ from segdpo.checks import IGNORE
 from segdpo.data import Image, PanelRow, class_colours, encode_image, overlay, shrink
 from segdpo.files import write_atomically
 from segdpo.masks import Mask, mean_iou
+from segdpo.reports.plots import new_figure, to_bytes
 
-SIDE = 2.0
-LONGEST = 512
-TINT = 0.45
 BINARY = ("background", "object")
+MASKS = ("chosen", "rejected", "reference", "policy", "gold")
+# Of a panel: inches, pixels, and how strongly classes are tinted.
+SIDE, LONGEST, TINT = 2.0, 512, 0.45
+# Of a strip, in pixels.
+STRIP_SIDE, GAP, TITLE = 256, 6, 18
+STRIP_MASKS = ("gold", "reference", "policy")
 # colour, width, dashes
 Line = tuple[str | tuple[float, ...], float, tuple[float, Sequence[float]] | None]
-# Dark below light: seen on any image, and never mistaken for a class.
+# White dashes on black are visible on any image, and no class has these colours.
 GOLD_LINES: tuple[Line, ...] = (("black", 1.2, None), ("white", 0.7, (0, (3, 3))))
 
 
 def draw_panel(
     rows: Sequence[PanelRow], path: str | Path, *, classes: Sequence[str] = BINARY, title: str | None = None
 ) -> None:
-    """Draw rows of image, chosen, rejected, reference, policy, and gold; write a PNG (or what the suffix says).
+    """Draw a row for each image and a column for each kind of mask; write a PNG, or the format of the suffix.
 
-    Columns that no row fills are left out. Where gold is known, it is drawn over every mask as a dashed line, and
-    each mask says its IoU with it (the mean over classes; a class 0 called "background" does not count).
+    Columns that no row fills are left out. Where gold is known, it is drawn over every mask as a dashed line, and below
+    each mask stands its IoU with gold (the mean over classes; a class 0 called "background" does not count).
+
+    Args:
+        rows: images with their chosen, rejected, reference, policy and gold masks.
+        path: the file to write.
+        classes: the names of the classes.
+        title: stands above the panel.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    panel_figure(rows, classes=classes, title=title).savefig(path, dpi=120)
+    write_atomically(path, to_bytes(panel_figure(rows, classes=classes, title=title), path.suffix[1:] or "png"))
 
 
 def panel_figure(rows: Sequence[PanelRow], *, classes: Sequence[str] = BINARY, title: str | None = None) -> Figure:
     """Return the figure that `draw_panel` writes."""
     if not rows:
         raise ValueError("Expected at least one PanelRow to draw but got none; is the loader empty?")
-    names = ["chosen", "rejected", "reference", "policy", "gold"]
-    columns = ["image", *(name for name in names if any(getattr(row, name) is not None for row in rows))]
+    columns = ["image", *(name for name in MASKS if any(getattr(row, name) is not None for row in rows))]
     height = SIDE * sum(_aspect(row) for row in rows) + 0.22 * len(rows) + 0.5 + 0.3 * (title is not None)
-    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
-    figure = Figure(figsize=(SIDE * len(columns), height), layout=layout)
-    FigureCanvasAgg(figure)
+    figure = new_figure(SIDE * len(columns), height)
+    figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0, wspace=0))
     grid = figure.subplots(
         len(rows), len(columns), squeeze=False, gridspec_kw={"height_ratios": [_aspect(row) for row in rows]}
     )
-    for number, (row, places) in enumerate(zip(rows, grid, strict=True)):
-        for name, place in zip(columns, places, strict=True):
-            _draw_cell(place, row, name, classes)
+    for number, (row, line) in enumerate(zip(rows, grid, strict=True)):
+        for name, axes in zip(columns, line, strict=True):
+            _draw_mask(axes, row, name, classes)
             if number == 0:
-                place.set_title(name, fontsize=10, fontweight="bold")
+                axes.set_title(name, fontsize=10, fontweight="bold")
     if title is not None:
         figure.suptitle(title, fontsize=11)
     _add_legend(figure, rows, classes)
     return figure
+
+
+def first_shown(classes: Sequence[str]) -> int:
+    """Return the first class that is drawn: 1 where class 0 is called "background", else 0."""
+    return 1 if classes[0] == "background" else 0
 
 
 def _aspect(row: PanelRow) -> float:
@@ -70,37 +81,33 @@ def _aspect(row: PanelRow) -> float:
     return float(height / width)
 
 
-def _draw_cell(place: Axes, row: PanelRow, name: str, classes: Sequence[str]) -> None:
-    place.set(xticks=[], yticks=[])
-    place.spines[:].set_visible(False)
+def _draw_mask(axes: Axes, row: PanelRow, name: str, classes: Sequence[str]) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     if name == "image":
-        place.imshow(shrink(row.image, None, LONGEST)[0], interpolation="nearest")
-        place.set_xlabel(row.id if len(row.id) <= 26 else f"…{row.id[-25:]}", fontsize=7)
+        axes.imshow(shrink(row.image, None, LONGEST)[0], interpolation="nearest")
+        axes.set_xlabel(row.id if len(row.id) <= 26 else f"…{row.id[-25:]}", fontsize=7)
         return
     mask: Mask | None = getattr(row, name)
     if mask is None:
-        place.text(0.5, 0.5, "none", ha="center", va="center", color="0.5", transform=place.transAxes)
+        axes.text(0.5, 0.5, "none", ha="center", va="center", color="0.5", transform=axes.transAxes)
         return
     image, small = shrink(row.image, mask, LONGEST)
     assert small is not None
-    first = _first(classes)
-    place.imshow(_tinted(image, small, first), interpolation="nearest")
+    first = first_shown(classes)
+    axes.imshow(_tinted(image, small, first), interpolation="nearest")
     for label, colour in zip(range(first, len(classes)), _colours(classes), strict=True):
-        _outline(place, small == label, [(tuple(colour / 255), 1.4, None)])
+        _outline(axes, small == label, [(tuple(colour / 255), 1.4, None)])
     if row.gold is not None and name != "gold":
         gold = shrink(row.image, row.gold, LONGEST)[1]
         assert gold is not None
         for label in range(1, len(classes)):
-            _outline(place, gold == label, GOLD_LINES)
-        place.set_xlabel(_iou_in_words(row.gold, mask, background=first == 0), fontsize=8)
-
-
-def _first(classes: Sequence[str]) -> int:
-    return 1 if classes[0] == "background" else 0
+            _outline(axes, gold == label, GOLD_LINES)
+        axes.set_xlabel(_iou_text(row.gold, mask, background=first == 0), fontsize=8)
 
 
 def _colours(classes: Sequence[str]) -> np.ndarray:
-    return class_colours(len(classes) - _first(classes))
+    return class_colours(len(classes) - first_shown(classes))
 
 
 def _tinted(image: Image, mask: Mask, first: int) -> Image:
@@ -115,20 +122,20 @@ def _tinted(image: Image, mask: Mask, first: int) -> Image:
     return tinted.astype(np.uint8)
 
 
-def _outline(place: Axes, inside: np.ndarray, lines: Sequence[Line]) -> None:
+def _outline(axes: Axes, inside: np.ndarray, lines: Sequence[Line]) -> None:
     if not inside.any():
         return
-    # A rim of one pixel closes the line round what touches the picture's edge.
+    # A border of one pixel closes the line around an object at the edge of the image.
     height, width = inside.shape
     xs, ys = np.arange(-1, width + 1), np.arange(-1, height + 1)
     for colour, thickness, dashes in lines:
-        drawn = place.contour(xs, ys, np.pad(inside, 1), levels=[0.5], colors=[colour], linewidths=thickness)
+        drawn = axes.contour(xs, ys, np.pad(inside, 1), levels=[0.5], colors=[colour], linewidths=thickness)
         if dashes is not None:
             drawn.set_linestyle(dashes)
-    place.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def _iou_in_words(gold: Mask, mask: Mask, *, background: bool) -> str:
+def _iou_text(gold: Mask, mask: Mask, *, background: bool) -> str:
     iou = mean_iou(mask, gold, background=background)
     return "nothing to find" if np.isnan(iou) else f"IoU {iou:.3f}"
 
@@ -136,32 +143,33 @@ def _iou_in_words(gold: Mask, mask: Mask, *, background: bool) -> str:
 def _add_legend(figure: Figure, rows: Sequence[PanelRow], classes: Sequence[str]) -> None:
     keys = [
         Patch(color=tuple(colour / 255), label=name)
-        for name, colour in zip(classes[_first(classes) :], _colours(classes), strict=True)
+        for name, colour in zip(classes[first_shown(classes) :], _colours(classes), strict=True)
     ]
     if any(row.gold is not None for row in rows):
         keys.append(Patch(facecolor="0.8", edgecolor="black", linestyle="dashed", label="outline of gold"))
     figure.legend(handles=keys, loc="outside lower center", ncols=min(6, len(keys)), fontsize=8, frameon=False)
 
 
-STRIP_SIDE = 256
-GAP, TITLE = 6, 18
-COLUMNS = ("gold", "reference", "policy")
-
-
 def draw_strip(row: PanelRow, path: Path, *, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-    """Write the strip as PNG: image, gold, reference, policy, without those that the row lacks.
+    """Write an image and its gold, reference and policy masks side by side as PNG; masks that are None are left out.
 
-    A white line on the networks' masks is the outline of gold. `notes`, under a column's name, stand beside it.
+    A white line on the masks of the networks is the outline of gold.
+
+    Args:
+        row: the image and its masks.
+        path: the file to write.
+        classes: the names of the classes.
+        notes: text beside the name of a mask, such as its IoU.
     """
-    cells = {"image": _enlarged(row.image, None)[0]}
-    for name in COLUMNS:
+    tiles = {"image": _enlarged(row.image, None)[0]}
+    for name in STRIP_MASKS:
         mask: Mask | None = getattr(row, name)
         if mask is not None:
-            cells[name] = _cell(row.image, mask, None if name == "gold" else row.gold, tuple(classes))
-    write_atomically(path, encode_image(_side_by_side(cells, notes)).data)
+            tiles[name] = _tile(row.image, mask, None if name == "gold" else row.gold, tuple(classes))
+    write_atomically(path, encode_image(_side_by_side(tiles, notes)).data)
 
 
-def _cell(image: Image, mask: Mask, gold: Mask | None, classes: tuple[str, ...]) -> Image:
+def _tile(image: Image, mask: Mask, gold: Mask | None, classes: tuple[str, ...]) -> Image:
     large, labels = _enlarged(image, mask)
     assert labels is not None
     tinted = overlay(large, labels, classes)
@@ -173,7 +181,7 @@ def _cell(image: Image, mask: Mask, gold: Mask | None, classes: tuple[str, ...])
 
 
 def _enlarged(image: Image, mask: Mask | None) -> tuple[Image, Mask | None]:
-    """Return image and mask with their longest side SIDE."""
+    """Return image and mask with their longest side STRIP_SIDE."""
     pixels, labels = shrink(image, mask, STRIP_SIDE)
     scale = STRIP_SIDE / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
@@ -192,13 +200,13 @@ def _edges(labels: Mask) -> Bool[np.ndarray, "height width"]:
     return edge
 
 
-def _side_by_side(cells: Mapping[str, Image], notes: Mapping[str, str]) -> UInt8[np.ndarray, "height width 3"]:
-    height, width = next(iter(cells.values())).shape[:2]
-    picture = Pillow.new("RGB", (len(cells) * (width + GAP) - GAP, height + TITLE), "white")
+def _side_by_side(tiles: Mapping[str, Image], notes: Mapping[str, str]) -> UInt8[np.ndarray, "height width 3"]:
+    height, width = next(iter(tiles.values())).shape[:2]
+    picture = Pillow.new("RGB", (len(tiles) * (width + GAP) - GAP, height + TITLE), "white")
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(12)
-    for number, (name, cell) in enumerate(cells.items()):
+    for number, (name, tile) in enumerate(tiles.items()):
         left = number * (width + GAP)
-        picture.paste(Pillow.fromarray(cell), (left, TITLE))
+        picture.paste(Pillow.fromarray(tile), (left, TITLE))
         draw.text((left, 1), " ".join(filter(None, (name, notes.get(name)))), fill=(20, 20, 20), font=font)
     return np.array(picture)

@@ -1,14 +1,19 @@
-"""Tables of a run: the comparison and the evaluation."""
+"""Tables for the terminal: policy against reference after a run and after an evaluation, and sources of candidates."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-ROWS = {"iou": "IoU", "dice": "Dice"}
+from segdpo.metrics import Interval
+from segdpo.preferences import SourceReport
+from segdpo.reports.run_files import at, interval_at, number
+from segdpo.reports.text import DASH, METRIC_NAMES, decimal, p_value, verdict_of
+
 PAIRS = {
     "accuracy": "pair accuracy",
     "margin": "margin h",
@@ -17,162 +22,153 @@ PAIRS = {
     "kl": "KL a pixel",
 }
 UNSIGNED = ("accuracy", "kl")
+STYLES = {"better": "green", "worse": "red"}
 
 
 def comparison_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of one run's summary (the content of summary.json).
+    """Return the table of one run for rich.
 
-    A difference whose interval is above 0 is green, below 0 red; a chosen gain below 0 is red: displacement.
+    A difference whose interval is above 0 is green, below 0 red. A chosen gain below 0, displacement, is red.
+
+    Args:
+        summary: the content of the run's summary.json.
     """
     title = ", ".join(f"{name}={summary[name]}" for name in ("loss", "seed") if name in summary)
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        caption=_caption(summary),
-        caption_justify="left",
-        # Without upright lines the table fits into 80 columns.
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("")
-    for heading in ("reference", "policy", "difference"):
-        table.add_column(heading, justify="right")
-    for key, name in ROWS.items():
-        if key in summary.get("difference", {}):
-            difference = summary["difference"][key]
-            before, after = summary["reference"][key], summary["policy"][key]
-            table.add_row(name, _interval(before), _interval(after), _signed(difference))
-        elif key in summary.get("policy", {}):
-            table.add_row(name, "", _interval(summary["policy"][key]), "")
-    if "win_rate" in summary.get("difference", {}):
-        wins = summary["difference"]["win_rate"]
-        table.add_row("images won", "", _interval({**wins, "mean": wins["rate"]}, digits=2), "")
+    table = _table(_comparison_caption(summary), ["reference", "policy", "difference"])
+    table.title, table.title_justify = title or None, "left"
+    for metric in ("iou", "dice"):
+        if metric in summary.get("policy", {}):
+            compared = metric in summary.get("difference", {})
+            before = _in_parentheses(interval_at(summary, "reference", metric)) if compared else ""
+            change = _difference(interval_at(summary, "difference", metric)) if compared else ""
+            table.add_row(METRIC_NAMES[metric], before, _in_parentheses(interval_at(summary, "policy", metric)), change)
+    if wins := at(summary, "difference", "win_rate"):
+        share = Interval(wins["rate"], wins["low"], wins["high"], wins["n"])
+        table.add_row("images won", "", _in_parentheses(share, digits=2), "")
     for key, name in PAIRS.items():
-        if _known(value := summary.get("pairs", {}).get(key)):
+        value = number(at(summary, "pairs", key))
+        if not math.isnan(value):
             displaced = key == "chosen_gain" and value < 0
-            shown = f"{value:.3f}" if key in UNSIGNED else f"{value:+.3f}"
-            table.add_row(name, "", Text(shown, style="red" if displaced else ""), "displaced" if displaced else "")
+            shown = Text(decimal(value, sign=key not in UNSIGNED), style="red" if displaced else "")
+            table.add_row(name, "", shown, "displaced" if displaced else "")
     return table
-
-
-def _known(value: object) -> bool:
-    return isinstance(value, int | float) and not math.isnan(value)
-
-
-def _interval(value: Mapping[str, float], digits: int = 3) -> str:
-    """Return "0.737 (.712–.761)", or the mean alone where there is no interval."""
-    if not _known(value["mean"]):
-        return "–"
-    mean = f"{value['mean']:.{digits}f}"
-    if not (_known(value.get("low")) and _known(value.get("high"))):
-        return mean
-    return f"{mean} ({_short(value['low'], digits)}–{_short(value['high'], digits)})"
-
-
-def _signed(value: Mapping[str, float]) -> Text:
-    if not _known(value["mean"]):
-        return Text("–")
-    if not (_known(value["low"]) and _known(value["high"])):
-        return Text(f"{value['mean']:+.3f}")
-    style = "green" if value["low"] > 0 else "red" if value["high"] < 0 else ""
-    return Text(
-        f"{value['mean']:+.3f} ({_short(value['low'], sign='+')}, {_short(value['high'], sign='+')})", style=style
-    )
-
-
-def _short(value: float, digits: int = 3, sign: str = "") -> str:
-    return f"{value:{sign}.{digits}f}".replace("0.", ".", 1)
-
-
-def _caption(summary: Mapping[str, Any]) -> str | None:
-    iou = summary.get("difference", summary.get("policy", {})).get("iou")
-    if iou is None:
-        return None
-    said = f"95 % intervals over {iou['n']} test images"
-    if "better" in iou:
-        said += f"; better on {iou['better']}, worse on {iou['worse']}"
-    total = summary.get("seconds", {}).get("total")
-    return f"{said}; {total:.0f} s in all" if _known(total) else said
-
-
-NAMES = {
-    "iou": "IoU",
-    "dice": "Dice",
-    "boundary_iou": "boundary IoU",
-    "hd95": "HD95 ↓",
-    "surface_dice": "surface Dice",
-    "precision": "precision",
-    "recall": "recall",
-    "components": "extra parts",
-}
 
 
 def evaluation_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of an evaluation's summary.json: a line a metric.
+    """Return the table of an evaluation for rich, a line a metric.
 
-    With a reference: both means, the difference with its 95 % interval, on how many images it got better and worse and
-    Wilcoxon's p (where a metric says which is better), n. Of one network alone: mean, interval, n. Green and red: the
-    interval leaves out 0.
+    With a reference: both means, the difference with its 95 % interval, on how many images it got better and worse,
+    Wilcoxon's p (where a metric says which is better) and n. For one network: mean, interval and n. Green and red: 0
+    lies outside the interval.
+
+    Args:
+        summary: the content of the evaluation's summary.json.
     """
     both = "difference" in summary
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_evaluation_caption(summary), caption_justify="left")
-    table.add_column("", no_wrap=True)
     headings = ["reference", "policy", "difference", "better\n/worse", "p", "n"] if both else ["mean", "95 %", "n"]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(_evaluation_caption(summary), headings)
     for metric in summary["metrics"]:
-        after = summary["policy"][metric]
-        cells = _against(summary, metric) if both else [_number(after["mean"]), _in_brackets(after), str(after["n"])]
-        table.add_row(NAMES.get(metric, metric), *cells)
+        policy = interval_at(summary, "policy", metric)
+        cells = _compared(summary, metric) if both else [_compact(policy.mean), _in_brackets(policy), str(policy.n)]
+        table.add_row(METRIC_NAMES.get(metric, metric), *cells)
     return table
 
 
-def _against(summary: Mapping[str, Any], metric: str) -> list[str | Text]:
-    difference = summary["difference"][metric]
-    moved = f"{difference['better']}/{difference['worse']}" if "better" in difference else "–"
-    change = f"{_number(difference['mean'], sign='+')} {_in_brackets(difference, sign='+')}".strip()
-    higher = summary["higher_is_better"][metric]
-    up, down = difference["low"] > 0, difference["high"] < 0
-    style = "" if higher is None or not (up or down) else "green" if up == higher else "red"
+def sources_table(sources: Sequence[SourceReport]) -> Table:
+    """Return a table for rich: how much the candidates of each source differ, and how far apart their qualities are."""
+    table = Table(
+        title="Candidates by source: share of identical masks, mean IoU with each other, IoU with gold",
+        caption="means over the images",
+    )
+    table.add_column("source", no_wrap=True)
+    for column in ("images", "masks", "same", "mutual", "worst", "mean", "best", "spread"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for source in sources:
+        numbers = source.pairwise_iou, source.worst_quality, source.mean_quality, source.best_quality, source.spread
+        cells = [f"{source.identical:.1%}", *map(decimal, numbers)]
+        table.add_row(source.source, str(source.images), str(source.masks), *cells)
+    return table
+
+
+def _table(caption: str | None, headings: list[str]) -> Table:
+    # Without vertical lines the table fits into 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _difference(interval: Interval) -> str | Text:
+    text = decimal(interval.mean, sign=True)
+    if math.isnan(interval.half):
+        return text
+    low, high = _short(interval.low, sign=True), _short(interval.high, sign=True)
+    return Text(f"{text} ({low}, {high})", style=STYLES.get(verdict_of(interval), ""))
+
+
+def _in_parentheses(interval: Interval, digits: int = 3) -> str:
+    """Return "0.737 (.712–.761)", or the mean alone where there is no interval."""
+    mean = decimal(interval.mean, digits)
+    if math.isnan(interval.half):
+        return mean
+    return f"{mean} ({_short(interval.low, digits)}–{_short(interval.high, digits)})"
+
+
+def _comparison_caption(summary: Mapping[str, Any]) -> str | None:
+    iou = summary.get("difference", summary.get("policy", {})).get("iou")
+    if iou is None:
+        return None
+    caption = f"95 % intervals over {iou['n']} test images"
+    if "better" in iou:
+        caption += f"; better on {iou['better']}, worse on {iou['worse']}"
+    total = number(at(summary, "seconds", "total"))
+    return caption if math.isnan(total) else f"{caption}; {total:.0f} s in all"
+
+
+def _compared(summary: Mapping[str, Any], metric: str) -> list[str | Text]:
+    difference, counts = interval_at(summary, "difference", metric), summary["difference"][metric]
+    change = f"{_compact(difference.mean, sign=True)} {_in_brackets(difference, sign=True)}".strip()
+    p = p_value(number(at(summary, "wilcoxon", metric, "p")))
     return [
-        _number(summary["reference"][metric]["mean"]),
-        _number(summary["policy"][metric]["mean"]),
-        Text(change, style=style),
-        moved,
-        _p(summary["wilcoxon"].get(metric, {}).get("p", math.nan)),
-        str(difference["n"]),
+        _compact(interval_at(summary, "reference", metric).mean),
+        _compact(interval_at(summary, "policy", metric).mean),
+        Text(change, style=STYLES.get(verdict_of(difference, metric), "")),
+        f"{counts['better']}/{counts['worse']}" if "better" in counts else DASH,
+        _without_zero(p.replace(" ", "")),
+        str(difference.n),
     ]
 
 
-def _number(value: float, sign: str = "") -> str:
-    return (
-        "–"
-        if math.isnan(value)
-        else f"{value:{sign}.3f}".replace("0.", ".", 1)
-        if abs(value) < 1
-        else f"{value:{sign}.2f}"
-    )
-
-
-def _in_brackets(value: Mapping[str, float], sign: str = "") -> str:
-    if math.isnan(value["low"]):
-        return ""
-    return f"[{_number(value['low'], sign)}, {_number(value['high'], sign)}]"
-
-
-def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
-
-
 def _evaluation_caption(summary: Mapping[str, Any]) -> str:
-    said = [f"{summary['images']} images"]
+    parts = [f"{summary['images']} images"]
     if "difference" in summary:
-        said.append("95 % intervals in brackets; p: Wilcoxon's signed ranks")
+        parts.append("95 % intervals in brackets; p: Wilcoxon's signed ranks")
     if summary["without_gold"]:
-        said.append(f"{len(summary['without_gold'])} more have no gold and were left out")
+        parts.append(f"{len(summary['without_gold'])} more have no gold and were left out")
     for network, counts in summary["not_counted"].items():
         for count in sorted(set(counts.values())):
-            metrics = [NAMES.get(metric, metric) for metric, number in counts.items() if number == count]
+            metrics = [METRIC_NAMES.get(metric, metric) for metric, number in counts.items() if number == count]
             where = "any metric" if len(metrics) == len(summary["metrics"]) else ", ".join(metrics)
-            said.append(f"{count} do not count for the {network} in {where}: nothing there, nothing found")
-    return "; ".join(said)
+            parts.append(f"{count} do not count for the {network} in {where}: nothing there, nothing found")
+    return "; ".join(parts)
+
+
+def _compact(value: float, *, sign: bool = False) -> str:
+    """Return three digits of a share, two of a distance."""
+    return _short(value, 3 if abs(value) < 1 else 2, sign=sign)
+
+
+def _in_brackets(interval: Interval, *, sign: bool = False) -> str:
+    if math.isnan(interval.half):
+        return ""
+    return f"[{_compact(interval.low, sign=sign)}, {_compact(interval.high, sign=sign)}]"
+
+
+def _short(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    return _without_zero(decimal(value, digits, sign=sign))
+
+
+def _without_zero(text: str) -> str:
+    """Leave out the 0 before a number's point."""
+    return re.sub(r"^([<+-]?)0\.", r"\1.", text)

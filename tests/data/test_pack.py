@@ -103,8 +103,8 @@ sys.stdin.read()  # so that it is never finished before it is killed
 @pytest.mark.parametrize("killed_after", [[30], [3, 90]])
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path, killed_after):
     whole = contents(pack(tmp_path, draw_many(400), name="whole", per_shard=4))
-    here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    helpers = str(Path(__file__).parents[1] / "helpers")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
     for lines in killed_after:
         command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path / "p")]
         process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

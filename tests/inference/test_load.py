@@ -1,17 +1,14 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from trained import MEAN, description, save_run, segmenter
 
 from segdpo.inference import open_segmenter, weights_path
 from segdpo.models import ADAPTERS, add_lora, checked, load_weights, save_weights
 from segdpo.models.trust import NETWORKS
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
-from trained import MEAN, description, save_run, segmenter
 
 IMAGE = torch.rand(2, 3, 10, 13)
 

@@ -236,7 +236,23 @@ def test_names_of_earlier_versions_are_those_of_today():
     assert trust.current_name("segdpo.pairs.judges.iou") == "segdpo.preferences.iou"
     assert trust.current_name("segdpo.data.transforms.albumentations.D4") == "segdpo.data.albumentations.D4"
     assert trust.current_name("torch.nn.Conv2d") == "torch.nn.Conv2d"
-    assert not set(trust.MOVED) & set(trust.MOVED.values())
+    assert trust.current_name("segdpo.preferences.iou") == "segdpo.preferences.iou"
+    assert {trust.current_name(f"{new}.x") for new in trust.MOVED.values()} == {
+        f"{new}.x" for new in trust.MOVED.values()
+    }
+
+
+def test_a_yaml_of_the_user_may_have_names_of_earlier_versions():
+    inner = {"_target_": "segdpo.pairs.annotators.Annotator", "noise": 0.5}
+    with pytest.warns(FutureWarning) as warned:
+        found = trust.check_targets({"judge": {"_target_": "segdpo.pairs.judges.iou"}, "styles": [inner]})
+    assert found == {
+        "judge": {"_target_": "segdpo.preferences.iou"},
+        "styles": [{"_target_": "segdpo.data.Annotator", "noise": 0.5}],
+    }
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == 2
+    assert "segdpo.pairs.judges.iou is now segdpo.preferences.iou" in said[0]
 
 
 def test_an_interpolation_is_named_with_its_file_and_key():

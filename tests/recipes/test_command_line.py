@@ -35,7 +35,7 @@ def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path
     }
     # Two jobs of one seed start together, and one reference serves both.
     assert len(list((tmp_path / "cache" / "references").glob("*.safetensors"))) == 2
-    said = Warm([str(tmp_path / "sweep")], tmp_path, script="scripts/collect_sweep.py").finish()
+    said = Warm([str(tmp_path / "sweep")], tmp_path, script="scripts/collect.py").finish()
     rows = [line.split("|") for line in said.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert all(row[7].strip() == "2" for row in rows[2:])

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from small import CONF, CONVOLUTION, ROOT, composed
+from small import CONF, CONVOLUTION, ROOT, composed, runs_of
 
 from segdpo.recipes.config import check_at_start
 from segdpo.recipes.run import run_recipe
@@ -38,11 +36,10 @@ CELLS = sorted(
 
 
 def cells_of(name):
-    """The sweep that -m would run, as Hydra itself splits it, and what the experiment says of Hydra."""
+    """The sweep that -m would run, and what the experiment says of Hydra."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"experiment={name}"], return_hydra_config=True)
-    words = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0], config.hydra
+    return runs_of(config.hydra.sweeper.params), config.hydra
 
 
 @pytest.mark.untraced
@@ -106,7 +103,7 @@ def test_the_page_of_results_has_the_command_of_each_table():
     words = [shlex.split(line) for line in lines]
     run = {word.partition("=")[2] for line in words if "-m" in line for word in line if word.startswith("experiment=")}
     assert run == set(TABLES)
-    gathered = [line for line in words if line[1] == "scripts/collect_sweep.py"]
+    gathered = [line for line in words if line[1] == "scripts/collect.py"]
     assert {Path(line[2]).name for line in gathered} == set(TABLES)
     for line in gathered:
         rows = {line[at + 1] for at, word in enumerate(line) if word in ("--dense", "--against")}

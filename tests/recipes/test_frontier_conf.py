@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from small import CONF, SMALL, composed
+from small import CONF, SMALL, composed, runs_of
 
 from segdpo.inference.load import open_segmenter
 from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
@@ -38,8 +36,7 @@ def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
     cells, strengths = SWEEPS[name]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra
-    words = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
-    runs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)[0]
+    runs = runs_of(hydra.sweeper.params)
     assert len({tuple(run) for run in runs}) == len(cells) * len(strengths) * 3
     assert {word for run in runs for word in run if word.startswith("experiment/variant=")} == {
         f"experiment/variant={cell}" for cell in cells

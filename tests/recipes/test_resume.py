@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from small import ROOT, words_for
+from small import words_for
 from warm import Warm
 
 from segdpo.models.weights import read_tensors
@@ -18,8 +18,7 @@ RESTLESS += ["~model.network_factory.kernel_size", "~model.network_factory.paddi
 
 
 def start(folder, *overrides):
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "story")])
-    return Warm(words_for(folder, *LONG, *RESTLESS, *overrides), folder.parent, {"PYTHONPATH": paths})
+    return Warm(words_for(folder, *LONG, *RESTLESS, *overrides), folder.parent)
 
 
 @pytest.mark.timeout(280)

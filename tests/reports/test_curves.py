@@ -5,7 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from segdpo.reports.curves import curves_figure, draw_curves, read_series
+from segdpo.reports import draw_curves, read_series
+from segdpo.reports.curves import curves_figure, prepare_panels
+from segdpo.reports.html.figures import run_curves
 
 STEPS = 10
 
@@ -43,7 +45,7 @@ def test_each_panel_holds_its_numbers(metrics_csv):
     assert np.allclose(chosen["reference"].get_ydata(), -steps - 0.1)
     assert chosen["reference"].get_linestyle() == "--"
     assert np.allclose(lines(titled(figure, "rejected masks"))["policy"].get_ydata(), -steps - 0.2)
-    gain = titled(figure, "chosen gain")
+    gain = titled(figure, "Chosen gain")
     assert np.allclose(gain.lines[0].get_ydata(), -0.2 * steps)
     assert [text.get_text().strip() for text in gain.texts] == ["below 0: displacement"]
     assert np.allclose(titled(figure, "margin gained").lines[0].get_ydata(), 0.3 * steps)
@@ -56,8 +58,8 @@ def test_each_panel_holds_its_numbers(metrics_csv):
 def test_long_runs_are_smoothed_to_the_mean_of_a_window(tmp_path):
     values = np.random.default_rng(0).random(100)
     rows = [f"{step},{value}" for step, value in enumerate(values)]
-    (tmp_path / "metrics.csv").write_text("step,train/loss\n" + "\n".join(rows))
-    thin, thick = titled(curves_figure(tmp_path / "metrics.csv"), "loss").lines
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,train/loss", *rows, ""]))
+    thin, thick = titled(curves_figure(tmp_path / "metrics.csv"), "Loss").lines
     assert np.allclose(thin.get_ydata(), values)
     # A twentieth of 100 steps: five, two on each side.
     assert thick.get_ydata()[50] == pytest.approx(values[48:53].mean())
@@ -69,7 +71,7 @@ def test_a_supervised_run_has_no_panels_of_pairs(tmp_path):
     series = read_series(tmp_path / "metrics.csv")
     assert series["val/iou"] == ([1.0], [0.4])
     figure = curves_figure(tmp_path / "metrics.csv")
-    assert [axes.get_title() for axes in figure.axes if axes.axison] == ["IoU with gold, validation", "loss"]
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == ["IoU with gold, validation", "Loss"]
 
 
 def test_the_file_is_written_and_an_empty_one_is_an_error(tmp_path, metrics_csv):
@@ -78,3 +80,20 @@ def test_the_file_is_written_and_an_empty_one_is_an_error(tmp_path, metrics_csv)
     (tmp_path / "empty.csv").write_text("step,train/loss\n")
     with pytest.raises(ValueError, match="Expected metrics over steps"):
         draw_curves(tmp_path / "empty.csv", tmp_path / "curves.png")
+
+
+def test_png_and_html_draw_the_same_panels(metrics_csv):
+    series = read_series(metrics_csv)
+    titles = [panel.title for panel in prepare_panels(series, 0.55)]
+    assert [figure.title for figure in run_curves(series, 0.55)] == titles
+    drawn = [axes.get_title() for axes in curves_figure(metrics_csv, reference_iou=0.55).axes if axes.axison]
+    assert sorted(drawn) == sorted(titles)
+
+
+def test_a_run_that_diverged_is_drawn_up_to_there(tmp_path):
+    rows = [f"{step},{'nan' if step > 29 else 0.5}" for step in range(40)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,train/loss", *rows, ""]))
+    (panel,) = prepare_panels(read_series(tmp_path / "metrics.csv"))
+    assert panel.broken == 30
+    thick = titled(curves_figure(tmp_path / "metrics.csv"), "Loss").lines[-1].get_ydata()
+    assert np.flatnonzero(np.isfinite(thick)).tolist() == list(range(30))

@@ -1,4 +1,4 @@
-"""Panels: what stands in which cell, overlaps counted by hand, colours found again in the file."""
+"""Panels and strips: their images, overlaps counted by hand, and colours found again in the file."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 
 from segdpo.data.pictures import PanelRow, class_colours
 from segdpo.data.shapes import Shapes
-from segdpo.reports.panels import draw_panel, panel_figure
+from segdpo.reports.panels import GAP, STRIP_SIDE, TITLE, draw_panel, draw_strip, panel_figure
 
 
 def square(side=8, label=1):
@@ -77,3 +77,33 @@ def test_grey_images_wide_images_and_long_names():
 def test_no_rows_is_an_error():
     with pytest.raises(ValueError, match="at least one PanelRow"):
         panel_figure([])
+
+
+@pytest.mark.parametrize(("size", "shown"), [((32, 64), (128, 256)), ((600, 300), (256, 128)), ((1, 1), (256, 256))])
+def test_a_strip_has_a_tile_of_one_size_for_each_mask(size, shown, tmp_path):
+    mask = np.zeros(size, np.uint8)
+    row = PanelRow("a", np.full((*size, 3), 90, np.uint8), gold=mask, policy=mask)
+    draw_strip(row, tmp_path / "strip.png", classes=("background", "object"), notes={"policy": "iou 0.5"})
+    assert max(shown) == STRIP_SIDE
+    assert Image.open(tmp_path / "strip.png").size == (3 * shown[1] + 2 * GAP, shown[0] + TITLE)
+
+
+def test_the_outline_of_gold_is_white_on_the_networks_masks_alone(tmp_path):
+    gold = np.zeros((64, 64), np.uint8)
+    gold[:, 32:] = 1
+    row = PanelRow("a", np.full((64, 64, 3), 90, np.uint8), gold=gold, policy=np.zeros_like(gold))
+    draw_strip(row, tmp_path / "strip.png", classes=("background", "object"), notes={})
+    pixels = np.array(Image.open(tmp_path / "strip.png"))[TITLE:]
+    of_gold, of_policy = (pixels[:, left : left + STRIP_SIDE] for left in (STRIP_SIDE + GAP, 2 * (STRIP_SIDE + GAP)))
+    assert not (of_gold == 255).all(-1).any()
+    # The first column of gold, once both are four times as large.
+    assert np.flatnonzero((of_policy == 255).all(-1)[100]).tolist() == [128]
+    assert (of_policy[:, :128] == 90).all()
+
+
+def test_images_of_one_channel_and_of_many_are_drawn(tmp_path):
+    for channels in (1, 2, 5):
+        draw_strip(
+            PanelRow("a", np.full((8, 8, channels), 90, np.uint8)), tmp_path / "one.png", classes=("a", "b"), notes={}
+        )
+        assert np.array(Image.open(tmp_path / "one.png")).shape == (STRIP_SIDE + TITLE, STRIP_SIDE, 3)

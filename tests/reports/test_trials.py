@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as Pillow
 
 from segdpo.recipes.search import best_overrides
-from segdpo.reports.trials import best_so_far, history_picture, ranked, trials_table
+from segdpo.reports.trials import best_so_far, ranked, trials_png, trials_table
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ def test_reports_know_the_direction(direction, order, best):
     assert best_so_far(study) == list(enumerate(best))
     table = trials_table(study, "val/iou")
     assert list(table.columns[1].cells)[-1] == "8"
-    assert list(table.columns[-1].cells)[-1] == "given up"
+    assert list(table.columns[-1].cells)[-1] == "pruned"
 
 
-def test_a_study_without_a_whole_trial_has_no_best_and_an_empty_picture():
+def test_a_study_without_a_complete_trial_has_no_best_and_an_empty_picture():
     study = optuna.create_study(study_name="s")
     assert best_overrides(study) == []
-    assert Pillow.open(io.BytesIO(history_picture(study, "val/iou"))).format == "PNG"
+    assert Pillow.open(io.BytesIO(trials_png(study, "val/iou"))).format == "PNG"

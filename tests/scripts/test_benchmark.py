@@ -3,16 +3,12 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
+import benchmark
 import pytest
 import rich
 import torch
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-
-import benchmark
 from bench import cases, lightning_step, memory, peers, rounds, training
 from bench.row import Row, Target, at_least, at_most
 from bench.scale import choose_scale

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image as Pillow
+from trained import description
+
+from segdpo import cli
+from segdpo.models import Segmenter, save_weights
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
-
-import export  # noqa: E402
-import predict  # noqa: E402
-from trained import description  # noqa: E402
-
-from segdpo.models.segmenter import Segmenter  # noqa: E402
-from segdpo.models.weights import save_weights  # noqa: E402
 
 
 def blocks(name, language):
@@ -41,11 +36,10 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     save_weights("outputs/mine/policy.safetensors", network, {"config": json.dumps(described)})
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
-    scripts = {"scripts/predict.py": predict.main, "scripts/export.py": export.main}
     ran = commands("deploy.md")
     assert len(ran) == 5
     for _, script, *words in ran:
-        assert scripts[script](words) == 0, words
+        assert cli.main([Path(script).stem, *words]) == 0, words
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
     python, onnx = blocks("deploy.md", "python")
     exec(python, {})

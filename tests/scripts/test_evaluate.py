@@ -1,22 +1,19 @@
-"""scripts/evaluate.py as people call it, and every command of docs/evaluation.md."""
+"""segdpo evaluate as people call it, and every command of docs/evaluation.md."""
 
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from small import SMALL, composed
+
+from segdpo.cli import evaluate
+from segdpo.recipes import run_recipe
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/story")]
-
-import evaluate  # noqa: E402
-from small import SMALL, composed  # noqa: E402
-
-from segdpo.recipes.run import run_recipe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def run(tmp_path_factory):
 
 
 def test_a_table_and_files(run, tmp_path, capsys):
-    assert evaluate.main([str(run), "data.count=12", "--metrics", "iou", "recall", "--out", str(tmp_path)]) == 0
+    assert evaluate([str(run), "data.count=12", "--metrics", "iou", "recall", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"IoU +\.\d{3}", said)
     assert "extra parts" not in said
@@ -47,7 +44,7 @@ def test_a_table_and_files(run, tmp_path, capsys):
     ids=str,
 )
 def test_mistakes_end_in_words(words, said, run, capsys):
-    assert evaluate.main([str(run) if word == "RUN" else word for word in words]) == 1
+    assert evaluate([str(run) if word == "RUN" else word for word in words]) == 1
     assert said in capsys.readouterr().err
 
 
@@ -78,4 +75,4 @@ def test_every_command_of_the_docs_runs(run, tmp_path, monkeypatch):
     assert len(commands) == 6
     for _, script, *words in commands:
         assert script == "scripts/evaluate.py"
-        assert evaluate.main(words) == 0, words
+        assert evaluate(words) == 0, words

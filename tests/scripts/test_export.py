@@ -1,21 +1,15 @@
-"""scripts/export.py on a network of two layers: the files are opened by their own libraries and compared."""
+"""segdpo export on a network of two layers: the files are opened by their own libraries and compared."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from trained import MEAN, save_run
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
-
-import export as script  # noqa: E402
-from trained import MEAN, save_run  # noqa: E402
-
-from segdpo.inference import formats  # noqa: E402
+from segdpo import cli
+from segdpo.inference import formats
 
 NAMES = ("background", "cell", "nucleus")
 
@@ -27,7 +21,7 @@ def run(tmp_path_factory):
 
 
 def call(*words):
-    return script.main([*map(str, words), "--trust", "trained"])
+    return cli.export([*map(str, words), "--trust", "trained"])
 
 
 def from_onnx(path, image):

@@ -48,7 +48,6 @@ def test_a_case_can_be_run_again():
 def test_the_hook_sees_code_and_writing(tmp_path):
     code = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT / "scripts")!r}, {str(ROOT)!r}]
 from pathlib import Path
 from fuzzing.place import Place
 from fuzzing.watch import Watch
@@ -68,5 +67,7 @@ os.rename(place.out / "fine", place.root / "y")
 watch.on = False
 print([outcome for outcome, _ in watch.seen], len(place.snapshot()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "['code', 'code', 'read outside', 'outside', 'outside']" in done.stdout, done.stderr

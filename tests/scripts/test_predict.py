@@ -1,24 +1,16 @@
-"""scripts/predict.py in a process of this one, on a network of two layers."""
+"""segdpo predict in this process, on a network of two layers."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from trained import MEAN, STD, save_run
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/scripts")]
-
-import predict  # noqa: E402
-from trained import MEAN, STD, save_run  # noqa: E402
-
-from segdpo.data.pictures import overlay  # noqa: E402
-from segdpo.inference.image_files import (  # noqa: E402
-    find_images,
-    probabilities,
-)
+from segdpo.cli import predict
+from segdpo.data import overlay
+from segdpo.inference.image_files import find_images, probabilities
 
 NAMES = ("background", "cell", "nucleus")
 RNG = np.random.default_rng(0)
@@ -42,7 +34,7 @@ def logits_of(network, pixels, mean=MEAN, std=STD):
 
 
 def call(*words):
-    return predict.main([*map(str, words), "--device", "cpu", "--trust", "trained"])
+    return predict([*map(str, words), "--device", "cpu", "--trust", "trained"])
 
 
 def test_masks_probabilities_and_overlays_of_a_folder(tmp_path, capsys):

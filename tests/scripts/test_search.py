@@ -1,8 +1,7 @@
-"""scripts/search.py with a run that is a formula: its best is known, and it costs nothing."""
+"""run_search with a run that is a formula: its best is known, and it costs nothing."""
 
 import io
 import shlex
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +13,10 @@ from hydra import initialize_config_dir
 from PIL import Image as Pillow
 from rich.console import Console
 
+from segdpo.recipes import run_search
+from segdpo.training import NonFiniteLossError
+
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-
-import search as script  # noqa: E402
-
-from segdpo.training.task import NonFiniteLossError  # noqa: E402
 
 SETTINGS = {
     "study": "s",
@@ -55,7 +52,7 @@ def conf(tmp_path, monkeypatch):
 def search(conf, run, *overrides):
     out = io.StringIO()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        script.search_with(run, ["hparams_search=mine", *overrides], Console(file=out, width=200))
+        run_search(run, ["hparams_search=mine", *overrides], Console(file=out, width=200))
     return out.getvalue()
 
 
@@ -134,7 +131,7 @@ def test_what_falls_behind_is_given_up_in_the_middle(conf):
     said = search(conf, run, "hparams_search.n_trials=4", *pruner)
     assert [trial.state.name for trial in study_of().trials] == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
     assert reached == [(level, step) for level in (0.5, 0.5, 0.6) for step in range(3)]
-    assert "given up" in said
+    assert "pruned" in said
     assert study_of().trials[2].intermediate_values == {1: pytest.approx(0.4)}
     again = yaml.safe_load(Path("found/s/trials/0003/.hydra/overrides.yaml").read_text())
     assert shlex.split(said.splitlines()[-1])[2:] == [word for word in again if "hparams" not in word]
@@ -188,7 +185,7 @@ def test_what_is_misspelt_stops_before_a_study_is_made(conf):
             conf, run, "~hparams_search.parameters.beta", "+hparams_search.parameters={deep.lairs: {low: 1, high: 2}}"
         )
     with pytest.raises(ValueError, match="there are mine"), initialize_config_dir(str(conf), version_base="1.3"):
-        script.search_with(run, ["seed=1"], Console(file=io.StringIO()))
+        run_search(run, ["seed=1"], Console(file=io.StringIO()))
     with pytest.raises(Exception, match=r"(?s)hparams_search/none_such.*mine"):
         search(conf, run, "hparams_search=none_such")
     assert not Path("found").exists()
@@ -217,7 +214,7 @@ def test_our_searches_build_and_their_keys_are_there(name, tmp_path, monkeypatch
     loss = {"dpo": "dpo"}.get(name, "hinge_anchor")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         words = [f"hparams_search={name}", f"loss={loss}", "hparams_search.n_trials=1"]
-        script.search_with(run, words, Console(file=io.StringIO()))
+        run_search(run, words, Console(file=io.StringIO()))
     parameters = seen[0].hparams_search.parameters
     assert 0.1 <= seen[0].beta <= 100
     assert "optimizer.lr" in parameters

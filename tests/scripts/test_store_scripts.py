@@ -1,33 +1,27 @@
-"""scripts/pack.py and scripts/check_data.py as a user runs them, in a process of this one."""
+"""segdpo pack and segdpo check as a user runs them, and the commands and code of docs/data.md."""
 
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
+from stored import CLASSES, contents, draw_many, folder
+from warm import Warm
+
+from segdpo.cli import check, pack
+from segdpo.data import PackDataset, open_source
+from segdpo.files import DataError
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data")]
-
-import check_data  # noqa: E402
-import pack as pack_script  # noqa: E402
-from stored import CLASSES, contents, draw_many, folder  # noqa: E402
-from warm import Warm  # noqa: E402
-
-from segdpo.data.formats.pack import PackDataset  # noqa: E402
-from segdpo.data.sources import open_source  # noqa: E402
-from segdpo.files import DataError  # noqa: E402
 
 DATA = draw_many(4)
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    def run(main, *words):
-        monkeypatch.setattr(sys, "argv", ["x", *map(str, words)])
-        status = main()
+def call(capsys):
+    def run(verb, *words):
+        status = verb([str(word) for word in words])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -37,35 +31,35 @@ def call(monkeypatch, capsys):
 @pytest.mark.parametrize("middle", ["d.pack", "json/d.json"])
 def test_there_and_back_is_byte_identical(tmp_path, call, middle):
     root = folder(tmp_path, DATA, sealed=True)
-    assert call(pack_script.main, root, tmp_path / middle)[0] == 0
-    status, out, _ = call(pack_script.main, tmp_path / middle, tmp_path / "again")
+    assert call(pack, root, tmp_path / middle)[0] == 0
+    status, out, _ = call(pack, tmp_path / middle, tmp_path / "again")
     assert (status, out) == (0, f"{tmp_path / 'again'}: 4 images, a folder\n")
     assert contents(tmp_path / "again") == contents(root)
 
 
 def test_a_csv_manifest_and_a_named_form(tmp_path, call):
     root = folder(tmp_path, DATA)
-    assert call(pack_script.main, root, tmp_path / "p", "--to", "pack", "--records-per-shard", 3)[0] == 0
+    assert call(pack, root, tmp_path / "p", "--to", "pack", "--records-per-shard", 3)[0] == 0
     assert sorted(path.name for path in (tmp_path / "p").glob("shard*")) == ["shard-00000.bin", "shard-00001.bin"]
-    assert call(pack_script.main, tmp_path / "p", tmp_path / "f", "--manifest", "csv")[0] == 0
+    assert call(pack, tmp_path / "p", tmp_path / "f", "--manifest", "csv")[0] == 0
     assert (tmp_path / "f/manifest.csv").exists()
 
 
 def test_an_option_of_another_form_is_refused(tmp_path, call):
-    status, _, err = call(pack_script.main, tmp_path, tmp_path / "x.pack", "--manifest", "csv")
-    assert (status, "--manifest is for a folder" in err) == (1, True)
+    status, _, err = call(pack, tmp_path, tmp_path / "x.pack", "--manifest", "csv")
+    assert (status, "--manifest with a folder" in err) == (1, True)
 
 
 def test_what_is_no_data_set_is_named(tmp_path, call):
-    status, _, err = call(pack_script.main, tmp_path / "nowhere", tmp_path / "x.pack")
+    status, _, err = call(pack, tmp_path / "nowhere", tmp_path / "x.pack")
     assert status == 1
-    assert err.startswith(f"error: {tmp_path / 'nowhere'}: Expected a pack")
-    assert call(pack_script.main, tmp_path, tmp_path / "x.pack", "a=1")[2].startswith("error: Expected options with")
+    assert err.startswith(f"error {tmp_path / 'nowhere'}: Expected a pack")
+    assert call(pack, tmp_path, tmp_path / "x.pack", "a=1")[2].startswith("error Expected options with")
 
 
 def test_a_check_that_finds_nothing(tmp_path, call):
     root = folder(tmp_path, [DATA[0], DATA[3]])
-    status, out, _ = call(check_data.main, root, "--html", tmp_path / "new/sheet.html")
+    status, out, _ = call(check, root, "--html", tmp_path / "new/sheet.html")
     assert status == 0
     assert "2 images, 6 candidate masks, 2 pairs: nothing is wrong" in out
     assert (tmp_path / "new/sheet.html").read_text().startswith("<!doctype html>")
@@ -74,36 +68,36 @@ def test_a_check_that_finds_nothing(tmp_path, call):
 def test_a_check_that_finds_something(tmp_path, call):
     root = folder(tmp_path, DATA)
     (root / "images/r3.png").write_bytes(b"")
-    status, out, _ = call(check_data.main, root, "--require-pairs")
+    status, out, _ = call(check, root, "--require-pairs")
     assert status == 1
     assert "error unreadable: r3: " in out
     assert "1 × unreadable (error)" in out
     assert "1 × no preference (error)" in out
     assert "something is wrong" in out
-    assert call(check_data.main, root, "--require-pairs", "--allow", "no preference", "--allow", "unreadable")[0] == 0
+    assert call(check, root, "--require-pairs", "--allow", "no preference", "--allow", "unreadable")[0] == 0
 
 
 def test_a_manifest_line_that_is_no_json(tmp_path, call):
     root = folder(tmp_path, DATA)
     with (root / "manifest.jsonl").open("a") as file:
         file.write("[oops\n")
-    status, out, _ = call(check_data.main, root)
+    status, out, _ = call(check, root)
     assert status == 1
     assert out.startswith(f"error manifest: {root}/manifest.jsonl, line 5: Expected one JSON object a line")
 
 
 def test_a_yaml_with_options(tmp_path, call):
     root = folder(tmp_path, DATA[:1])
-    assert call(check_data.main, ROOT / "conf/data/folder.yaml", f"root='{root}'")[0] == 0
-    status, out, _ = call(check_data.main, ROOT / "conf/data/folder.yaml", "root=/nowhere")
+    assert call(check, ROOT / "conf/data/folder.yaml", f"root='{root}'")[0] == 0
+    status, out, _ = call(check, ROOT / "conf/data/folder.yaml", "root=/nowhere")
     assert (status, out.startswith("error unreadable: /nowhere/dataset.json: no such file")) == (1, True)
-    assert "data.root" in call(check_data.main, ROOT / "conf/data/folder.yaml")[1]
-    assert "no such file" in call(check_data.main, "nowhere.yaml")[1]
+    assert "data.root" in call(check, ROOT / "conf/data/folder.yaml")[1]
+    assert "no such file" in call(check, "nowhere.yaml")[1]
 
 
 def test_json_of_something_else(tmp_path, call):
     (tmp_path / "x.json").write_text(json.dumps({"classes": CLASSES}))
-    status, out, _ = call(check_data.main, tmp_path / "x.json")
+    status, out, _ = call(check, tmp_path / "x.json")
     assert (status, "Expected COCO but got none" in out) == (1, True)
 
 
@@ -116,7 +110,7 @@ def blocks(language):
 def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
-    scripts = {"scripts/pack.py": pack_script.main, "scripts/check_data.py": check_data.main}
+    scripts = {"scripts/pack.py": pack, "scripts/check.py": check, "scripts/check_data.py": check}
     commands = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(commands) == 10
     for command in commands:

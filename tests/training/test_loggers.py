@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from segdpo.reports.curves import read_series
+from segdpo.reports import read_series
 
 METRICS = [{"train/loss": 0.5, "epoch": 0}, {"train/loss": 0.25, "epoch": 0}]
 

@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from segdpo.reports.curves import read_series
+from segdpo.reports import read_series
 from segdpo.training import MetricsFile
 
 

@@ -1,1 +1,1 @@
-"""The HTML report."""
+"""HTML pages about runs, sweeps and data sets; templates/ has their HTML and CSS."""

@@ -1,4 +1,4 @@
-"""The part of the report about one run."""
+"""The content of the HTML report about one run."""
 
 import math
 import re
@@ -7,12 +7,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segdpo.reports.html.curves import Figure, run_curves
-from segdpo.reports.html.files import ImageValues, Overlay, RunFiles, at, number
-from segdpo.reports.html.plots import image_figures, reliability
-from segdpo.reports.html.text import DASH, METRICS, Verdict, bounds, displacement, plain, signed, tone_of, verdict
+from segdpo.metrics import Interval
+from segdpo.reports.html.figures import Figure, image_figures, reliability_figures, run_curves
+from segdpo.reports.run_files import ImageValues, Overlay, RunFiles, at, interval_at, mapping_at, number
+from segdpo.reports.runs import option_of
+from segdpo.reports.text import DASH, METRIC_NAMES, bounds, count_of, p_value, plain, signed, verdict_of
 
 WORST = 12
+# The bootstrap interval of fewer images is itself a rough estimate.
+FEW = 20
+# Options of Hydra that each run of a sweep has of its own.
+HYDRA_OWN = ("hydra.mode=", "hydra.sweep.", "hydra.launcher.")
+# The groups of conf/ that are shown; the whole configuration has the others.
+GROUPS = ("experiment", "experiment/variant", "data", "reference_training", "candidates", "judge", "questions",
+          "selection", "task", "loss", "score", "beta", "reference", "adapter", "model", "optimizer", "scheduler",
+          "trainer", "transforms")  # fmt: skip
+
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result in a few words and a sentence; `tone` is "better", "worse", "open" or "unknown"."""
+
+    tone: str
+    lead: str
+    rest: str
 
 
 @dataclass(frozen=True)
@@ -30,240 +50,262 @@ class MetricRow:
     n: str
 
 
-def metric_rows(numbers: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[MetricRow]:
-    """Give a line for each metric that was measured, then the share of images won."""
-    measured = [name for part in ("policy", "reference") for name in at(numbers, part) or {}]
-    names = [name for name in METRICS if name in measured]
-    for name in [*names, *dict.fromkeys(name for name in measured if name not in METRICS)]:
-        difference = at(numbers, "difference", name)
-        after, before = at(numbers, "policy", name), at(numbers, "reference", name)
-        n = at(difference, "n")
-        yield MetricRow(
-            METRICS.get(name, name),
-            (plain(at(before, "mean")), bounds(before)),
-            (plain(at(after, "mean")), bounds(after)),
-            (signed(at(difference, "mean")), bounds(difference, sign=True)),
-            tone_of(difference, name),
-            plain(at(difference, "better"), 0),
-            plain(at(difference, "worse"), 0),
-            _p(at(evaluation, "wilcoxon", name, "p")),
-            plain(at(after, "n") if n is None else n, 0),
-        )
-    wins = at(numbers, "difference", "win_rate")
-    if not math.isnan(number(at(wins, "rate"))):
-        won = (plain(at(wins, "rate")), bounds(wins))
-        yield MetricRow("Images won", ("", ""), won, ("", ""), "open", "", "", "", plain(at(wins, "n"), 0))
-
-
-def _p(value: object) -> str:
-    found = number(value)
-    return DASH if math.isnan(found) else "< 0.001" if found < 0.001 else plain(found)
-
-
-def class_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Give class, metric, and each network's mean with its interval and n."""
-    found: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        found.setdefault((row.get("class", ""), row.get("metric", "")), {})[row.get("network", "")] = row
-    for (name, metric), networks in found.items():
-        cells = []
-        for network in ("reference", "policy", "difference"):
-            found_one = networks.get(network)
-            show = signed if network == "difference" else plain
-            cells.append(f"{show(at(found_one, 'mean'))} {bounds(found_one, sign=network == 'difference')}".strip())
-        n = next((row["n"] for row in reversed(networks.values()) if "n" in row), DASH)
-        yield name, METRICS.get(metric, metric), *cells, n
-
-
-def tax_of(files: RunFiles, numbers: Mapping[str, Any]) -> str:
-    """Return how many images pay for the gain of the others, and how much."""
-    losses = [change for image in files.evaluation.images if (change := image.change()) < 0]
-    counted = sum(math.isfinite(image.change()) for image in files.evaluation.images)
-    if counted:
-        share = f"{len(losses)} of {counted} images ({100 * len(losses) / counted:.0f} %) got worse in IoU"
-        return f"{share}, by {plain(-sum(losses) / len(losses))} on average." if losses else f"{share}."
-    difference = at(numbers, "difference", "iou")
-    if math.isnan(number(at(difference, "worse"))):
-        return ""
-    return f"{plain(at(difference, 'worse'), 0)} of {plain(at(difference, 'n'), 0)} images got worse in IoU."
-
-
-def worst_of(files: RunFiles) -> list[tuple[str, str, str, str]]:
-    """Return the images that lost most: id, reference, policy, change."""
-    if files.evaluation.images:
-        changes = [(image, image.change()) for image in files.evaluation.images]
-        lost = sorted([pair for pair in changes if pair[1] < 0], key=lambda pair: pair[1])
-        return [
-            (image.id, plain(image.iou("reference")), plain(image.iou("policy")), signed(change))
-            for image, change in lost[:WORST]
-        ]
-    # The list is of the first metric that was asked for.
-    listed = at(files.evaluation.summary, "worst") if at(files.evaluation.summary, "main") in ("iou", None) else None
-    pairs = [pair for pair in listed if isinstance(pair, list) and len(pair) == 2] if isinstance(listed, list) else []
-    return [(str(name), DASH, DASH, signed(change)) for name, change in pairs[:WORST]]
-
-
-WORDS = re.compile(r"[^0-9A-Za-z]+")
-Rows = Sequence[Sequence[str]]
-# Groups of conf/ that say what a run was about; the others are in its configuration.
-TOLD = ("experiment", "experiment/variant", "data", "reference_training",
-        "candidates", "judge", "questions", "selection", "task", "loss", "score", "beta",
-        "reference", "adapter", "model", "optimizer", "scheduler", "trainer", "transforms")  # fmt: skip
-HYDRA_OWN = ("hydra.mode=", "hydra.sweep.", "hydra.launcher.")
-
-
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An overlay and what is said below it."""
+    """An overlay with the id of its image and a caption."""
 
     overlay: Overlay
     id: str
-    said: str
+    caption: str
 
 
 @dataclass(frozen=True, eq=False)
 class RunView:
-    """A run; `brief` leaves out what makes the page of a large sweep heavy."""
+    """What the page shows of a run; `brief` leaves out images and pictures, so that the page of a sweep stays small."""
 
     files: RunFiles
     title: str
     verdict: Verdict
-    displaced: str
+    displacement: str
     command: str
     choices: Rows
     facts: Rows
     rows: Sequence[MetricRow]
     curves: Sequence[Figure]
-    spread: Sequence[Figure]
+    images: Sequence[Figure]
     calibration: Sequence[Figure]
     pictures: Mapping[str, Sequence[Picture]]
     tax: str
-    worst: Sequence[tuple[str, str, str, str]]
+    worst: Rows
     worst_known: bool
     classes: Rows
     missing: Sequence[str]
     brief: bool
 
 
-def view_of(files: RunFiles, *, brief: bool = False) -> RunView:
-    """Return what the report says of a run."""
-    numbers, missing = _numbers(files)
+def run_view(files: RunFiles, *, brief: bool = False) -> RunView:
+    """Return what the page shows of a run."""
+    results, contradictions = _results(files)
+    evaluation = files.evaluation
     pictures = {} if brief else {kind: _pictures(files, kind) for kind in ("better", "worse", "lowest")}
-    worst = worst_of(files)
+    worst = _worst(files)
     return RunView(
         files=files,
         title=_title(files),
-        verdict=verdict(numbers),
-        displaced=displacement(at(files.summary, "pairs", "chosen_gain")),
+        verdict=_verdict(results),
+        displacement=_displacement(number(at(files.summary, "pairs", "chosen_gain"))),
         command=command_of(files),
-        choices=choices_of(files),
+        choices=_choices(files),
         facts=list(_facts(files)),
-        rows=list(metric_rows(numbers, files.evaluation.summary)),
+        rows=list(_metric_rows(results, evaluation.summary)),
         curves=run_curves(files.series, number(at(files.summary, "validation", "reference", "iou", "mean"))),
-        spread=[] if brief else image_figures(files.evaluation.images),
-        calibration=[] if brief else reliability(files.evaluation.summary.get("calibration")),
+        images=[] if brief else image_figures(evaluation.images),
+        calibration=[] if brief else reliability_figures(evaluation.summary.get("calibration")),
         pictures={kind: each for kind, each in pictures.items() if each},
-        tax=tax_of(files, numbers),
+        tax=_tax(files, results),
         worst=worst,
-        worst_known=bool(worst) or any(math.isfinite(image.change()) for image in files.evaluation.images),
-        classes=list(class_rows(files.evaluation.classes)),
-        missing=[*files.missing, *missing],
+        worst_known=bool(worst) or any(math.isfinite(image.change()) for image in evaluation.images),
+        classes=list(_class_rows(evaluation.classes)),
+        missing=[*files.missing, *contradictions],
         brief=brief,
     )
 
 
-def _numbers(files: RunFiles) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the results, those of evaluation/ first since it has more of them, and where the two disagree."""
-    summary, evaluation = files.summary, files.evaluation.summary
-    numbers = {
-        part: {**(at(summary, part) or {}), **(at(evaluation, part) or {})}
-        for part in ("policy", "reference", "difference")
-        if isinstance(at(summary, part), Mapping) or isinstance(at(evaluation, part), Mapping)
-    }
-    said = []
-    for part in ("policy", "reference"):
-        one, two = (number(at(source, part, "iou", "mean")) for source in (summary, evaluation))
-        if abs(one - two) > 1e-6:
-            said.append(
-                f"summary.json and evaluation/ disagree about the {part}’s IoU ({plain(one)}, {plain(two)}): one of "
-                "them is of another time. The table shows evaluation/."
-            )
-    if summary and "policy" in numbers:
-        for part in ("policy", "reference"):
-            if math.isnan(number(at(numbers, part, "iou", "mean"))):
-                said.append(f"The {part}’s IoU is not a number: nothing can be compared.")
-    return numbers, said
-
-
-def _title(files: RunFiles) -> str:
-    words = dict(choices_of(files))
-    named = next((words[name] for name in ("experiment/variant", "loss") if words.get(name)), "")
-    seed = at(files.summary, "seed") if "seed" in files.summary else at(files.config, "seed")
-    said = [part for part in (named, f"seed {seed}" if seed is not None else "") if part]
-    return ", ".join(said) or files.folder.resolve().name
-
-
 def command_of(files: RunFiles) -> str:
-    """Return the command that the run was started with, its folder aside."""
+    """Return the command that started the run, without its folder; nothing where it is not known."""
     extra = at(files.hydra, "overrides", "hydra")
     hydra = [str(word) for word in extra if not str(word).startswith(HYDRA_OWN)] if isinstance(extra, list) else []
     known = files.overrides or isinstance(at(files.hydra, "overrides", "task"), list)
     return shlex.join(["python", "train.py", *files.overrides, *hydra]) if known or hydra else ""
 
 
-def choices_of(files: RunFiles) -> list[tuple[str, str]]:
-    """Return what was chosen from each group, in the order of the story."""
-    found = at(files.hydra, "runtime", "choices")
-    choices = found if isinstance(found, Mapping) else files.summary
-    words = dict(word.lstrip("+").partition("=")[::2] for word in files.overrides)
-    return [
-        (name, str(value))
-        for name in TOLD
-        if isinstance(value := choices.get(name) or words.get(name), str | int | float)
-    ]
+def _results(files: RunFiles) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the results of evaluation/, completed by those of summary.json, and lines on where the two differ."""
+    summary, evaluation = files.summary, files.evaluation.summary
+    results = {
+        part: found
+        for part in ("policy", "reference", "difference")
+        if (found := {**mapping_at(summary, part), **mapping_at(evaluation, part)})
+    }
+    lines = []
+    for part in ("policy", "reference"):
+        one, other = (number(at(source, part, "iou", "mean")) for source in (summary, evaluation))
+        if abs(one - other) > 1e-6:
+            lines.append(
+                f"summary.json and evaluation/ disagree about the {part}’s IoU ({plain(one)}, {plain(other)}): they "
+                "were written at different times. The table shows evaluation/."
+            )
+        if summary and "policy" in results and math.isnan(number(at(results, part, "iou", "mean"))):
+            lines.append(f"The {part}’s IoU is not a number: nothing can be compared.")
+    return results, lines
+
+
+def _title(files: RunFiles) -> str:
+    choices = dict(_choices(files))
+    name = next((choices[group] for group in ("experiment/variant", "loss") if choices.get(group)), "")
+    seed = at(files.summary, "seed") if "seed" in files.summary else at(files.config, "seed")
+    parts = [part for part in (name, f"seed {seed}" if seed is not None else "") if part]
+    return ", ".join(parts) or files.folder.resolve().name
+
+
+def _verdict(results: Mapping[str, Any]) -> Verdict:
+    """Return whether the policy is better than the reference, in IoU over the test images."""
+    difference = interval_at(results, "difference", "iou")
+    policy, reference = (interval_at(results, part, "iou") for part in ("policy", "reference"))
+    if math.isnan(difference.mean):
+        return _verdict_without_difference(policy, reference)
+    means = f"{plain(policy.mean)} against the reference’s {plain(reference.mean)}"
+    better, worse = (plain(number(at(results, "difference", "iou", key)), 0) for key in ("better", "worse"))
+    details = f"{means}; better on {better}, worse on {worse}."
+    images = count_of(difference.n, "test image") if difference.n else "an unknown number of test images"
+    tone = verdict_of(difference)
+    if tone == "unknown":
+        lead = f"{signed(difference.mean)} IoU on {images}"
+        return Verdict("unknown", lead, f"without an interval: so few images say nothing about others. {details}")
+    lead = {
+        "better": f"Better by {plain(difference.mean)} IoU",
+        "worse": f"Worse by {plain(-difference.mean)} IoU",
+        "open": f"No clear difference: {signed(difference.mean)} IoU",
+    }[tone]
+    few = " With so few images the interval itself is a rough one." if difference.n < FEW else ""
+    return Verdict(tone, lead, f"{bounds(difference, sign=True)} over {images}: {details}{few}")
+
+
+def _verdict_without_difference(policy: Interval, reference: Interval) -> Verdict:
+    if math.isnan(policy.mean):
+        return Verdict("unknown", "No result", "the policy’s IoU with gold is not known; see what is missing.")
+    unknown = "the reference’s" if math.isnan(reference.mean) else "the difference"
+    images = f"{bounds(policy)} over {count_of(policy.n, 'test image')}".lstrip()
+    return Verdict("unknown", f"IoU {plain(policy.mean)}", f"{images}; {unknown} is not known.")
+
+
+def _displacement(chosen_gain: float) -> str:
+    if math.isnan(chosen_gain):
+        return ""
+    if chosen_gain < 0:
+        return (
+            "Displaced: on the test pairs the policy scores the chosen masks lower than the reference did "
+            f"(chosen gain {signed(chosen_gain)})."
+        )
+    return f"No displacement: on the test pairs the chosen gain is {signed(chosen_gain)}."
+
+
+def _metric_rows(results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[MetricRow]:
+    """Yield a line for each metric that was measured, then the share of images won."""
+    measured = [name for part in ("policy", "reference") for name in mapping_at(results, part)]
+    for name in dict.fromkeys([*(name for name in METRIC_NAMES if name in measured), *measured]):
+        policy, reference, difference = (
+            interval_at(results, part, name) for part in ("policy", "reference", "difference")
+        )
+        better, worse = (plain(number(at(results, "difference", name, key)), 0) for key in ("better", "worse"))
+        n = difference.n or policy.n
+        yield MetricRow(
+            METRIC_NAMES.get(name, name),
+            (plain(reference.mean), bounds(reference)),
+            (plain(policy.mean), bounds(policy)),
+            (signed(difference.mean), bounds(difference, sign=True)),
+            verdict_of(difference, name),
+            better,
+            worse,
+            p_value(number(at(evaluation, "wilcoxon", name, "p"))),
+            str(n) if n else DASH,
+        )
+    rate = number(at(results, "difference", "win_rate", "rate"))
+    if not math.isnan(rate):
+        wins = interval_at(results, "difference", "win_rate")
+        yield MetricRow("images won", ("", ""), (plain(rate), bounds(wins)), ("", ""), "open", "", "", "", str(wins.n))
+
+
+def _class_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, ...]]:
+    """Yield class, metric, the means of reference, policy and difference with their intervals, and n."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, str]]] = {}
+    for row in rows:
+        found.setdefault((row.get("class", ""), row.get("metric", "")), {})[row.get("network", "")] = row
+    for (name, metric), networks in found.items():
+        cells = []
+        for network in ("reference", "policy", "difference"):
+            interval, sign = interval_at(networks, network), network == "difference"
+            mean = signed(interval.mean) if sign else plain(interval.mean)
+            cells.append(f"{mean} {bounds(interval, sign=sign)}".strip())
+        n = next((row["n"] for row in reversed(networks.values()) if "n" in row), DASH)
+        yield name, METRIC_NAMES.get(metric, metric), *cells, n
+
+
+def _tax(files: RunFiles, results: Mapping[str, Any]) -> str:
+    """Return how many images got worse, and by how much."""
+    changes = [image.change() for image in files.evaluation.images]
+    losses = [change for change in changes if change < 0]
+    counted = sum(map(math.isfinite, changes))
+    if counted:
+        share = f"{len(losses)} of {counted} images ({100 * len(losses) / counted:.0f} %) got worse in IoU"
+        return f"{share}, by {plain(-sum(losses) / len(losses))} on average." if losses else f"{share}."
+    worse = number(at(results, "difference", "iou", "worse"))
+    n = interval_at(results, "difference", "iou").n
+    return "" if math.isnan(worse) else f"{plain(worse, 0)} of {n} images got worse in IoU."
+
+
+def _worst(files: RunFiles) -> Rows:
+    """Return the images that lost most: id, reference, policy, change."""
+    if files.evaluation.images:
+        changes = [(image.change(), image) for image in files.evaluation.images]
+        lost = sorted([pair for pair in changes if pair[0] < 0], key=lambda pair: pair[0])
+        return [
+            (image.id, plain(image.iou("reference")), plain(image.iou("policy")), signed(change))
+            for change, image in lost[:WORST]
+        ]
+    # The summary lists the images that lost most in the first metric, which need not be IoU.
+    summary = files.evaluation.summary
+    listed = at(summary, "worst") if at(summary, "main") in ("iou", None) else None
+    pairs = [pair for pair in listed if isinstance(pair, list) and len(pair) == 2] if isinstance(listed, list) else []
+    return [(str(name), DASH, DASH, signed(number(change))) for name, change in pairs[:WORST]]
+
+
+def _choices(files: RunFiles) -> list[tuple[str, str]]:
+    """Return the choice from each group of conf/ under the names that groups have today."""
+    named = mapping_at(files.hydra, "runtime", "choices") or files.summary
+    found = dict(option_of(word) for word in files.overrides)
+    found |= dict(option_of(f"{key}={value}") for key, value in named.items() if isinstance(value, str | int | float))
+    return [(name, found[name]) for name in GROUPS if found.get(name)]
 
 
 def _facts(files: RunFiles) -> Iterator[tuple[str, str]]:
-    """Give what else is worth knowing of a run: judgements, steps, seconds, versions."""
+    """Yield counts, accuracy, seconds and versions."""
     pairs = at(files.summary, "pairs")
-    for key, name in (("train", "images judged"), ("judgements", "judgements"), ("test", "test images")):
+    for key, name, digits in (
+        ("train", "images with preferences", 0), ("judgements", "judgements", 0), ("test", "test images", 0),
+        ("accuracy", "pair accuracy, test", 3), ("margin", "margin h, test", 3),
+    ):  # fmt: skip
         if not math.isnan(value := number(at(pairs, key))):
-            yield name, plain(value, 0)
-    for key, name in (("accuracy", "pair accuracy, test"), ("margin", "margin h, test")):
-        if not math.isnan(value := number(at(pairs, key))):
-            yield name, plain(value)
+            yield name, plain(value, digits)
     if (steps := at(files.config, "trainer", "max_steps")) is not None:
         yield "steps of the policy", str(steps)
-    seconds = at(files.summary, "seconds")
-    for name, value in seconds.items() if isinstance(seconds, Mapping) else ():
-        yield f"seconds, {name}", plain(value, 1)
-    versions = at(files.summary, "versions")
-    for name, value in versions.items() if isinstance(versions, Mapping) else ():
+    for name, value in mapping_at(files.summary, "seconds").items():
+        yield f"seconds, {name}", plain(number(value), 1)
+    for name, value in mapping_at(files.summary, "versions").items():
         yield f"version, {name}", str(value)
     if hydra := at(files.hydra, "runtime", "version"):
         yield "version, hydra", str(hydra)
 
 
 def _pictures(files: RunFiles, kind: str) -> list[Picture]:
-    """Return the overlays of a kind with what images.csv says of each, where its file's name tells which it is."""
-    by_name: dict[str, list[ImageValues]] = {}
+    """Return the overlays of a kind, with the values of their images where the file's name identifies one."""
+    images: dict[str, list[ImageValues]] = {}
     for image in files.evaluation.images:
-        by_name.setdefault(_bare(image.id), []).append(image)
+        images.setdefault(_in_file_name(image.id), []).append(image)
     pictures = []
-    for overlay in files.evaluation.overlays:
-        if overlay.kind == kind:
-            known = by_name.get(_bare(overlay.name), [])
-            said = "" if len(known) != 1 else _said(known[0])
-            pictures.append(Picture(overlay, known[0].id if len(known) == 1 else overlay.name, said))
+    for overlay in (overlay for overlay in files.evaluation.overlays if overlay.kind == kind):
+        known = images.get(_in_file_name(overlay.name), [])
+        one = known[0] if len(known) == 1 else None
+        pictures.append(Picture(overlay, one.id if one else overlay.name, _caption(one) if one else ""))
     return pictures
 
 
-def _bare(name: str) -> str:
-    """Return what of an id survives in a file's name."""
-    return WORDS.sub("", name)[-40:]
+def _in_file_name(name: str) -> str:
+    """Return the part of an id that is kept in the name of a file."""
+    return re.sub(r"[^0-9A-Za-z]+", "", name)[-40:]
 
 
-def _said(image: ImageValues) -> str:
+def _caption(image: ImageValues) -> str:
     if math.isnan(image.change()):
         return f"IoU {plain(image.iou('policy'))}"
     return f"IoU {plain(image.iou('reference'))} → {plain(image.iou('policy'))} ({signed(image.change())})"

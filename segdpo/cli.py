@@ -1,0 +1,547 @@
+"""The command `segdpo VERB …`; scripts/VERB.py and train.py call the same functions.
+
+Nothing here imports torch before there is work to do, so that `--help` is quick.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+    from segdpo.data import Check
+
+Words = Sequence[str]
+
+# Choices of options, as the packages below have them; a test compares. Importing them would import torch.
+METRICS = ("iou", "dice", "boundary_iou", "hd95", "surface_dice", "precision", "recall", "components")
+SPLITS = ("test", "val", "train", "all")
+EXPORT_FORMATS = ("onnx", "torch_export")
+PREDICTIONS = ("masks", "probabilities", "overlays")
+
+MODEL = "a run's folder, a .safetensors or a .ckpt"
+DATA = "a folder, a pack, a COCO .json, or a .yaml of conf/data/"
+TRUST = "a package whose networks may be built, such as your own"
+FINDINGS_SHOWN = 50
+COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def main(words: Words | None = None) -> int:
+    """Run `segdpo` with these words (those of the command line by default) and return the exit status."""
+    verb, *rest = (sys.argv[1:] if words is None else list(words)) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(listing())
+        return 0
+    if verb == "--version":
+        from segdpo import __version__
+
+        print(f"segdpo {__version__}")
+        return 0
+    if verb not in VERBS:
+        print(f"Expected a verb of segdpo but got {verb!r}.\n\n{listing()}", file=sys.stderr)
+        return 2
+    return VERBS[verb](rest)
+
+
+def listing() -> str:
+    """Return the verbs with one line each."""
+    lines = [f"  {name:<9} {str(run.__doc__).splitlines()[0]}" for name, run in VERBS.items()]
+    return "\n".join(["usage: segdpo VERB …", "", *lines, "", "segdpo VERB --help has the options of a verb."])
+
+
+def renamed_script(old: str, verb: str, words: Words) -> int:
+    """Run a verb under the name that its script had before; the old name goes with the next release."""
+    new = f"scripts/{verb.replace(' ', '.py ', 1) if ' ' in verb else f'{verb}.py'}"
+    print(f"warning: scripts/{old} is now {new} (the same as segdpo {verb}).", file=sys.stderr)
+    return main([*verb.split(), *words])
+
+
+def train(words: Words) -> int:
+    """Train a model as conf/train.yaml and the options key=value say."""
+    from segdpo.recipes import in_words, with_choices
+
+    def task(config: "DictConfig") -> Any:
+        with in_words():
+            from segdpo.recipes import run_recipe
+
+            return run_recipe(config).get("metric")
+
+    _hydra("train", task, words, lambda application, folder: with_choices(application, folder, "train"))
+    return 0
+
+
+def mine(words: Words) -> int:
+    """Make a data set of preferences: candidate masks, a judge, questions (conf/mine.yaml)."""
+    # Registers the resolvers of conf/.
+    from segdpo.recipes import with_choices
+
+    _hydra("mine", _mine, words, lambda application, folder: with_choices(application, folder, "mine"))
+    return 0
+
+
+def check(words: Words) -> int:
+    """Read a whole data set and list what is wrong with it."""
+    parser = _parser(
+        "check",
+        check,
+        "segdpo check PATH_OR_YAML [key=value …] --html sheet.html\n\n"
+        "Exit status 1 when anything is wrong. docs/data.md explains the findings.",
+    )
+    parser.add_argument("data", help=DATA)
+    parser.add_argument("options", nargs="*", help="key=value for a .yaml")
+    parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
+    parser.add_argument("--images", type=int, default=40, help="images on that page besides faulty ones (40)")
+    parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is an error")
+    parser.add_argument("--allow", action="append", default=[], metavar="KIND", help="a kind of finding to accept")
+    options = parser.parse_intermixed_args(words)
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import track
+
+    from segdpo.data import check_source, open_source
+    from segdpo.files import DataError
+    from segdpo.reports import ContactSheet
+
+    console = Console(soft_wrap=True)
+    try:
+        source = open_source(options.data, options.options, channels=None)
+    except DataError as error:
+        console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
+        return 1
+    sheet = ContactSheet(source.classes, len(source), options.images)
+    found = check_source(
+        source,
+        require_pairs=options.require_pairs,
+        allow=options.allow,
+        progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
+        on_record=sheet.offer if options.html else None,
+    )
+    if options.html:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
+        options.html.write_text(sheet.html(options.data, found), encoding="utf-8", errors="backslashreplace")
+    _print_findings(console, found)
+    if options.html:
+        console.print(f"contact sheet: {options.html}")
+    return int(found.failed)
+
+
+def pack(words: Words) -> int:
+    """Convert a data set, without loss, between folder, pack and COCO."""
+    parser = _parser(
+        "pack",
+        pack,
+        "segdpo pack FOLDER NAME.pack         faster to read\n"
+        "segdpo pack NAME.pack FOLDER         files to look at\n"
+        "segdpo pack NAME.pack COCO/NAME.json\n"
+        "segdpo pack conf/data/bubil.yaml bubil.pack [key=value …]\n\n"
+        "The target's suffix chooses its format, or --to does. An interrupted pack is resumed.",
+    )
+    parser.add_argument("source", help=DATA)
+    parser.add_argument("target", type=Path, help="where to write")
+    parser.add_argument("options", nargs="*", help="key=value for a .yaml")
+    parser.add_argument("--to", choices=("folder", "pack", "coco"), help="the target's format, whatever its suffix")
+    parser.add_argument("--manifest", choices=("jsonl", "csv"), help="of a folder (jsonl)")
+    parser.add_argument("--images", choices=("files", "pixels"), help="of a pack; pixels are read faster than PNG")
+    parser.add_argument("--records-per-shard", type=int, help="of a pack (64)")
+    options = parser.parse_intermixed_args(words)
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from segdpo.data import open_source, write_coco, write_folder, write_pack
+    from segdpo.files import DataError
+
+    form = options.to or {".pack": "pack", ".json": "coco"}.get(options.target.suffix, "folder")
+    if (options.manifest and form != "folder") or ((options.records_per_shard or options.images) and form != "pack"):
+        return _error(
+            f"Expected --manifest with a folder only, --images and --records-per-shard with a pack only, but "
+            f"{options.target} is a {form}."
+        )
+
+    def progress(records: Iterable[Any]) -> Iterable[Any]:
+        return track(records, f"writing {options.target}", console=Console(stderr=True))
+
+    try:
+        source = open_source(options.source, options.options, channels=None)
+        if form == "pack":
+            write_pack(options.target, source, options.records_per_shard, options.images, progress)
+        elif form == "coco":
+            write_coco(options.target, source, source.classes, progress)
+        else:
+            write_folder(options.target, source, source.classes, options.manifest or "jsonl", progress)
+    except (DataError, OSError) as error:
+        return _error(error)
+    print(f"{options.target}: {len(source)} images, a {form}")
+    return 0
+
+
+def predict(words: Words) -> int:
+    """Predict masks for an image or a folder of images of any size."""
+    parser = _parser(
+        "predict",
+        predict,
+        "segdpo predict MODEL IMAGES --out predictions --probabilities --overlays\n\n"
+        "Exit status 1 when an image cannot be read: it is named, and the others are predicted. docs/deploy.md\n"
+        "describes the files.",
+    )
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("images", type=Path, help="an image, or a folder and all folders in it")
+    parser.add_argument("--out", type=Path, required=True, help="gets masks/, probabilities/ and overlays/")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write .npz: float16 [classes, height, width]"
+    )
+    parser.add_argument("--overlays", action="store_true", help="also draw the masks over the images")
+    parser.add_argument("--window", type=int, default=512, help="larger images are cut into windows of this side (512)")
+    parser.add_argument("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers (.25)")
+    parser.add_argument("--batch", type=int, default=4, help="windows, or small images, in one forward pass (4)")
+    _add_device_and_trust(parser)
+    options = parser.parse_args(words)
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from segdpo.checks import check_device
+    from segdpo.inference import check_windows, find_images, open_segmenter, predict_files
+
+    try:
+        device = _device(options.device)
+        check_windows(options.window, options.overlap, options.batch)
+        check_device("--device", device)
+        files = find_images(options.images, leave_out=options.out)
+        segmenter, description = open_segmenter(options.model, trusted=options.trusted)
+    except (OSError, ValueError) as error:
+        return _error(error)
+    outcomes = predict_files(
+        segmenter,
+        description,
+        files,
+        options.out,
+        kinds=[kind for kind in PREDICTIONS if kind == "masks" or getattr(options, kind)],
+        window=options.window,
+        overlap=options.overlap,
+        batch=options.batch,
+        device=device,
+    )
+    skipped = 0
+    for outcome in track(outcomes, "predicting", total=len(files), console=Console(stderr=True)):
+        if outcome.error:
+            skipped += 1
+            _error(outcome.error, "skipped")
+    print(f"{options.out}: {len(files) - skipped} of {len(files)} images predicted, {skipped} skipped")
+    return int(skipped > 0)
+
+
+def evaluate(words: Words) -> int:
+    """Measure a model, or two against each other, on images with gold masks."""
+    parser = _parser(
+        "evaluate",
+        evaluate,
+        "segdpo evaluate outputs/mine\n"
+        "segdpo evaluate outputs/mine --split all --out elsewhere --data conf/data/bubil.yaml data.gold=masks_gold\n\n"
+        "For a run, its own data, transforms and split are used unless others are given, and it is compared with its\n"
+        "reference. docs/evaluation.md describes the files.",
+    )
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of data, transforms, datamodule.split …")
+    parser.add_argument("--against", type=Path, help="the model to compare with (of a run: its reference)")
+    parser.add_argument("--data", help=f"{DATA} (of a run: its data)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which images (test)")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
+    parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
+    parser.add_argument("--native", action="store_true", help="measure at each image's own size")
+    parser.add_argument("--out", type=Path, help="gets the files (of a run: its evaluation/)")
+    _add_device_and_trust(parser)
+    options = parser.parse_intermixed_args(words)
+
+    import torch
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from rich.console import Console
+
+    from segdpo.files import conf_folder
+    from segdpo.recipes import Request, evaluate_weights
+    from segdpo.reports import evaluation_table
+
+    # On a GPU some sums have another order each time; the same command must write the same files.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        options.device = _device(options.device)
+        report = evaluate_weights(Request(**vars(options), conf=conf_folder()))
+    except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
+        return _error(error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error)
+    for note in report.notes:
+        _error(note, "note", "yellow")
+    Console().print(evaluation_table(report.summary))
+    print(f"{report.folder}: images.csv, classes.csv, summary.json, overlays/")
+    return 0
+
+
+def report(words: Words) -> int:
+    """Write one HTML page about a run, several runs or a sweep."""
+    parser = _parser("report", report, "segdpo report outputs/mine\nsegdpo report multirun/losses --against sft")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what train.py wrote")
+    parser.add_argument("--out", type=Path, help="the file (of one folder: its report.html; else report.html here)")
+    _add_dense_and_against(parser)
+    options = parser.parse_args(words)
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from segdpo import reports
+    from segdpo.files import write_atomically
+
+    def progress(runs: Sequence[Path]) -> Iterable[Path]:
+        return track(runs, "reading", transient=True, console=Console(stderr=True))
+
+    out: Path = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "report.html"
+    try:
+        page = reports.html_report(options.folders, progress, dense=options.dense, against=options.against)
+        write_atomically(out, page.encode())
+    except (OSError, ValueError) as error:
+        return _error(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    print(out)
+    return 0
+
+
+def collect(words: Words) -> int:
+    """Gather the runs of a sweep or a search in one table, with intervals over seeds."""
+    parser = _parser(
+        "collect",
+        collect,
+        "python train.py -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses\n"
+        "segdpo collect multirun/losses\n"
+        "segdpo collect multirun/worth_few_masks --dense dense_gold --against sft\n"
+        "segdpo collect multirun/frontier --frontier\n\n"
+        "Runs whose options differ only in seed and threads are one row. Runs without a summary.json are named.",
+    )
+    parser.add_argument("folder", type=Path, help="where the sweep wrote its runs, such as multirun/losses")
+    parser.add_argument("--out", type=Path, help="gets the table as .md and .csv, and the figure (the sweep's folder)")
+    parser.add_argument("--frontier", action="store_true", help="reward against KL to the reference, a row a strength")
+    parser.add_argument("--ignore", action="append", default=[], metavar="KEY", help="an option that makes no new row")
+    _add_dense_and_against(parser)
+    options = parser.parse_args(words)
+    if options.frontier and (options.ignore or options.dense or options.against):
+        parser.error("Expected --frontier without --ignore, --dense and --against.")
+
+    from segdpo.files import write_atomically
+
+    out: Path = options.out or options.folder
+    try:
+        text, files = (_frontier if options.frontier else _sweep)(options)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    print(text, end="")
+    print(f"files in {out}: {', '.join(files)}", file=sys.stderr)
+    return 0
+
+
+def search(words: Words) -> int:
+    """Search for hyperparameters with Optuna, ending trials early when they fall behind."""
+    parser = _parser(
+        "search",
+        search,
+        "segdpo search hparams_search=anchors [any override of train.py …]\n\n"
+        "Started again with the same options, it resumes; several processes share the work with\n"
+        "hparams_search.seed=null. conf/hparams_search/ says what is searched, with which sampler and pruner.",
+    )
+    parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of train.py")
+    overrides = parser.parse_args(words).overrides
+
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from rich.console import Console
+
+    from segdpo.files import conf_folder
+    from segdpo.recipes import run_recipe, run_search
+
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            run_search(run_recipe, overrides, Console())
+    except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
+        return _error(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes")
+        return 130
+    return 0
+
+
+def export(words: Words) -> int:
+    """Write a model as ONNX or as a torch.export program, checked against the model itself."""
+    parser = _parser(
+        "export",
+        export,
+        "segdpo export MODEL network.onnx --height 256 --width 256\n"
+        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n\n"
+        "docs/deploy.md describes inputs and outputs.",
+    )
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("out", type=Path, help="the file to write")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="(onnx)")
+    parser.add_argument("--height", type=int, default=256, help="(256)")
+    parser.add_argument("--width", type=int, default=256, help="(256)")
+    parser.add_argument("--batch", type=int, default=1, help="images in one call (1)")
+    parser.add_argument("--dynamic", action="store_true", help="any number and size of images")
+    parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
+    options = parser.parse_args(words)
+
+    from rich.console import Console
+
+    from segdpo import inference
+
+    try:
+        segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
+        shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
+        notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
+        with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters warn about themselves
+            checks = inference.export(
+                segmenter, options.out, shape, format=options.format, dynamic=options.dynamic, notes=notes
+            )
+    except (OSError, ValueError) as error:
+        return _error(error)
+    for one in checks:
+        size = " × ".join(map(str, one.shape))
+        print(f"{size}: largest difference {one.difference:.3g}, largest logit {one.largest:.3g}")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+VERBS: Mapping[str, Callable[[Words], int]] = {
+    run.__name__: run for run in (train, mine, check, pack, predict, evaluate, report, collect, search, export)
+}
+
+
+def _hydra(
+    name: str,
+    task: Callable[["DictConfig"], Any],
+    words: Words,
+    run: Callable[[Callable[[], object], Path], None],
+) -> None:
+    """Run `task` as a Hydra application on conf/NAME.yaml."""
+    import hydra
+
+    from segdpo.files import conf_folder
+
+    folder = conf_folder()
+    application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(task)
+    with _command_line([f"segdpo {name}", *words]):
+        run(application, folder)
+
+
+@contextmanager
+def _command_line(words: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv."""
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _mine(config: "DictConfig") -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segdpo.recipes import mine_preferences
+    from segdpo.reports import sources_table
+
+    console = Console()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    try:
+        with Progress(*columns, console=console) as bar:
+            line = bar.add_task("mining", total=None)
+            summary = mine_preferences(config, lambda done, total: bar.update(line, completed=done, total=total))
+    except ValueError as error:
+        sys.exit(str(error))
+    console.print(sources_table(summary.sources))
+    numbers = f"{summary.mined} of {summary.selected} images, {summary.masks} masks, {summary.pairs} pairs"
+    console.print(f"[bold]{config.out}[/bold]: {numbers}")
+    for reason, count in summary.skipped.items():
+        console.print(f"  skipped {count}: {reason} (first: {summary.examples[reason]})", markup=False)
+
+
+def _print_findings(console: "Console", found: "Check") -> None:
+    from rich.markup import escape
+
+    for finding in [finding for finding in found.findings if finding.level != "info"][:FINDINGS_SHOWN]:
+        colour = COLOURS[finding.level]
+        message = f"{finding.kind}: {escape(finding.id)}: {escape(finding.message)}"
+        console.print(f"[{colour}]{finding.level}[/{colour}] {message}")
+    for (level, kind), number in found.counts().items():
+        console.print(f"[{COLOURS[level]}]{number} × {kind} ({level})[/{COLOURS[level]}]")
+    verdict = "[red]something is wrong[/red]" if found.failed else "[green]nothing is wrong[/green]"
+    console.print(f"{found.records} images, {found.masks} candidate masks, {found.pairs} pairs: {verdict}")
+
+
+def _sweep(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
+    """Return the table of a sweep and its files; in a terminal the table is printed with colours instead."""
+    from rich.console import Console
+
+    from segdpo import reports
+
+    sweep = reports.read_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
+    markdown = sweep.markdown()
+    files = {"sweep.md": markdown.encode(), "sweep.csv": sweep.csv().encode(), "sweep.png": sweep.png()}
+    console = Console()
+    if not console.is_terminal:  # written into a file, or read by another program
+        return markdown, files
+    console.print(sweep.terminal())
+    console.print("\n".join(sweep.notes()), soft_wrap=True, markup=False)
+    console.print(sweep.unfinished_note(), style="yellow", soft_wrap=True, markup=False)
+    return "", files
+
+
+def _frontier(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
+    """Return the table of a frontier and its files."""
+    from segdpo import reports
+
+    frontier = reports.read_frontier(options.folder)
+    text = frontier.markdown()
+    files = {"frontier.md": text.encode(), "frontier.csv": frontier.csv().encode()}
+    return text, files | {f"frontier.{form}": frontier.picture(form) for form in ("svg", "png")}
+
+
+def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    width = min(shutil.get_terminal_size().columns, 120)
+    return argparse.ArgumentParser(
+        f"segdpo {verb}",
+        description=f"{run.__doc__}\n\n{text}",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
+    )
+
+
+def _add_device_and_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="where the model runs (cuda if there is one, else cpu)")
+    parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
+
+
+def _add_dense_and_against(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dense", metavar="ROW", help="the row trained on dense gold masks: adds what others recover")
+    parser.add_argument("--against", metavar="ROW", help="adds each row's difference to this one, seed by seed")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _error(message: object, label: str = "error", colour: str = "red") -> int:
+    """Print a message for the user on stderr, and return the exit status 1."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    Console(stderr=True, soft_wrap=True).print(f"[{colour}]{label}[/{colour}] {escape(str(message))}", highlight=False)
+    return 1
