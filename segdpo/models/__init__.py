@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from segdpo.models.adapters import merge_adapter as merge_adapter
     from segdpo.models.adapters import no_adapter as no_adapter
     from segdpo.models.adapters import save_adapter as save_adapter
+    from segdpo.models.allowed import ADAPTERS as ADAPTERS
+    from segdpo.models.allowed import EVALUATION as EVALUATION
     from segdpo.models.reward_model import DenseRewardModel as DenseRewardModel
     from segdpo.models.reward_model import RewardModel as RewardModel
     from segdpo.models.reward_model import load_reward_model as load_reward_model
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from segdpo.models.segmenter import segformer as segformer
     from segdpo.models.segmenter import smp_model as smp_model
     from segdpo.models.segmenter import wrap as wrap
-    from segdpo.models.trust import ADAPTERS as ADAPTERS
-    from segdpo.models.trust import EVALUATION as EVALUATION
     from segdpo.models.trust import build_named as build_named
     from segdpo.models.trust import check_resolvers as check_resolvers
     from segdpo.models.trust import check_targets as check_targets
