@@ -1,4 +1,4 @@
-# Two commands do everything: `make train` and `make test`. Both set up what they need, once.
+# `make train` and `make test` are the two main commands. Both install what they need, once.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV   := .venv
@@ -8,9 +8,9 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test bench fuzz check format lock clean
+.PHONY: help setup train test bench structure fuzz check format lock clean
 
-help:  ## this list
+help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## install everything into .venv, once
@@ -23,16 +23,19 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-train: $(STAMP)  ## the main job on the embedded data; options: make train ARGS="loss=dpo seed=1"
+train: $(STAMP)  ## a complete run on the embedded data; options: make train ARGS="loss=dpo seed=1"
 	$(BIN)/python train.py loss=hinge_anchor $(ARGS)
 
 test: check  ## every check and every test, with coverage
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
-bench: $(STAMP)  ## the table of speed and memory, and benchmark.json; options: make bench ARGS="--only loss"
+bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-fuzz: $(STAMP)  ## open mutated files of every kind and count what happens; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
+structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files that a batch passes
+	$(BIN)/python scripts/structure.py
+
+fuzz: $(STAMP)  ## open mutated files of every kind and count the outcomes; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
 	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, direction of imports
@@ -41,13 +44,13 @@ check: $(STAMP)  ## lint, format, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: $(STAMP)  ## mend what can be mended by itself
+format: $(STAMP)  ## fix what can be fixed automatically, and format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+lock: $(STAMP)  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-package segdpo \
 	  --no-header --no-annotate --quiet --output-file requirements.lock
 
-clean:  ## remove what was built and run
+clean:  ## remove everything that was built or run
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

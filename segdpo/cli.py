@@ -107,13 +107,13 @@ def check(words: Words) -> int:
     from rich.markup import escape
     from rich.progress import track
 
-    from segdpo.data import check_source, source_of
+    from segdpo.data import check_source, open_source
     from segdpo.files import DataError
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
     try:
-        source = source_of(options.data, options.options)
+        source = open_source(options.data, options.options, channels=None)
     except DataError as error:
         console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
         return 1
@@ -157,7 +157,7 @@ def pack(words: Words) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from segdpo.data import source_of, write_coco, write_folder, write_pack
+    from segdpo.data import open_source, write_coco, write_folder, write_pack
     from segdpo.files import DataError
 
     form = options.to or {".pack": "pack", ".json": "coco"}.get(options.target.suffix, "folder")
@@ -171,7 +171,7 @@ def pack(words: Words) -> int:
         return track(records, f"writing {options.target}", console=Console(stderr=True))
 
     try:
-        source = source_of(options.source, options.options)
+        source = open_source(options.source, options.options, channels=None)
         if form == "pack":
             write_pack(options.target, source, options.records_per_shard, options.images, progress)
         elif form == "coco":

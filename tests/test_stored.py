@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from segdpo.cli import collect, evaluate, report
-from segdpo.data import source_of
+from segdpo.data import open_source
 from segdpo.inference import open_segmenter
 from segdpo.models import check_targets, load_adapter, load_reward_model
 from segdpo.preferences import Journal
@@ -60,7 +60,7 @@ def test_a_reward_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["mined.pack", "folder", "coco/coco.json"])
 def test_a_data_set(name):
-    source = source_of(str(STORED / name), [])
+    source = open_source(STORED / name, channels=None)
     assert tuple(source.classes)[:2] == ("background", "object")
     records = [source[index] for index in range(len(source))]
     assert [record.id for record in records] == list(EXPECTED["records"])

@@ -106,7 +106,7 @@ class Hostile:
             ("segdpo.models.save_weights", [canary, {"_target_": "torch.nn.ReLU"}], {}),
             ("segdpo.models.segformer", [root], {}),
             ("segdpo.data.write_folder", [canary, [], ["a", "b"]], {}),
-            ("segdpo.data.source_of", [f"{root}/x.yaml", []], {}),
+            ("segdpo.data.open_source", [f"{root}/x.yaml", []], {}),
             ("albumentations.load", [f"{root}/x.json"], {}),
             ("albumentations.Lambda", [], {"image": {"_target_": f"{TOKEN}_module.run"}}),
             ("hydra.utils.instantiate", [{"_target_": "os.system", "_args_": [f"touch {canary}"]}], {}),

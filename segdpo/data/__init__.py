@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from segdpo.data.checking import Finding as Finding
     from segdpo.data.checking import check_source as check_source
     from segdpo.data.datamodule import DataModule as DataModule
+    from segdpo.data.datasets import GoldBatch as GoldBatch
+    from segdpo.data.datasets import GoldBatches as GoldBatches
     from segdpo.data.datasets import PreferenceDataset as PreferenceDataset
     from segdpo.data.datasets import RankingDataset as RankingDataset
+    from segdpo.data.datasets import RecordViews as RecordViews
     from segdpo.data.datasets import SupervisedDataset as SupervisedDataset
     from segdpo.data.formats.arrow import PairTable as PairTable
     from segdpo.data.formats.arrow import write_table as write_table
@@ -38,16 +41,11 @@ if TYPE_CHECKING:
     from segdpo.data.formats.plain_folder import PlainFolder as PlainFolder
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset
     from segdpo.data.formats.torchvision_sets import VocDataset as VocDataset
-    from segdpo.data.gold_batches import GoldBatch as GoldBatch
-    from segdpo.data.gold_batches import GoldBatches as GoldBatches
     from segdpo.data.images import SUFFIXES as SUFFIXES
     from segdpo.data.images import ImageFile as ImageFile
     from segdpo.data.images import decode_image as decode_image
     from segdpo.data.images import encode_image as encode_image
     from segdpo.data.images import encode_mask as encode_mask
-    from segdpo.data.opening import open_source as open_source
-    from segdpo.data.opening import source_of as source_of
-    from segdpo.data.opening import write_pack as write_pack
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours
     from segdpo.data.pictures import data_uri as data_uri
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
     from segdpo.data.record import RecordInfo as RecordInfo
     from segdpo.data.record import RecordSource as RecordSource
     from segdpo.data.record import info_of as info_of
+    from segdpo.data.record import is_text as is_text
     from segdpo.data.record import record_rng as record_rng
     from segdpo.data.sampling import EpochLoader as EpochLoader
     from segdpo.data.sampling import EpochSampler as EpochSampler
@@ -69,18 +68,17 @@ if TYPE_CHECKING:
     from segdpo.data.sources import Joined as Joined
     from segdpo.data.sources import Subset as Subset
     from segdpo.data.sources import file_of as file_of
+    from segdpo.data.sources import open_source as open_source
+    from segdpo.data.sources import write_pack as write_pack
     from segdpo.data.splits import Numbers as Numbers
     from segdpo.data.splits import Splits as Splits
     from segdpo.data.splits import infos_of as infos_of
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
-    from segdpo.data.transforms import IMAGENET_MEAN as IMAGENET_MEAN
-    from segdpo.data.transforms import IMAGENET_STD as IMAGENET_STD
     from segdpo.data.transforms import Pipeline as Pipeline
     from segdpo.data.transforms import albumentations as albumentations
-    from segdpo.data.validation import is_text as is_text
-    from segdpo.data.views import RecordViews as RecordViews
-    from segdpo.data.views import box_of as box_of
-    from segdpo.data.views import probes_of as probes_of
+    from segdpo.data.transforms import coordinate_masks as coordinate_masks
+    from segdpo.data.transforms import image_box as image_box
+    from segdpo.data.transforms import normalise as normalise
 
 __getattr__, __dir__ = attach(__name__)

@@ -1,4 +1,4 @@
-"""Simulated annotators: masks as people draw them in a hurry, each with a systematic error of its own."""
+"""Simulated annotators: masks as people draw them quickly, each with a systematic error of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,6 +10,104 @@ import numpy as np
 from segdpo.checks import IGNORE
 from segdpo.data.record import Candidates, Record
 from segdpo.masks import Mask, PlaneRegion, close_gaps, displace, drop_thin, grow_by, object_classes, smooth_noise
+
+Style = Callable[[Mask, np.random.Generator], Mask]
+"""Takes a good mask and random numbers, and returns the mask that this annotator draws."""
+Amount = float | Sequence[float]
+"""Pixels of an image whose shorter side is 64; a pair (low, high) is drawn for each mask."""
+
+
+def _range(amount: Amount) -> tuple[float, float]:
+    if isinstance(amount, int | float):
+        return float(amount), float(amount)
+    if len(amount) != 2:
+        raise ValueError(f"Expected an amount of pixels or a range (low, high) but got {amount}.")
+    return float(amount[0]), float(amount[1])
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Draws a mask with systematic faults, in this order; 0 leaves a fault out.
+
+    Amounts are pixels of a 64² image and scale with the shorter side. All classes are drawn, the larger ones first.
+
+    Args:
+        missed_thin: parts thinner than this are not drawn.
+        merged: gaps narrower than this are painted over.
+        generous: the outline runs this far outside.
+        polygon: the outline is a polygon, at most this far from the true outline.
+        noise: standard deviation of a random displacement along the contour.
+
+    >>> mask = np.zeros((64, 64), np.uint8)
+    >>> mask[20:40, 20:40] = 1
+    >>> int(Annotator(generous=1)(mask, np.random.default_rng(0)).sum() - mask.sum())
+    80
+    """
+
+    missed_thin: Amount = 0.0
+    merged: Amount = 0.0
+    generous: Amount = 0.0
+    polygon: Amount = 0.0
+    noise: Amount = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that are not numbers of pixels."""
+        for field in fields(self):
+            low, high = _range(getattr(self, field.name))
+            if not 0 <= low <= high < np.inf:
+                raise ValueError(
+                    f"Expected {field.name} to be pixels ≥ 0, or a range (low, high) of them, "
+                    f"but got {getattr(self, field.name)}."
+                )
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Mask:
+        """Return the mask as this annotator draws it; ignored pixels stay ignored."""
+        unit = min(checked_mask(mask).shape) / 64
+        thin, gap, outside, polygon, noise = (
+            unit * rng.uniform(*_range(amount))
+            for amount in (self.missed_thin, self.merged, self.generous, self.polygon, self.noise)
+        )
+        drawn = drop_thin(mask, thin) if thin else mask
+        drawn = grow_by(close_gaps(drawn, gap), outside)
+        if polygon:
+            drawn = as_polygons(drawn, polygon)
+        if noise:
+            dy, dx = (noise * smooth_noise(mask.shape, 2 * unit, rng) for _ in range(2))
+            drawn = displace(drawn, dy, dx)
+        return drawn.copy() if drawn is mask else drawn
+
+
+STYLES: Mapping[str, Style] = {
+    "generous": Annotator(generous=(1, 3), noise=0.4),
+    "polygon": Annotator(missed_thin=3, generous=1, polygon=(1.5, 3), noise=0.2),
+    "missed_thin": Annotator(missed_thin=5, generous=(0, 1), noise=0.5),
+    "merged": Annotator(merged=(4, 7), generous=1, noise=0.7),
+}
+"""Four annotators, each with the fault it is named after and a little of the others'."""
+
+
+def annotate(
+    record: Record,
+    rng: np.random.Generator,
+    styles: Mapping[str, Style] | Sequence[str] = STYLES,
+    start: str = "gold",
+) -> Candidates:
+    """Return one mask of each annotator, drawn from the record's gold or another of its masks: a source of masks.
+
+    Args:
+        record: the record.
+        rng: the random numbers.
+        styles: names and their annotators (or functions `(mask, rng) -> mask` of your own), or names of `STYLES`.
+        start: "gold", or the name of the mask to start from.
+    """
+    mask = starting_mask(record, start)
+    chosen = styles if isinstance(styles, Mapping) else {name: _style(name) for name in styles}
+    if not chosen:
+        raise ValueError("Expected at least one style of annotator but got none.")
+    # Each has a generator of its own, by name: adding or leaving out an annotator does not change what others draw.
+    seed = int(rng.integers(2**63))
+    drawn = [style(mask, np.random.default_rng([seed, crc32(name.encode())])) for name, style in chosen.items()]
+    return Candidates(np.stack(drawn), tuple(chosen))
 
 
 def starting_mask(record: Record, start: str = "gold") -> Mask:
@@ -39,105 +137,13 @@ def checked_mask(mask: Mask, name: str = "mask") -> Mask:
     return mask
 
 
-Style = Callable[[Mask, np.random.Generator], Mask]
-"""Takes a good mask and random numbers, returns the mask that this annotator would have drawn."""
-Amount = float | Sequence[float]
-"""Pixels of an image whose shorter side is 64; a pair (low, high) is drawn anew for each mask."""
-
-
-def _range(amount: Amount) -> tuple[float, float]:
-    if isinstance(amount, int | float):
-        return float(amount), float(amount)
-    if len(amount) != 2:
-        raise ValueError(f"Expected an amount of pixels or a range (low, high) but got {amount}.")
-    return float(amount[0]), float(amount[1])
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """Draws a mask with systematic faults, in this order; 0 leaves a fault out.
-
-    `missed_thin`: parts thinner than this are not drawn. `merged`: gaps narrower than this are painted over.
-    `generous`: the outline runs this far outside. `polygon`: the outline is a polygon that strays at most this far
-    from the true one. `noise`: standard deviation of the hand's tremor along the contour.
-
-    Amounts are pixels of a 64² image and scale with the shorter side. All classes are drawn, the larger ones first.
-
-    >>> mask = np.zeros((64, 64), np.uint8)
-    >>> mask[20:40, 20:40] = 1
-    >>> int(Annotator(generous=1)(mask, np.random.default_rng(0)).sum() - mask.sum())
-    80
-    """
-
-    missed_thin: Amount = 0.0
-    merged: Amount = 0.0
-    generous: Amount = 0.0
-    polygon: Amount = 0.0
-    noise: Amount = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse amounts that are no pixels."""
-        for field in fields(self):
-            low, high = _range(getattr(self, field.name))
-            if not 0 <= low <= high < np.inf:
-                raise ValueError(
-                    f"Expected {field.name} to be pixels ≥ 0, or a range (low, high) of them, "
-                    f"but got {getattr(self, field.name)}."
-                )
-
-    def __call__(self, mask: Mask, rng: np.random.Generator) -> Mask:
-        """Return the mask as this annotator draws it; ignored pixels stay ignored."""
-        unit = min(checked_mask(mask).shape) / 64
-        thin, gap, outside, stray, tremor = (
-            unit * rng.uniform(*_range(amount))
-            for amount in (self.missed_thin, self.merged, self.generous, self.polygon, self.noise)
-        )
-        drawn = drop_thin(mask, thin) if thin else mask
-        drawn = grow_by(close_gaps(drawn, gap), outside)
-        if stray:
-            drawn = as_polygons(drawn, stray)
-        if tremor:
-            dy, dx = (tremor * smooth_noise(mask.shape, 2 * unit, rng) for _ in range(2))
-            drawn = displace(drawn, dy, dx)
-        return drawn.copy() if drawn is mask else drawn
-
-
-STYLES: Mapping[str, Style] = {
-    "generous": Annotator(generous=(1, 3), noise=0.4),
-    "polygon": Annotator(missed_thin=3, generous=1, polygon=(1.5, 3), noise=0.2),
-    "missed_thin": Annotator(missed_thin=5, generous=(0, 1), noise=0.5),
-    "merged": Annotator(merged=(4, 7), generous=1, noise=0.7),
-}
-"""Four annotators, each with the fault it is named after and a share of the others'."""
-
-
-def annotate(
-    record: Record,
-    rng: np.random.Generator,
-    styles: Mapping[str, Style] | Sequence[str] = STYLES,
-    start: str = "gold",
-) -> Candidates:
-    """Return one mask an annotator, drawn from the record's gold (or the mask named `start`): a source of masks.
-
-    `styles` maps names to annotators (or functions `(mask, rng) -> mask` of your own), or picks from `STYLES` by name.
-    """
-    mask = starting_mask(record, start)
-    chosen = styles if isinstance(styles, Mapping) else {name: _style(name) for name in styles}
-    if not chosen:
-        raise ValueError("Expected at least one style of annotator but got none.")
-    # Each has a stream of its own, by name: adding or leaving out an annotator does not change what the others draw.
-    seed = int(rng.integers(2**63))
-    drawn = [style(mask, np.random.default_rng([seed, crc32(name.encode())])) for name, style in chosen.items()]
-    return Candidates(np.stack(drawn), tuple(chosen))
-
-
 def as_polygons(mask: Mask, tolerance: float) -> Mask:
-    """Redraw every part as a filled polygon whose outline strays at most `tolerance` pixels; holes are lost.
+    """Redraw every part as a filled polygon, at most `tolerance` pixels from its outline; holes are lost.
 
     Larger classes are drawn first, so that a nucleus lies on its cell.
     """
     objects = (mask != 0) & (mask != IGNORE)
-    # What the polygons of two touching classes leave open between them keeps its class: it is no background.
+    # Pixels that the polygons of two touching classes leave open between them keep their class.
     drawn: Mask = np.where(objects, mask, 0) * _fill_polygons(objects, tolerance)
     for class_id in object_classes(mask):
         drawn[_fill_polygons(mask == class_id, tolerance) > 0] = class_id

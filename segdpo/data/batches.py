@@ -1,4 +1,4 @@
-"""Items and batches: what the data sets return and the collate functions join."""
+"""Items and batches: what the data sets return, and what the collate functions join them to."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +18,10 @@ from segdpo.masks import Mask, Masks
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What every item has; `valid` is False where the pixel came from outside the image."""
+    """What every item has: the id of the record, the number of the view, and the view of the image and of gold.
+
+    `valid` is False where the pixel came from outside the image.
+    """
 
     id: str
     view: int
@@ -31,7 +34,7 @@ class Item:
 class PairItem(Item):
     """The masks that occur in pairs, each once; `pairs` (chosen, rejected) index `masks`, `numbers` are the record's.
 
-    `dropped` counts the pairs left out since no pixel of theirs was valid.
+    `dropped` counts the pairs that were left out because no pixel of theirs is valid in this view.
     """
 
     masks: Masks
@@ -43,7 +46,7 @@ class PairItem(Item):
 
 @dataclass(frozen=True, eq=False)
 class RankingItem(Item):
-    """K masks, best first."""
+    """K masks, best first; `numbers` are the record's."""
 
     masks: Masks
     numbers: Int64[np.ndarray, "masks"]
@@ -51,14 +54,14 @@ class RankingItem(Item):
 
 @dataclass(frozen=True, eq=False)
 class SupervisedItem(Item):
-    """A target: class ids uint8 [H,W], or shares of the raters float32 [classes,H,W]."""
+    """A target: class ids uint8 [H, W], or shares of the classes float32 [classes, H, W]."""
 
     target: Mask | Float32[np.ndarray, "classes height width"]
 
 
 @dataclass(eq=False)
 class Batch:
-    """What every batch has: images, the pixels that count, ids, the number of the view (seed of its geometry).
+    """What every batch has: images, the pixels that count, the numbers of the views, ids of the records, and gold.
 
     Not frozen, as values are elsewhere: Lightning's bf16-true and FSDP write the images they converted into it.
     """
@@ -87,9 +90,10 @@ class Batch:
 
 @dataclass(eq=False)
 class SharedMasks:
-    """The masks of a batch, each once, for pairs so many that every mask is better compared to one of its image.
+    """The masks of a batch, each once, for many pairs of few masks.
 
-    Pair p prefers masks[pairs[p, 0]] to masks[pairs[p, 1]]; mask m is of image `mask_image[m]`.
+    Pair p prefers masks[pairs[p, 0]] to masks[pairs[p, 1]]; mask m belongs to image `mask_image[m]`. `index` says where
+    each mask differs from one mask of its image.
     """
 
     masks: UInt8[Tensor, "masks height width"]
@@ -109,9 +113,9 @@ class PairBatch(Batch):
 
     `pair_masks` are the numbers of the chosen and the rejected mask in the record: with id and view they name a
     cached score. `index` says where the masks of each pair differ, so that the loss need not look for it; where masks
-    are in several pairs each, `shared` does. Whoever makes a batch of other masks leaves both out. `identical` counts
-    pairs whose masks do not differ in this view (the loss defines them: margin 0); `dropped` counts pairs left out
-    since no pixel of theirs was valid in this view.
+    are in several pairs each, `shared` does. Both may be left out. `identical` counts pairs whose masks do not differ
+    in this view (their margin is 0); `dropped` counts pairs that were left out because no pixel of theirs is valid in
+    this view.
     """
 
     chosen: UInt8[Tensor, "pairs height width"]
@@ -129,7 +133,8 @@ class PairBatch(Batch):
 class RankingBatch(Batch):
     """Images with one ranking each: `ranking[i]` holds K masks of image i, best first.
 
-    `ranking_masks` are their numbers in the record; `dropped` counts images left out for want of a valid pixel.
+    `ranking_masks` are their numbers in the record; `dropped` counts images that were left out because they have
+    no valid pixel.
     """
 
     ranking: UInt8[Tensor, "images masks height width"]
@@ -139,9 +144,9 @@ class RankingBatch(Batch):
 
 @dataclass(eq=False)
 class SupervisedBatch(Batch):
-    """Images with a target: class ids uint8 [B,H,W], or shares of the raters float32 [B,classes,H,W].
+    """Images with a target: class ids uint8 [B, H, W], or shares of the classes float32 [B, classes, H, W].
 
-    `valid` is False where the target is ignored (255; with shares: where no rater said anything).
+    `valid` is False where the target is ignored: 255, or with shares, where all masks are ignored.
     """
 
     target: UInt8[Tensor, "images height width"] | Float32[Tensor, "images classes height width"]
@@ -161,7 +166,7 @@ def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
     chosen, rejected = (masks.index_select(0, side) for side in pairs.unbind(1))
     image_index = mask_image.index_select(0, pairs[:, 0])
     index = shared = None
-    # Of the masks as they are filled up, since positions count all pixels.
+    # Of the padded masks, since positions count all pixels.
     if len(pairs) > len(masks) - len(kept):
         shared = SharedMasks(masks, pairs, mask_image, mask_index(masks, pairs, mask_image, common["valid"]))
     else:
@@ -181,7 +186,7 @@ def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
 
 
 def collate_rankings(items: Sequence[RankingItem]) -> RankingBatch:
-    """Join items with K masks each, best first, to a RankingBatch, without images where no pixel counts in all K."""
+    """Join items with K masks each to a RankingBatch, without images where no pixel is known in all K masks."""
     kept = [item for item in items if (item.masks != IGNORE).all(0).any()]
     if not kept:
         raise _nothing_valid(items)
@@ -202,8 +207,8 @@ def collate_supervised(items: Sequence[SupervisedItem]) -> SupervisedBatch:
 
 def _nothing_valid(items: Sequence[Item]) -> DataError:
     return DataError(
-        f"Expected a pixel that counts in the masks of {', '.join(item.id for item in items)} but this view shows "
-        "none; crop less tightly, or batch more images.",
+        f"Expected a valid pixel in the masks of {', '.join(item.id for item in items)} but this view shows none; "
+        "use larger crops, or a larger batch.",
         "preference",
     )
 
@@ -226,7 +231,7 @@ def _common(items: Sequence[Item]) -> dict[str, Any]:
 def _pad(
     arrays: Sequence[NDArray[Any]], fill: float, join: Callable[[Sequence[NDArray[Any]]], NDArray[Any]] = np.stack
 ) -> NDArray[Any]:
-    """Join arrays [..., H, W], filled up to the largest height and width."""
+    """Join arrays [..., H, W], padded to the largest height and width."""
     height, width = (max(array.shape[axis] for array in arrays) for axis in (-2, -1))
     filled = [
         array

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: every record read, everything found named and counted."""
+"""What is wrong with a data set: every record is read, and everything found is named and counted."""
 
 import hashlib
 from collections import Counter
@@ -11,18 +11,17 @@ import numpy as np
 
 from segdpo.checks import IGNORE
 from segdpo.data.formats.plain_folder import IDENTICAL
-from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
+from segdpo.data.record import Record, RecordInfo, RecordSource, check_record, info_of
 from segdpo.data.sources import Progress
-from segdpo.data.validation import check_record
 from segdpo.files import DataError
-from segdpo.masks import Mask
+from segdpo.masks import Mask, differ
 
 Level = Literal["error", "warning", "info"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: `kind` is what reports count by, `id` the record ("" = the whole data set)."""
+    """One thing found: `kind` is what reports count by, `id` the record ("": the whole data set)."""
 
     level: Level
     kind: str
@@ -30,9 +29,40 @@ class Finding:
     message: str
 
 
+def check_source(
+    source: RecordSource,
+    *,
+    require_pairs: bool = False,
+    allow: Sequence[str] = (),
+    progress: Progress = iter,
+    on_record: Callable[[int, Record, list[Finding]], None] | None = None,
+) -> "Check":
+    """Read every record of a data set and return what is wrong.
+
+    Args:
+        source: the records.
+        require_pairs: a record without preferences is an error, not only information.
+        allow: kinds of findings that are no errors.
+        progress: wraps the numbers of the records, for a progress bar.
+        on_record: called with the number of each record that could be read, the record, and what was found of it.
+    """
+    check = Check(source.classes, require_pairs, allow)
+    for index in progress(range(len(source))):
+        before = len(check.findings)
+        check.records += 1
+        info, record = _read(source, index, check)
+        if info:
+            check.see_info(info)
+        if record:
+            check.see(record)
+            if on_record:
+                on_record(index, record, check.findings[before:])
+    return check
+
+
 @dataclass
 class Check:
-    """What a check has seen so far; `findings` grows while records come in."""
+    """What a check has found so far; `findings` grows with each record."""
 
     classes: tuple[str, ...]
     require_pairs: bool = False
@@ -47,7 +77,7 @@ class Check:
 
     @property
     def failed(self) -> bool:
-        """Whether anything is wrong: at least one error."""
+        """Whether there is at least one error."""
         return any(finding.level == "error" for finding in self.findings)
 
     def counts(self) -> dict[tuple[Level, str], int]:
@@ -58,7 +88,7 @@ class Check:
         )
 
     def add(self, level: Level, kind: str, name: str, message: str) -> None:
-        """Note a finding; an allowed kind is no more than information."""
+        """Note a finding; an allowed kind is only information."""
         name, message = (text.encode(errors="backslashreplace").decode() for text in (name, message))
         self.findings.append(Finding("info" if kind in self.allow else level, kind, name, message))
 
@@ -97,7 +127,7 @@ class Check:
     def _see_preferences(self, record: Record) -> None:
         names, ranked = record.mask_names, list(combinations(record.ranking, 2))
         for a, b in [*((pair.chosen, pair.rejected) for pair in record.pairs), *ranked]:
-            if not _differ(record.masks[a], record.masks[b]):
+            if not differ(record.masks[a], record.masks[b]):
                 message = f"{names[a]!r} is preferred to {names[b]!r} but they show the same"
                 self.add("error", "pair without difference", record.id, message)
         if skipped := record.meta.get(IDENTICAL):
@@ -114,42 +144,11 @@ class Check:
         if other is info:
             return
         message = f"the same image as {other.id!r}"
-        if other.split != record.split:
-            self.add(
-                "error",
-                "image in two splits",
-                record.id,
-                f"{message}: {other.split or 'no split'} and {record.split or 'no split'}",
-            )
-        else:
+        if other.split == record.split:
             self.add("error", "duplicate image", record.id, message)
-
-
-def check_source(
-    source: RecordSource,
-    *,
-    require_pairs: bool = False,
-    allow: Sequence[str] = (),
-    progress: Progress = iter,
-    on_record: Callable[[int, Record, list[Finding]], None] | None = None,
-) -> Check:
-    """Read every record of a data set and return what is wrong.
-
-    `progress` wraps the numbers of the records, for a progress bar; `on_record` sees each record
-    that could be read, with what was found of it. Findings of the kinds in `allow` are not errors.
-    """
-    check = Check(source.classes, require_pairs, allow)
-    for index in progress(range(len(source))):
-        before = len(check.findings)
-        check.records += 1
-        info, record = _read(source, index, check)
-        if info:
-            check.see_info(info)
-        if record:
-            check.see(record)
-            if on_record:
-                on_record(index, record, check.findings[before:])
-    return check
+        else:
+            splits = f"{other.split or 'no split'} and {record.split or 'no split'}"
+            self.add("error", "image in two splits", record.id, f"{message}: {splits}")
 
 
 def _read(source: RecordSource, index: int, check: Check) -> tuple[RecordInfo | None, Record | None]:
@@ -165,13 +164,8 @@ def _read(source: RecordSource, index: int, check: Check) -> tuple[RecordInfo | 
 
 
 def _emptiness(mask: Mask) -> str:
-    """Return what is wrong with a mask in which nothing can be told from anything else, "" if there is nothing."""
+    """Return what is wrong with a mask of which all known pixels are alike, "" if there is nothing."""
     values = set(np.unique(mask).tolist())
     if values == {0, IGNORE}:
         return "has only 0 and 255 (ignore); if 255 is the object, read it with values={255: 1}"
     return "is ignore (255) all over" if values == {IGNORE} else "has class 0 alone" if values == {0} else ""
-
-
-def _differ(chosen: Mask, rejected: Mask) -> bool:
-    """Tell whether two masks differ in a pixel that both know: ignored ones give no gradient."""
-    return bool(((chosen != rejected) & (chosen != IGNORE) & (rejected != IGNORE)).any())

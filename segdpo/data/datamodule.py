@@ -22,17 +22,17 @@ class DataModule(LightningDataModule):
 
     Args:
         source: the records.
-        train_pipeline: views of training images.
-        eval_pipeline: views of validation and test images; always view 0.
+        train_pipeline: makes views of training images.
+        eval_pipeline: makes views of validation and test images, always view 0.
         items: makes a data set from (source, pipeline, indices, views=, seed=): PreferenceDataset, RankingDataset,
-            SupervisedDataset, or a partial of one; with it, what a batch is.
+            SupervisedDataset, or a partial of one; it decides what a batch is.
         eval_items: the same for validation and test; left out: `items`.
-        split: makes Splits from the records' infos.
+        split: Splits, or a function that makes them from what is known of each record (see `infos_of`).
         batch_size: images a batch (of each process).
         workers: processes that prepare batches; 0: in this one. Batches do not depend on it.
         views: how many views a training image has; None: a new one each epoch.
-        pin_memory: page-lock batches for the way to a GPU; left out: if there is a GPU.
-        seed: of order and views. The splits' seed is `split`'s own, so that runs over seeds share them.
+        pin_memory: page-lock batches for the copy to a GPU; left out: if there is a GPU.
+        seed: of order and views. The splits have a seed of their own, so that runs over seeds share them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DataModule(LightningDataModule):
         *,
         items: Callable[..., AnyDataset] = PreferenceDataset,
         eval_items: Callable[..., AnyDataset] | None = None,
-        split: Callable[[Sequence[RecordInfo]], Splits] = split_by_fraction,
+        split: Splits | Callable[[Sequence[RecordInfo]], Splits] = split_by_fraction,
         batch_size: int = 8,
         workers: int = 0,
         views: int | None = None,
@@ -55,7 +55,7 @@ class DataModule(LightningDataModule):
         self.items, self.eval_items = items, eval_items or items
         self.batch_size, self.workers, self.views, self.seed = batch_size, workers, views, seed
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self.splits = split(infos_of(source))
+        self.splits = split if isinstance(split, Splits) else split(infos_of(source))
         log.info("%s", self.splits)
 
     def train_data(self) -> AnyDataset:
@@ -72,11 +72,14 @@ class DataModule(LightningDataModule):
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order, nothing left out; no loader if there is no val split."""
-        return self._loader(self.eval_data(self.splits.val), shuffle=False) if len(self.splits.val) else []
+        return self._eval_loader(self.splits.val)
 
     def test_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order, nothing left out; no loader if there is no test split."""
-        return self._loader(self.eval_data(self.splits.test), shuffle=False) if len(self.splits.test) else []
+        return self._eval_loader(self.splits.test)
+
+    def _eval_loader(self, indices: Numbers) -> EpochLoader | list[EpochLoader]:
+        return self._loader(self.eval_data(indices), shuffle=False) if len(indices) else []
 
     def _loader(self, data: AnyDataset, *, shuffle: bool) -> EpochLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -91,7 +94,7 @@ class DataModule(LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=self.pin_memory,
             worker_init_fn=init_worker,
-            # A generator of its own: a loader that draws its workers' seed from the global one would give dropout other
-            # numbers after a resume, which makes the loader anew, than without.
+            # A generator of its own: a loader that draws its workers' seed from the global one would give dropout
+            # other numbers after a resume, which makes a new loader, than without.
             generator=torch.Generator(),
         )

@@ -1,37 +1,112 @@
-"""Data sets of items: pairs or rankings for preference training, one target an image for supervised training."""
+"""Data sets of items: views of records with their pairs, a ranking, or one target each; and batches for evaluation."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from segdpo.checks import IGNORE
 from segdpo.data.batches import (
+    Item,
     PairItem,
     RankingItem,
+    SupervisedBatch,
     SupervisedItem,
     collate_pairs,
     collate_rankings,
     collate_supervised,
 )
-from segdpo.data.record import Pair, Record, RecordSource
+from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_record, info_of, record_rng
 from segdpo.data.sampling import Draw
-from segdpo.data.transforms import Pipeline
-from segdpo.data.views import RecordViews
+from segdpo.data.transforms import Box, Pipeline, View, coordinate_masks, image_box
 from segdpo.files import DataError
-from segdpo.masks import Masks
+from segdpo.masks import Mask, Masks
 
 Unjudged = Literal["skip", "error"]
+Weights = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+
+class RecordViews(Dataset[Item]):
+    """Records of a source as seen through a pipeline; its subclasses decide what an item is.
+
+    Args:
+        source: the records.
+        pipeline: makes a view of an image and its masks.
+        indices: numbers of the records to show, kept as uint32; left out: all.
+        views: how many views an image has; None: a new one each epoch.
+        seed: of the views, and of whatever else is drawn for an item.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        pipeline: Pipeline,
+        indices: Sequence[int] | NDArray[np.uint32] | None = None,
+        *,
+        views: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if views is not None and views < 1:
+            raise ValueError(f"Expected at least 1 view an image, or None for a new one each epoch, but got {views}.")
+        self.source, self.pipeline, self.views, self.seed = source, pipeline, views, seed
+        self.indices: NDArray[np.uint32] = np.asarray(range(len(source)) if indices is None else indices, np.uint32)
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, draw: int | Draw) -> tuple[Record, int]:
+        """Return the record, checked, and the number of the view."""
+        item, epoch = draw if isinstance(draw, tuple) else (draw, 0)
+        record = self.source[int(self.indices[item])]
+        return check_record(record, self.source.classes), epoch if self.views is None else epoch % self.views
+
+    def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
+        """Return the view of the image and of `masks`, and gold under the same geometry."""
+        rng = self._rng(record, view, "view")
+        if record.gold is None:
+            return self.pipeline(record.image, masks, rng), None
+        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng)
+        return replace(shown, masks=shown.masks[:-1]), shown.masks[-1]
+
+    def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
+        return record_rng(self.seed, record.id, f"{purpose} {view}")
+
+    def _keep(self, usable: Callable[[RecordInfo], bool], lack: str, unjudged: Unjudged) -> None:
+        """Keep the records that are usable; count and log how many are not, or refuse them."""
+        infos = (info_of(self.source, int(index), preferences=True) for index in self.indices)
+        kept = np.fromiter((usable(info) for info in infos), bool, len(self.indices))
+        self.skipped = int((~kept).sum())
+        if not self.skipped:
+            return
+        first = info_of(self.source, int(self.indices[kept.argmin()])).id
+        found = f"{self.skipped} of {len(kept)} records have {lack}, the first {first!r}"
+        if unjudged == "error" or not kept.any():
+            raise DataError(
+                f"Expected every record to be usable but {found}; mine preferences for them (scripts/mine.py)"
+                + (', or leave them out with unjudged="skip".' if kept.any() else "."),
+                "preference",
+            )
+        log.warning("%s; they are skipped.", found)
+        self.indices = self.indices[kept]
 
 
 class PreferenceDataset(RecordViews):
     """Item = one view of an image and its pairs; a record with a ranking and no pairs gives every pair of the ranking.
 
-    `pairs_per_image` draws that many pairs anew for each view (None: all). Records without preferences are skipped
-    and counted in `skipped`, or refused with `unjudged="error"`. For the other arguments see RecordViews.
+    For the arguments not named here see RecordViews.
+
+    Args:
+        pairs_per_image: draw that many pairs for each view; None: all.
+        unjudged: records without preferences are skipped and counted in `skipped` ("skip"), or refused ("error").
     """
 
     collate = staticmethod(collate_pairs)
@@ -54,37 +129,40 @@ class PreferenceDataset(RecordViews):
         self._keep(lambda info: bool(info.pairs or (info.ranking or 0) > 1), "no preference", unjudged)
 
     def __getitem__(self, draw: int | Draw) -> PairItem:
-        record, view = self._open(draw)
+        record, view = self.read(draw)
         pairs = pairs_of(record)
         if self.pairs_per_image is not None and self.pairs_per_image < len(pairs):
             drawn = self._rng(record, view, "pairs").choice(len(pairs), self.pairs_per_image, replace=False)
             pairs = [pairs[number] for number in sorted(drawn)]
         named = np.array([(pair.chosen, pair.rejected) for pair in pairs], np.int64).reshape(-1, 2)
-        # Only masks that occur in a pair are worth the geometry.
+        # Only masks that occur in a pair go through the geometry, each once.
         numbers, places = np.unique(named, return_inverse=True)
-        seen, gold = self._look(record, view, record.masks[numbers])
-        known = seen.masks != IGNORE
         places = places.reshape(-1, 2)
-        judged = np.array([bool((known[a] & known[b]).any()) for a, b in places], bool)
+        shown, gold = self.show(record, view, record.masks[numbers])
+        known = shown.masks != IGNORE
+        counted = np.array([bool((known[a] & known[b]).any()) for a, b in places], bool)
         return PairItem(
             id=record.id,
             view=view,
-            image=seen.image,
-            valid=seen.valid,
+            image=shown.image,
+            valid=shown.valid,
             gold=gold,
-            masks=seen.masks,
+            masks=shown.masks,
             numbers=numbers,
-            pairs=places[judged],
-            weight=np.array([pair.weight for pair in pairs], np.float32)[judged],
-            dropped=int((~judged).sum()),
+            pairs=places[counted],
+            weight=np.array([pair.weight for pair in pairs], np.float32)[counted],
+            dropped=int((~counted).sum()),
         )
 
 
 class RankingDataset(RecordViews):
     """Item = one view of an image and `length` of its ranked masks, best first.
 
-    Longer rankings are thinned at random, anew for each view; records with shorter ones are skipped and counted in
-    `skipped`, or refused with `unjudged="error"`. For the other arguments see RecordViews.
+    For the arguments not named here see RecordViews.
+
+    Args:
+        length: how many masks; of longer rankings that many are drawn for each view.
+        unjudged: records with shorter rankings are skipped and counted in `skipped` ("skip"), or refused ("error").
     """
 
     collate = staticmethod(collate_rankings)
@@ -107,17 +185,17 @@ class RankingDataset(RecordViews):
         self._keep(lambda info: (info.ranking or 0) >= length, f"no ranking of {length} masks", unjudged)
 
     def __getitem__(self, draw: int | Draw) -> RankingItem:
-        record, view = self._open(draw)
+        record, view = self.read(draw)
         kept = self._rng(record, view, "ranking").choice(len(record.ranking), self.length, replace=False)
         numbers = np.array(record.ranking, np.int64)[np.sort(kept)]
-        seen, gold = self._look(record, view, record.masks[numbers])
+        shown, gold = self.show(record, view, record.masks[numbers])
         return RankingItem(
             id=record.id,
             view=view,
-            image=seen.image,
-            valid=seen.valid,
+            image=shown.image,
+            valid=shown.valid,
             gold=gold,
-            masks=seen.masks,
+            masks=shown.masks,
             numbers=numbers,
         )
 
@@ -133,19 +211,24 @@ def pairs_of(record: Record) -> list[Pair]:
     return list(record.pairs) or [Pair(better, worse) for better, worse in combinations(record.ranking, 2)]
 
 
-Weights = NDArray[np.float64]
-WHOLE = ("gold", "any", "mean", "first", "chosen", "consensus")
-SHARED = ("mean", "chosen", "consensus")
+_TARGETS = ("gold", "any", "mean", "first", "chosen", "consensus")
+_SOFT_TARGETS = ("mean", "chosen", "consensus")
 
 
 class SupervisedDataset(RecordViews):
     """Item = one view of an image and its target. For the arguments not named here see RecordViews.
 
-    `target` is "gold"; "first" (the first of the record's masks: one rater's, where it is always the same one's); "any"
-    (one of its masks, drawn anew for each view: learning from several raters one at a time); "mean" (the share of
-    raters for each class, float32 [classes,H,W]); or a mask's name. Of records with preferences also "chosen" (the mask
-    that was preferred; of several pairs, the shares of their chosen masks by the pairs' weights) and "consensus" (the
-    share of all ranked masks, the better the heavier: see `rank_weights`).
+    Args:
+        target: which masks of a record make its target:
+
+            * "gold";
+            * "first": the first of its masks: one rater's, where it is always the same one's;
+            * "any": one of its masks, drawn for each view: learning from several raters one at a time;
+            * a mask's name;
+            * "mean": the share of its masks with each class, float32 [classes, H, W];
+            * "chosen": the mask that was preferred; of several pairs, the shares of their chosen masks by the pairs'
+              weights;
+            * "consensus": the shares of all ranked masks, a better mask with more weight: see `rank_weights`.
     """
 
     collate = staticmethod(collate_supervised)
@@ -164,23 +247,23 @@ class SupervisedDataset(RecordViews):
         self.target = target
 
     def __getitem__(self, draw: int | Draw) -> SupervisedItem:
-        record, view = self._open(draw)
-        masks, weights = self._targets(record, view)
-        seen, gold = self._look(record, view, masks)
-        if self.target in SHARED:
+        record, view = self.read(draw)
+        masks, weights = self._masks_of_target(record, view)
+        shown, gold = self.show(record, view, masks)
+        if self.target in _SOFT_TARGETS:
             classes = len(self.source.classes)
-            target: NDArray[np.uint8] | NDArray[np.float32] = rater_shares(seen.masks, classes, weights)
+            target: NDArray[np.uint8] | NDArray[np.float32] = class_shares(shown.masks, classes, weights)
             known = target.any(0)
         else:
-            # Gold comes with every view; looking at it twice would only cost.
-            target = gold if self.target == "gold" and gold is not None else seen.masks[0]
+            # Gold comes with every view; taking it through the geometry twice would only cost time.
+            target = gold if self.target == "gold" and gold is not None else shown.masks[0]
             known = target != IGNORE
         return SupervisedItem(
-            id=record.id, view=view, image=seen.image, valid=seen.valid & known, gold=gold, target=target
+            id=record.id, view=view, image=shown.image, valid=shown.valid & known, gold=gold, target=target
         )
 
-    def _targets(self, record: Record, view: int) -> tuple[Masks, Weights | None]:
-        """Return the masks that make the target, and what each weighs; None: all the same."""
+    def _masks_of_target(self, record: Record, view: int) -> tuple[Masks, Weights | None]:
+        """Return the masks that make the target, and the weight of each; None: all the same."""
         if self.target == "gold" and record.gold is not None:
             return record.masks[:0], None
         if self.target == "mean" and len(record.masks):
@@ -194,7 +277,7 @@ class SupervisedDataset(RecordViews):
             return record.masks[[pair.chosen for pair in record.pairs]], np.array([p.weight for p in record.pairs])
         if self.target == "consensus" and record.ranking:
             return record.masks[list(record.ranking)], rank_weights(len(record.ranking))
-        if self.target not in WHOLE and self.target in record.mask_names:
+        if self.target not in _TARGETS and self.target in record.mask_names:
             return record.masks[[record.mask_names.index(self.target)]], None
         raise DataError(
             f"Expected a target {self.target!r} in record {record.id!r} but it has gold: "
@@ -205,27 +288,118 @@ class SupervisedDataset(RecordViews):
         )
 
 
-def rater_shares(
+def class_shares(
     masks: Masks, classes: int, weights: Weights | None = None
 ) -> Float32[np.ndarray, "classes height width"]:
-    """Return the share of the masks that say each class, of those that say anything there; 0 where none does.
+    """Return the share of the masks that have each class at a pixel, of those that do not ignore it; 0 where all do.
+
+    Args:
+        masks: class ids uint8 [K, H, W], 255 = ignore.
+        classes: how many there are.
+        weights: of the masks, [K]; left out: all the same.
 
     >>> masks = np.array([[[0, 1, 255]], [[1, 1, 255]]], np.uint8)
-    >>> rater_shares(masks, 2)[1].tolist()
+    >>> class_shares(masks, 2)[1].tolist()
     [[0.5, 1.0, 0.0]]
-    >>> rater_shares(masks, 2, np.array([3.0, 1.0]))[1].tolist()
+    >>> class_shares(masks, 2, np.array([3.0, 1.0]))[1].tolist()
     [[0.25, 1.0, 0.0]]
     """
     each = np.ones(len(masks)) if weights is None else weights
     votes = np.stack([np.tensordot(each, masks == number, 1) for number in range(classes)])
-    said = votes.sum(0)
-    return np.asarray(votes / np.where(said > 0, said, 1), np.float32)
+    total = votes.sum(0)
+    return np.asarray(votes / np.where(total > 0, total, 1), np.float32)
 
 
 def rank_weights(masks: int) -> Weights:
-    """Return 2(K − r)/(K(K + 1)) for the ranks r = 0 (best) … K − 1: falling in a line, 1 in sum.
+    """Return 2(K − r)/(K(K + 1)) for the ranks r = 0 (best) … K − 1: falling linearly, with sum 1.
 
     >>> rank_weights(3).tolist()
     [0.5, 0.3333333333333333, 0.16666666666666666]
     """
     return np.arange(masks, 0, -1) * 2 / (masks * (masks + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class GoldBatch:
+    """A batch of views, the numbers of its records in the source, and gold at the images' own size.
+
+    `boxes`, where asked for, are the parts of the views that show the images.
+    """
+
+    batch: SupervisedBatch
+    numbers: list[int]
+    golds: list[Mask]
+    boxes: list[Box]
+
+
+class GoldBatches:
+    """Batches of images with gold for evaluation: view 0 of each image, in order, none padded to the size of another.
+
+    A network's prediction of an image then does not depend on which others are in its batch. `without_gold` holds the
+    ids of the images that were left out, as far as the iteration has come.
+
+    Args:
+        source: the records.
+        pipeline: makes the view of an image; with `native` it may only resize and pad, else a DataError says so.
+        indices: numbers of the records.
+        batch_size: images a batch, at most.
+        seed: of the views, for a pipeline that draws.
+        native: give `boxes`, with which logits can be taken back to the image's own size.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        pipeline: Pipeline,
+        indices: Sequence[int] | NDArray[np.uint32],
+        *,
+        batch_size: int = 8,
+        seed: int = 0,
+        native: bool = False,
+    ) -> None:
+        self._views = RecordViews(source, pipeline, indices, views=1, seed=seed)
+        self.batch_size, self.native = batch_size, native
+        self.without_gold: list[str] = []
+
+    def __iter__(self) -> Iterator[GoldBatch]:
+        self.without_gold = []
+        group: list[_GoldView] = []
+        for place in range(len(self._views)):
+            record, view = self._views.read(place)
+            if record.gold is None:
+                self.without_gold.append(record.id)
+                continue
+            shown = self._show(record, view, int(self._views.indices[place]))
+            if group and (len(group) == self.batch_size or group[0].item.image.shape != shown.item.image.shape):
+                yield _gold_batch(group)
+                group = []
+            group.append(shown)
+        if group:
+            yield _gold_batch(group)
+
+    def _show(self, record: Record, view: int, number: int) -> "_GoldView":
+        assert record.gold is not None
+        size = record.gold.shape
+        shown, gold = self._views.show(record, view, coordinate_masks(size) if self.native else record.masks[:0])
+        assert gold is not None
+        item = SupervisedItem(
+            id=record.id, view=view, image=shown.image, valid=shown.valid & (gold != IGNORE), gold=gold, target=gold
+        )
+        return _GoldView(item, number, record.gold, image_box(record.id, shown, size) if self.native else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _GoldView:
+    item: SupervisedItem
+    number: int
+    gold: Mask
+    box: Box | None
+
+
+def _gold_batch(group: Sequence[_GoldView]) -> GoldBatch:
+    return GoldBatch(
+        collate_supervised([one.item for one in group]),
+        [one.number for one in group],
+        [one.gold for one in group],
+        [one.box for one in group if one.box is not None],
+    )

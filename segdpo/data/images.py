@@ -1,6 +1,7 @@
-"""The one door between image files and arrays: images RGB uint8 [H, W, 3], masks uint8 [H, W] of class ids.
+"""Image files and arrays: images RGB uint8 [H, W, 3], masks uint8 [H, W] of class ids.
 
-A damaged file stops here: the checksums of a PNG's chunks are compared, which its usual readers do not do.
+All image files are read here, so that a damaged one is an error: the checksums of a PNG's chunks are compared, which
+its usual readers do not do.
 """
 
 import io
@@ -16,12 +17,12 @@ from segdpo.files import DataError
 from segdpo.masks import Mask
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-# Pillow opens many more by their first bytes, whatever the suffix, and hands PostScript to another program.
+# Pillow opens many more by their first bytes, whatever the suffix, and runs another program for PostScript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 # How many pixels an image may have, read from its header before anything is decoded. Pillow refuses more than twice its
 # own MAX_IMAGE_PIXELS (179 million), which is this number: to read larger images, raise both.
 MAX_PIXELS = 178_956_970
-TILE_WIDTH, TILE_LENGTH = 322, 323
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -34,7 +35,19 @@ class ImageFile:
 
 
 def decode_image(data: bytes, name: str, channels: int | None = 3) -> Image:
-    """Return the image in `data`: RGB for 3 `channels`, grey for 1, as stored (1, 3 or 4) for None."""
+    """Return the image in a file's bytes.
+
+    Args:
+        data: the bytes of a file of one of the FORMATS, 8 bits a channel.
+        name: what error messages call it.
+        channels: 3: RGB, 1: grey, None: as stored (1, 3 or 4 channels).
+
+    Returns:
+        uint8 [H, W, channels].
+
+    Raises:
+        DataError: if it is damaged, too large, or not of 8 bits.
+    """
     image = _open(data, name)
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") or _png_depth(data) == 16:
         raise DataError(
@@ -47,7 +60,11 @@ def decode_image(data: bytes, name: str, channels: int | None = 3) -> Image:
 
 
 def decode_mask(data: bytes, name: str) -> Mask:
-    """Return the class ids in `data`: 8-bit grey or palette as they are, 1-bit as 0 and 1."""
+    """Return the class ids in a file's bytes, uint8 [H, W]: 8-bit grey or palette as they are, 1-bit as 0 and 1.
+
+    Raises:
+        DataError: if it is damaged, too large, a JPEG (which changes values), or has colours instead of class ids.
+    """
     image = _open(data, name)
     if image.format in ("JPEG", "MPO"):
         raise DataError(f"{name}: Expected a lossless mask but got a JPEG; save masks as PNG.", "mask format")
@@ -90,7 +107,7 @@ def _open(data: bytes, name: str) -> Pillow.Image:
         image.load()
     # Pillow raises SyntaxError, OSError, struct.error and its own classes, by format and kind of damage.
     except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({_said(error)}); restore the file or remove it.") from error
+        raise DataError(f"{name}: cannot be decoded ({_reason(error)}); restore the file or remove it.") from error
     return image
 
 
@@ -108,15 +125,15 @@ def _pixels(image: Pillow.Image, mode: str, name: str) -> np.ndarray:
         return np.array(image if image.mode == mode else image.convert(mode))
     # A palette that is cut short is noticed only here.
     except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({_said(error)}); restore the file or remove it.") from error
+        raise DataError(f"{name}: cannot be decoded ({_reason(error)}); restore the file or remove it.") from error
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
 def _check_png(data: bytes, name: str) -> None:
-    """Compare each chunk's checksum: pixels that decode are not yet the pixels that were written."""
+    """Compare each chunk's checksum: a damaged file may decode, to other pixels than were written."""
     position, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         length = int.from_bytes(data[position : position + 4], "big")

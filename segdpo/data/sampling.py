@@ -1,4 +1,4 @@
-"""The order of an epoch: drawn from (seed, epoch) as one uint32 array, and taken up again in its middle."""
+"""The order of an epoch: drawn from (seed, epoch), and resumed in its middle."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 class Draw(NamedTuple):
     """What a data set is asked for: number `item` in epoch `epoch`.
 
-    The epoch travels with the number, since workers that live on would not hear of a new one.
+    The epoch travels with the number, since persistent workers are not told of a new one.
     """
 
     item: int
@@ -19,10 +19,15 @@ class Draw(NamedTuple):
 
 # Called a DistributedSampler so that Lightning leaves it alone: its wrapper would hide set_epoch.
 class EpochSampler(DistributedSampler[Draw]):
-    """Draws every item once an epoch, in an order that depends on (seed, epoch) alone.
+    """Draws every item once an epoch, in an order that depends on (seed, epoch) alone; a million items take 4 MB.
 
-    A million items take 4 MB. With `ranks` processes, each takes every `ranks`-th item; the few of a shuffled epoch
-    that would make the shares unequal are left out (others each time). Unshuffled, all are kept.
+    Args:
+        count: how many items there are.
+        seed: of the order.
+        shuffle: False: in order.
+        rank: of this process.
+        ranks: how many processes there are. Each takes every `ranks`-th item; the few of a shuffled epoch that would
+            make their numbers unequal are left out (others each epoch). Unshuffled, all are kept.
 
     >>> list(EpochSampler(2, shuffle=False))
     [Draw(item=0, epoch=0), Draw(item=1, epoch=0)]
@@ -37,22 +42,22 @@ class EpochSampler(DistributedSampler[Draw]):
         self.count, self.seed, self.shuffle = count, seed, shuffle
         self.rank, self.num_replicas = rank, ranks
         self.epoch, self.position = 0, 0
-        self._asked, self._ahead, self._resumed = 0, 0, False
+        self._last_set, self._ahead, self._resumed = 0, 0, False
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
-        """Choose the epoch of the next iteration, and how many of this process's items to pass over."""
-        self._asked = epoch
-        # The same epoch again must not send us back to its beginning.
+        """Choose the epoch of the next iteration, and how many of this process's items to skip."""
+        self._last_set = epoch
+        # Setting the same epoch again must not go back to its beginning.
         if not self._resumed and (epoch - self._ahead != self.epoch or position):
             self.epoch, self.position = epoch - self._ahead, position
 
     def resume(self, epoch: int, position: int) -> None:
-        """Go on in the midst of an epoch, whatever epoch is set until the next iteration.
+        """Start the next iteration in the middle of an epoch, whatever epoch is set before it.
 
-        Lightning sets the epoch again after a resume; resumed at the end of an epoch, with max_steps, it passes over
-        one number that it never shows. What it is ahead by is taken off from then on.
+        Lightning sets the epoch again after a resume; resumed at the end of an epoch, with max_steps, it skips one
+        number. From then on its number is reduced by what it is ahead.
         """
-        self.epoch, self.position, self._asked, self._resumed = epoch, position, epoch, True
+        self.epoch, self.position, self._last_set, self._resumed = epoch, position, epoch, True
 
     def order(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
         """Return this process's indices of the current epoch, uint32."""
@@ -63,9 +68,9 @@ class EpochSampler(DistributedSampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         if self._resumed:
-            self._ahead, self._resumed = self._asked - self.epoch, False
+            self._ahead, self._resumed = self._last_set - self.epoch, False
         order, epoch = self.order()[self.position :], self.epoch
-        # Whoever iterates again wants the whole epoch.
+        # Another iteration is of the whole epoch.
         self.position = 0
         return (Draw(int(index), epoch) for index in order)
 
@@ -74,11 +79,11 @@ class EpochSampler(DistributedSampler[Draw]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """A DataLoader over an EpochSampler that can be saved after any batch and goes on with the next one.
+    """A DataLoader over an EpochSampler that can be saved after any batch and resumed with the next one.
 
-    `state_dict` counts the batches handed out, not those that workers have prepared. Lightning saves and loads it by
-    itself. Nothing is drawn before the first batch is asked for, so that an epoch set until then still counts
-    (Lightning makes the iterator first and sets the epoch after).
+    `state_dict` counts the batches handed out, not those that workers have prepared; Lightning saves and loads it.
+    Nothing is drawn before the first batch is asked for, so that an epoch set until then still counts (Lightning makes
+    the iterator first and sets the epoch after).
     """
 
     _started: tuple[int, int] | None = None
@@ -105,12 +110,12 @@ class EpochLoader(DataLoader[Any]):
         return {"epoch": epoch, "position": used, "items": self.order.count, "seed": self.order.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batch at which `state` was taken; the data must be the same."""
+        """Resume after the batch at which `state` was taken; the data must be the same."""
         for key, now in (("items", self.order.count), ("seed", self.order.seed)):
             if state[key] != now:
                 raise ValueError(
                     f"Expected the data that the checkpoint was trained on, {key} {state[key]}, but got {now}; "
-                    "resume with the same data and seed, or start anew from the checkpoint's weights."
+                    "resume with the same data and seed, or start a new run from the checkpoint's weights."
                 )
         self.order.resume(state["epoch"], state["position"])
         self._started = None

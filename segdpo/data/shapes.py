@@ -1,4 +1,4 @@
-"""The embedded data set: stained cells under a microscope, drawn from (seed, index), with exact gold."""
+"""The built-in data set: stained cells under a microscope, drawn from (seed, index), with exact gold."""
 
 import operator
 from dataclasses import dataclass, replace
@@ -11,12 +11,92 @@ from segdpo.data.annotators import annotate
 from segdpo.data.record import Image, MaskSource, Record, RecordInfo, record_rng
 from segdpo.masks import smooth_noise
 
+CLASSES = {2: ("background", "object"), 4: ("background", "body", "nucleus", "process")}
+
+
+class Shapes:
+    """Images of touching, textured cells with thin processes, exact gold, and masks of simulated annotators.
+
+    Record i depends on (seed, size, i) alone: not on `count`, the order of access or the process. The binary and the
+    four-class variant show the same images. A record takes milliseconds to make, each time it is read.
+
+    Args:
+        count: how many records.
+        size: side of the square images in pixels, at least 32.
+        seed: another seed is another data set.
+        classes: 2 (background, object) or 4 (background, body, nucleus, process).
+        masks: a source of masks `(record, rng) -> Candidates`, called with a record that has gold and no masks;
+            None: records with gold alone.
+        keep: hold records in memory once they are made (30 KB each at 64²), in each process.
+
+    >>> record = Shapes(count=10)[3]
+    >>> record.id, record.image.shape, record.mask_names
+    ('shapes-0-00003', (64, 64, 3), ('generous', 'polygon', 'missed_thin', 'merged'))
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: int = 64,
+        seed: int = 0,
+        classes: int = 2,
+        masks: MaskSource | None = annotate,
+        keep: bool = False,
+    ) -> None:
+        if count < 1 or size < 32:
+            raise ValueError(f"Expected count ≥ 1 and size ≥ 32 (thin parts vanish below) but got {count} and {size}.")
+        if classes not in CLASSES:
+            raise ValueError(f"Expected classes to be 2 (binary) or 4 but got {classes!r}.")
+        if masks is not None and not callable(masks):
+            raise TypeError(
+                f"Expected masks to be a source of masks, a function (record, rng) -> Candidates, but got {masks!r}; "
+                "leave it out for the simulated annotators, masks=None for gold alone."
+            )
+        self.count, self.size, self.seed, self.masks = count, size, seed, masks
+        self.classes = CLASSES[classes]
+        self.keep, self._kept = keep, dict[int, Record]()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        if index in self._kept:
+            return self._kept[index]
+        record = self._make(index)
+        if self.keep:
+            self._kept[index] = record
+        return record
+
+    def _make(self, index: int) -> Record:
+        record_id = self.describe(index).id
+        rng = record_rng(self.seed, record_id, "scene")
+        cells = draw_cells(self.size, rng)
+        record = Record(
+            id=record_id,
+            image=paint(cells, rng),
+            masks=np.zeros((0, self.size, self.size), np.uint8),
+            mask_names=(),
+            gold=gold_mask(cells, len(self.classes)),
+        )
+        if self.masks is None:
+            return record
+        candidates = self.masks(record, record_rng(self.seed, record_id, "masks"))
+        return replace(record, masks=candidates.masks, mask_names=candidates.names)
+
+    def describe(self, index: int) -> RecordInfo:
+        """Return the record's id without making its picture."""
+        index = operator.index(index)
+        if not 0 <= index < self.count:
+            raise IndexError(f"Expected an index from 0 to {self.count - 1} but got {index}.")
+        return RecordInfo(f"shapes-{self.seed}-{index:05d}")
+
+
 Distance = Float32[np.ndarray, "size size"]
-"""Signed distance to an outline, roughly in units: negative inside."""
+"""Signed distance to an outline, roughly in units of 1/64 of the side: negative inside."""
 
 BODY, NUCLEUS, PROCESS = 1, 2, 3
 SEAM = 1.4
-"""Width of the background between touching cells: 1 pixel at 64²."""
+"""Width of the background between touching cells, in units of 1/64 of the side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +130,7 @@ class _Outline:
 
 
 def draw_cells(size: int, rng: np.random.Generator) -> list[Cell]:
-    """Return three to six cells, most of them touching another, parted by a seam of background."""
+    """Return three to six cells, most of them touching another, with a seam of background between them."""
     y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 64 / size] * 2, indexing="ij")
     outlines: list[_Outline] = []
     for _ in range(int(rng.integers(3, 7))):
@@ -95,7 +175,7 @@ def _place(others: list[_Outline], rng: np.random.Generator) -> _Outline | None:
         if rng.random() < 0.75:
             neighbour = others[int(rng.integers(len(others)))]
             angle = rng.uniform(0, 2 * np.pi)
-            # A little nearer than touching, so that the seam runs along a stretch of the outline and not at a point.
+            # A little nearer than touching, so that they meet along a part of the outline and not at a point.
             away = 0.85 * (neighbour.radius_at(angle) + _Outline(0, 0, *shape).radius_at(angle + np.pi))
             y, x = neighbour.y + away * np.sin(angle), neighbour.x + away * np.cos(angle)
         new = _Outline(float(y), float(x), *shape)
@@ -136,7 +216,7 @@ def _stalk(body: _Outline, others: list[_Outline], rng: np.random.Generator) -> 
     """Return points along a stalk and its half width at each; the longest of four that end before another body."""
     best = np.zeros((0, 2))
     for _ in range(4):
-        # Towards the middle mostly: a stalk outside the image is none.
+        # Mostly towards the middle, so that the stalk lies in the image.
         angle = np.arctan2(32 - body.y, 32 - body.x) + rng.normal(0, 1.2)
         t = np.linspace(0, 1, 10)
         distance, way = float(body.radius_at(angle)) - 1 + rng.uniform(9, 20) * t, angle + rng.uniform(-0.6, 0.6) * t**2
@@ -162,7 +242,7 @@ def paint(cells: list[Cell], rng: np.random.Generator) -> Image:
     plasm += _debris(size, rng)
     grain = smooth_noise((size, size), 0.9 * unit, rng)
     coarse = smooth_noise((size, size), 2.2 * unit, rng)
-    # Staining varies from image to image and from cell to cell; some cells are hardly there.
+    # Staining varies from image to image and from cell to cell; some cells are hardly visible.
     strength = rng.uniform(0.35, 0.7)
     for cell in cells:
         own = strength * rng.uniform(0.65, 1.4)
@@ -191,7 +271,7 @@ def _ground(size: int, rng: np.random.Generator) -> Density:
 
 
 def _debris(size: int, rng: np.random.Generator) -> Density:
-    """Return faint specks and fibres that are no cells: what a network must learn to leave out."""
+    """Return faint specks and fibres that are not cells."""
     y, x = np.meshgrid(*[(np.arange(size) + 0.5) * 64 / size] * 2, indexing="ij")
     density = np.zeros((size, size))
     for _ in range(int(rng.integers(2, 6))):
@@ -212,83 +292,3 @@ def _light(size: int, rng: np.random.Generator) -> Density:
     slope = rng.uniform(-0.18, 0.18, 2)
     dark_corners = rng.uniform(0.0, 0.15)
     return np.asarray(1 + slope[0] * y + slope[1] * x - dark_corners * (y * y + x * x), np.float32)
-
-
-CLASSES = {2: ("background", "object"), 4: ("background", "body", "nucleus", "process")}
-
-
-class Shapes:
-    """Images of touching, textured cells with thin processes, exact gold, and masks of cheap annotators.
-
-    Record i depends on (seed, size, i) alone: not on `count`, the order of access or the process. The binary and the
-    four-class variant show the same images. Nothing is kept: a record is made anew, in milliseconds, each time.
-
-    Args:
-        count: how many records.
-        size: side of the square images in pixels, at least 32.
-        seed: another seed is another data set.
-        classes: 2 (background, object) or 4 (background, body, nucleus, process).
-        masks: a source of masks `(record, rng) -> Candidates`, called with a record that has gold and no masks;
-            None: records with gold alone.
-        keep: hold records in memory once they are made (30 KB each at 64²), each process its own.
-
-    >>> record = Shapes(count=10)[3]
-    >>> record.id, record.image.shape, record.mask_names
-    ('shapes-0-00003', (64, 64, 3), ('generous', 'polygon', 'missed_thin', 'merged'))
-    """
-
-    def __init__(
-        self,
-        count: int,
-        size: int = 64,
-        seed: int = 0,
-        classes: int = 2,
-        masks: MaskSource | None = annotate,
-        keep: bool = False,
-    ) -> None:
-        if count < 1 or size < 32:
-            raise ValueError(f"Expected count ≥ 1 and size ≥ 32 (thin parts vanish below) but got {count} and {size}.")
-        if classes not in CLASSES:
-            raise ValueError(f"Expected classes to be 2 (binary) or 4 but got {classes!r}.")
-        if masks is not None and not callable(masks):
-            raise TypeError(
-                f"Expected masks to be a source of masks, a function (record, rng) -> Candidates, but got {masks!r}; "
-                "leave it out for the cheap annotators, masks=None for gold alone."
-            )
-        self.count, self.size, self.seed, self.masks = count, size, seed, masks
-        self.classes = CLASSES[classes]
-        self.keep, self._kept = keep, dict[int, Record]()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Record:
-        if index in self._kept:
-            return self._kept[index]
-        record = self._make(index)
-        if self.keep:
-            self._kept[index] = record
-        return record
-
-    def _make(self, index: int) -> Record:
-        record_id = self.describe(index).id
-        rng = record_rng(self.seed, record_id, "scene")
-        cells = draw_cells(self.size, rng)
-        record = Record(
-            id=record_id,
-            image=paint(cells, rng),
-            masks=np.zeros((0, self.size, self.size), np.uint8),
-            mask_names=(),
-            gold=gold_mask(cells, len(self.classes)),
-        )
-        if self.masks is None:
-            return record
-        candidates = self.masks(record, record_rng(self.seed, record_id, "masks"))
-        return replace(record, masks=candidates.masks, mask_names=candidates.names)
-
-    def describe(self, index: int) -> RecordInfo:
-        """Return the record's id without making its picture."""
-        index = operator.index(index)
-        if not 0 <= index < self.count:
-            raise IndexError(f"Expected an index from 0 to {self.count - 1} but got {index}.")
-        return RecordInfo(f"shapes-{self.seed}-{index:05d}")

@@ -1,48 +1,103 @@
-"""Data sets made of other data sets (a subset, several joined), and data sets with image files."""
+"""Data sets as wholes: open one, take a part of one, join several, copy one as a pack."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from segdpo.data.formats.arrow import PairTable
 from segdpo.data.images import ImageFile
-from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, info_of
+from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
 from segdpo.files import DataError
 
-# What wraps a loop to show how far it is: `rich.progress.track`, `tqdm`, or `iter` for nothing.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from segdpo.data.formats.pack import Images
+
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""What wraps a loop to show how far it is: `rich.progress.track`, `tqdm`, or `iter` for nothing."""
 
 
-@runtime_checkable
-class FileSource(RecordSource, Protocol):
-    """A data set that can hand out an image's file as it is, so that copying it loses nothing."""
-
-    def image_file(self, index: int, /) -> ImageFile:
-        """Return the file of the image of record `index`."""
-        ...
+# The formats import this file, so they are imported where one is opened.
 
 
-def records_with_files(
-    source: RecordSource | Iterable[Record], progress: Progress = iter
-) -> Iterator[tuple[Record, ImageFile | None]]:
-    """Yield each record and its image's file, None where the source has no files."""
-    if isinstance(source, Iterable) and not isinstance(source, FileSource):
-        yield from ((record, None) for record in progress(source))
-    else:
-        for index in progress(range(len(source))):
-            yield source[index], file_of(source, index)
+def open_source(path: str | Path, options: Sequence[str] = (), *, channels: int | None = 3) -> RecordSource:
+    """Return the data set at `path`.
+
+    Args:
+        path: a pack, a folder with dataset.json, a COCO .json, or a .yaml of conf/data/ or like those.
+        options: key=value, in place of values of the yaml; refused with any other path.
+        channels: 3: grey images become RGB, 1: all become grey, None: as stored; ignored for a yaml.
+
+    Raises:
+        DataError: if there is none of these, or the yaml cannot be built.
+    """
+    path = Path(path)
+    if path.suffix == ".yaml":
+        return _from_yaml(path, options)
+    if options:
+        raise DataError(f"Expected options with a .yaml only but got {options[0]!r} after {path}.")
+    from segdpo.data.formats import folder, pack
+
+    if path.suffix == ".json":
+        from segdpo.data.formats.coco import CocoDataset
+
+        return CocoDataset(path, channels=channels)
+    if (path / pack.DESCRIPTION).exists():
+        return pack.PackDataset(path, channels)
+    if (path / folder.DESCRIPTION).exists():
+        return folder.FolderDataset(path, channels)
+    raise DataError(
+        f"{path}: Expected a pack ({pack.DESCRIPTION}), a folder with {folder.DESCRIPTION}, a COCO .json or a .yaml of "
+        f"conf/data/ but got {f'another folder; try conf/data/plain.yaml root={path}' if path.is_dir() else 'none'}."
+    )
 
 
-def file_of(source: RecordSource, index: int) -> ImageFile | None:
-    """Return the file of the image of record `index`, None if the source has no files."""
-    return source.image_file(index) if isinstance(source, FileSource) else None
+def _from_yaml(path: Path, options: Sequence[str]) -> RecordSource:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not path.exists():
+        raise DataError(f"{path}: no such file.")
+    # The folder of the yaml is a group of the configuration around it: a yaml may name others of that configuration.
+    group = path.resolve().parent
+    try:
+        with initialize_config_dir(str(group.parent), version_base=None):
+            config = compose(overrides=[f"+{group.name}={path.stem}", *(_inside(group.name, one) for one in options)])
+            return cast(RecordSource, instantiate(_checked_content(config, group.name, path), _convert_="all"))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Hydra wraps what a target raises; the error in the data is more useful than where it was called from.
+        raise error.__cause__ if isinstance(error.__cause__, DataError) else DataError(f"{path}: {error}") from None
+
+
+def _checked_content(config: "DictConfig", key: str, path: Path) -> Any:
+    """Return the values under `key` if they name only what a configuration may build."""
+    from omegaconf import OmegaConf
+
+    from segdpo.models import check_resolvers, check_targets
+
+    try:
+        check_resolvers(config)
+        content = OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True)
+        content = check_targets(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    return content
+
+
+def _inside(group: str, option: str) -> str:
+    """Return the option as one of the group: key=value, +key=value or ~key."""
+    sign = option[: len(option) - len(option.lstrip("+~"))]
+    return f"{sign}{group}.{option[len(sign) :]}"
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Records number `numbers` of `source`, in that order."""
+    """The records `numbers` of `source`, in that order."""
 
     source: RecordSource
     numbers: Sequence[int]
@@ -59,7 +114,7 @@ class Subset:
         return self.source[int(self.numbers[index])]
 
     def describe(self, index: int) -> RecordInfo:
-        """Return what the source says of the record."""
+        """Return what the source knows of the record."""
         return info_of(self.source, int(self.numbers[index]))
 
 
@@ -88,7 +143,7 @@ class Joined:
         return part[number]
 
     def describe(self, index: int) -> RecordInfo:
-        """Return what its part says of the record."""
+        """Return what its part knows of the record."""
         return info_of(*self._place(index))
 
     def _place(self, index: int) -> tuple[RecordSource, int]:
@@ -99,36 +154,49 @@ class Joined:
         return self.parts[number], index - (ends[number - 1] if number else 0)
 
 
-@dataclass(frozen=True, eq=False)
-class WithPairs:
-    """The records of `source`, each with its pairs in `table` instead of its own pairs and ranking."""
+@runtime_checkable
+class FileSource(RecordSource, Protocol):
+    """A data set that can hand out an image's file as it is, so that copying it loses nothing."""
 
-    source: RecordSource
-    table: PairTable
+    def image_file(self, index: int, /) -> ImageFile:
+        """Return the file of the image of record `index`."""
+        ...
 
-    def __post_init__(self) -> None:
-        """Refuse a table of other records."""
-        if len(self.table.offsets) - 1 != len(self.source):
+
+def file_of(source: RecordSource, index: int) -> ImageFile | None:
+    """Return the file of the image of record `index`, None if the source has no files."""
+    return source.image_file(index) if isinstance(source, FileSource) else None
+
+
+def records_with_files(
+    source: RecordSource | Iterable[Record], progress: Progress = iter
+) -> Iterator[tuple[Record, ImageFile | None]]:
+    """Yield each record and its image's file, None where the source has no files."""
+    if isinstance(source, Iterable) and not isinstance(source, FileSource):
+        yield from ((record, None) for record in progress(source))
+    else:
+        for index in progress(range(len(source))):
+            yield source[index], file_of(source, index)
+
+
+def write_pack(
+    path: str | Path,
+    source: RecordSource,
+    records_per_shard: int | None = None,
+    images: "Images | None" = None,
+    progress: Progress = iter,
+) -> None:
+    """Write a data set as a pack; an unfinished pack of the same data set is continued."""
+    from segdpo.data.formats.pack_writer import PackWriter
+
+    with PackWriter(path, source.classes, records_per_shard, images) as writer:
+        ids = [info_of(source, index).id for index in range(len(source))]
+        if unknown := sorted(writer.done_ids.difference(ids)):
+            writer.close()
             raise DataError(
-                f"Expected a table of {len(self.source)} records but got one of {len(self.table.offsets) - 1}; "
-                "open the table that was made for these records.",
-                "preference",
+                f"{path}: Expected an unfinished pack of the same data set but it has {unknown[0]!r}; "
+                "remove it or write to another path."
             )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes of the source."""
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        rows, table = self.table.slice_of(index), self.table
-        columns = (column[rows].tolist() for column in (table.chosen, table.rejected, table.weight))
-        return replace(self.source[index], pairs=tuple(map(Pair, *columns)), ranking=())
-
-    def describe(self, index: int) -> RecordInfo:
-        """Return what the source says of a record, and how many pairs the table has of it."""
-        rows = self.table.slice_of(index)
-        return replace(info_of(self.source, index), pairs=rows.stop - rows.start, ranking=0)
+        for index in progress(range(len(source))):
+            if ids[index] not in writer.done_ids:
+                writer.write(source[index], file_of(source, index))

@@ -1,4 +1,4 @@
-"""Train, val and test: seeded, by group, so that no patient, frame or sequence is on both sides."""
+"""Train, val and test: seeded, by group, so that no patient, frame or sequence is in two of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Splits:
 
 
 def infos_of(source: RecordSource) -> list[RecordInfo]:
-    """Return what splitting needs to know of every record."""
+    """Return what is known of every record, for the functions that split."""
     return [info_of(source, index) for index in range(len(source))]
 
 
@@ -36,14 +36,22 @@ def split_by_fraction(
 ) -> Splits:
     """Split by groups (a record without one is its own): about `val` and `test` of the records; the rest is train.
 
-    With `given`, a split that records came with is kept. To a split that any record claims nothing is added; test is
-    drawn only from records that claim nothing, val also from those that claim train.
+    Args:
+        infos: what is known of each record, from `infos_of`.
+        val: fraction of the records, 0 for none.
+        test: like `val`.
+        seed: of the draw.
+        given: keep the splits that records came with. Nothing is added to a split that any record came with; test is
+            drawn only from records without a split, val also from those of train.
+
+    Raises:
+        DataError: if there are too few groups, or a group came in two splits.
     """
     for name, fraction in (("val", val), ("test", test)):
         if not 0 <= fraction < 1:
             raise ValueError(f"Expected {name} to be a fraction from 0 to below 1 but got {fraction}.")
     groups = _groups(infos)
-    labels = [_claim(infos, members) if given else "" for members in groups]
+    labels = [_given_split(infos, members) if given else "" for members in groups]
     sizes = [len(members) for members in groups]
     rng = np.random.default_rng(seed)
     draw_val = val > 0 and "val" not in labels
@@ -65,6 +73,13 @@ def split_by_fold(
     """Make `folds` parts of about equal size, by groups: part `fold` is test, about `val` of all records are val.
 
     Every record is in test once when `fold` runs through 0 … folds − 1. Splits that records came with are not used.
+
+    Args:
+        infos: what is known of each record, from `infos_of`.
+        folds: how many parts there are.
+        fold: the part that is test, from 0.
+        val: fraction of all records, 0 for none.
+        seed: of the parts and of val.
     """
     if not 0 <= fold < folds:
         raise ValueError(f"Expected a fold from 0 to {folds - 1} but got {fold}.")
@@ -94,22 +109,22 @@ def _groups(infos: Sequence[RecordInfo]) -> list[list[int]]:
     return [members[name] for name in sorted(members)]
 
 
-def _claim(infos: Sequence[RecordInfo], members: Iterable[int]) -> str:
-    claims = {infos[number].split: infos[number] for number in members if infos[number].split}
-    if len(claims) > 1:
-        (one, first), (other, second) = list(claims.items())[:2]
+def _given_split(infos: Sequence[RecordInfo], members: Iterable[int]) -> str:
+    found = {infos[number].split: infos[number] for number in members if infos[number].split}
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
         raise DataError(
             f"Expected each group in one split but group {first.group or first.id!r} is in {one} ({first.id}) and in "
-            f"{other} ({second.id}): a leak; mend the manifest's splits, or set given=false to draw new ones.",
+            f"{other} ({second.id}): a leak; correct the manifest's splits, or set given=false to draw new ones.",
             "split",
         )
-    return next(iter(claims), "")
+    return next(iter(found), "")
 
 
 def _draw(
     free: list[int], sizes: list[int], wanted: float, keep: int, rng: np.random.Generator, name: str
 ) -> list[int]:
-    """Draw at least one of the groups `free`, about `wanted` records in all, and leave at least `keep` groups."""
+    """Draw at least one of the groups `free`, about `wanted` records in total, and leave at least `keep` groups."""
     most = len(free) - keep
     if most < 1:
         raise DataError(

@@ -1,7 +1,7 @@
-"""Views of an image and its masks: one geometry for all, photometrics for the image; the door to albumentations.
+"""Views of an image and its masks: one geometry for all, photometrics for the image; and where the image lies in one.
 
-All masks of an image go through albumentations in one call, as one array [K,H,W], so that one draw moves all alike.
-Not as channels [H,W,K]: cv2 takes at most 4, so that 5 and more take twice as long, and it fills only the first of
+All masks of an image go through albumentations in one call, as one array [K, H, W]: one draw moves them together.
+Not as channels [H, W, K]: cv2 takes at most 4, so that 5 and more take twice as long, and it fills only the first of
 them with 255 under elastic, grid and optical distortion, which would make the outside background in the others.
 Pixels that come from outside the image are 255 (ignore) in every mask.
 """
@@ -20,29 +20,15 @@ from numpy.typing import NDArray
 
 from segdpo.checks import IGNORE
 from segdpo.data.record import Image
+from segdpo.files import DataError
 from segdpo.masks import Masks
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
-
-# cv2's INTER_NEAREST takes the corner of a pixel's source, not its centre: masks halved in size lie half a pixel off
-# the image, quartered 2 pixels. Warps round, so there it is right, and INTER_NEAREST_EXACT is not allowed.
-_RESIZING = (
-    albumentations.Resize,
-    albumentations.RandomScale,
-    albumentations.LongestMaxSize,
-    albumentations.SmallestMaxSize,
-    albumentations.RandomResizedCrop,
-    albumentations.RandomSizedCrop,
-    albumentations.RandomSizedBBoxSafeCrop,
-    albumentations.RandomCropFromBorders,
-    albumentations.CropAndPad,
-)
+Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +43,11 @@ class View:
 class Pipeline:
     """Albumentations steps, then normalisation: (image / 255 − mean) / std.
 
-    `steps` are albumentations transforms without Normalize or ToTensorV2. Masks are always resampled by nearest and
-    filled with 255; what a step says about that is overruled. `mean` and `std` have one value a channel, or one
-    for all.
+    Args:
+        steps: albumentations transforms without Normalize or ToTensorV2. Masks are always resampled by nearest and
+            filled with 255, whatever a step says about that.
+        mean: one value a channel, or one for all; left out: ImageNet's.
+        std: like `mean`.
 
     >>> pipeline = Pipeline([albumentations.HorizontalFlip(p=1.0)])
     >>> image = np.zeros((2, 3, 3), np.uint8)
@@ -78,38 +66,55 @@ class Pipeline:
         for step in _flat(steps):
             _make_exact(step)
         self._steps = albumentations.Compose(list(steps))
-        centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
-        self._scale: NDArray[np.float32] = np.divide(1, 255 * spread, dtype=np.float32)
-        self._shift: NDArray[np.float32] = -centre / spread
+        self._mean, self._std = mean, std
 
     def __call__(self, image: Image, masks: Masks, rng: np.random.Generator) -> View:
-        """Return the view that `rng` draws; equal generators give equal views, in any process."""
+        """Return the view that `rng` draws; equal generators give equal views, in any process.
+
+        Args:
+            image: uint8 [H, W, C].
+            masks: class ids uint8 [K, H, W]; K may be 0.
+            rng: draws what the steps leave to chance.
+        """
         # set_random_seed would start every step at the same number: two flips with p=.5 would always go together.
         self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         # Plane 0, 1 all over, tells inside from outside afterwards, also where a step leaves 0 (GridElasticDeform).
         planes = np.concatenate([np.ones((1, *image.shape[:2]), np.uint8), masks])
         moved = self._steps(image=image, masks=planes)
+        if moved["image"].dtype != np.uint8:
+            raise TypeError(
+                f"Expected the steps to leave the image uint8 but got {moved['image'].dtype}; leave out Normalize, "
+                "ToFloat and ToTensorV2, which Pipeline does itself."
+            )
         planes = np.ascontiguousarray(moved["masks"])
         valid = planes[0] == 1
         if not valid.all():
             planes[:, ~valid] = IGNORE
-        return View(self._normalise(moved["image"]), planes[1:], valid)
+        return View(normalise(moved["image"], self._mean, self._std), planes[1:], valid)
 
-    def _normalise(self, image: Image) -> Float32[np.ndarray, "channels height width"]:
-        channels = image.shape[-1]
-        if image.dtype != np.uint8:
-            raise TypeError(
-                f"Expected the steps to leave the image uint8 but got {image.dtype}; leave out Normalize, ToFloat and "
-                "ToTensorV2, which Pipeline does itself."
-            )
-        if len(self._scale) not in (1, channels):
-            raise ValueError(
-                f"Expected an image of {len(self._scale)} channels, as many as mean and std have values, but got "
-                f"{channels}; set mean and std to one value, or to {channels}."
-            )
-        out: NDArray[np.float32] = np.multiply(image.transpose(2, 0, 1), self._scale, dtype=np.float32, order="C")
-        out += self._shift
-        return out
+
+def normalise(
+    image: Image, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Float32[np.ndarray, "channels height width"]:
+    """Return (image / 255 − mean) / std as float32 [C, H, W].
+
+    Args:
+        image: uint8 [H, W, C].
+        mean: one value a channel, or one for all.
+        std: like `mean`.
+    """
+    channels = image.shape[-1]
+    if len(mean) not in (1, channels):
+        raise ValueError(
+            f"Expected an image of {len(mean)} channels, as many as mean and std have values, but got {channels}; "
+            f"set mean and std to one value, or to {channels}."
+        )
+    centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
+    # One multiplication and one addition a pixel.
+    scale = np.divide(1, 255 * spread, dtype=np.float32)
+    out: NDArray[np.float32] = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
+    out += -centre / spread
+    return out
 
 
 def init_worker(worker: int) -> None:
@@ -117,12 +122,72 @@ def init_worker(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _flat(steps: Iterable[Step]) -> Iterator[albumentations.BasicTransform]:
-    for step in steps:
-        if isinstance(step, albumentations.BaseCompose):
-            yield from _flat(step.transforms)
-        else:
-            yield step
+# Numbers are written in two digits of this base, below 255, which is ignore in every mask.
+_BASE = 251
+_LARGEST = _BASE**2
+
+
+def coordinate_masks(size: tuple[int, ...]) -> UInt8[np.ndarray, "4 height width"]:
+    """Return masks that hold each pixel's own row and column, each as two digits: views move them like any mask."""
+    if max(size) > _LARGEST:
+        raise DataError(f"Expected an image of at most {_LARGEST} pixels a side but got {size[0]}×{size[1]}.", "size")
+    digits = (part for places in np.indices(size) for part in (places // _BASE, places % _BASE))
+    return np.stack(list(digits)).astype(np.uint8)
+
+
+def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
+    """Return the part of a view that shows the image; refuse a view that shows it cut, turned or bent.
+
+    In a view that only resizes and pads, the pixel at row r of h shows the image's row at the same fraction of its
+    height, to within one pixel of the image, and likewise for columns.
+
+    Args:
+        name: of the record, for the error.
+        view: its masks are those of `coordinate_masks(size)` under the view's geometry.
+        size: height and width of the image.
+    """
+    box = _bounds(view.valid)
+    if box is not None:
+        digits = view.masks[:, box[0], box[1]].astype(np.int64)
+        found = _BASE * digits[0] + digits[1], _BASE * digits[2] + digits[3]
+        if view.valid[box].all() and all(_is_proportional(found[axis], axis, size[axis]) for axis in (0, 1)):
+            return box
+    raise DataError(
+        f"{name}: Expected an eval pipeline that shows the whole image, resized or padded, but it cuts, turns or "
+        "bends it, so that nothing can be measured at the image's own size; take transforms.eval without such "
+        "steps (transforms=whole, transforms=resized), or measure the views as they are, without --native.",
+        "size",
+    )
+
+
+def _bounds(valid: Bool[np.ndarray, "height width"]) -> Box | None:
+    rows, columns = (np.flatnonzero(valid.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _is_proportional(found: np.ndarray, axis: int, size: int) -> bool:
+    """Return whether the places found run through the image evenly, to within a pixel of the image."""
+    length = found.shape[axis]
+    fractions = (np.arange(length) + 0.5) / length
+    expected = fractions[:, None] if axis == 0 else fractions[None]
+    return bool((abs((found + 0.5) / size - expected) <= 1.01 / size).all())
+
+
+# cv2's INTER_NEAREST takes the corner of a pixel's source, not its centre: masks halved in size lie half a pixel off
+# the image, quartered 2 pixels. Warps round, so there it is right, and INTER_NEAREST_EXACT is not allowed.
+_RESIZING = (
+    albumentations.Resize,
+    albumentations.RandomScale,
+    albumentations.LongestMaxSize,
+    albumentations.SmallestMaxSize,
+    albumentations.RandomResizedCrop,
+    albumentations.RandomSizedCrop,
+    albumentations.RandomSizedBBoxSafeCrop,
+    albumentations.RandomCropFromBorders,
+    albumentations.CropAndPad,
+)
 
 
 def _make_exact(step: albumentations.BasicTransform) -> None:
@@ -131,3 +196,11 @@ def _make_exact(step: albumentations.BasicTransform) -> None:
         step.fill_mask = IGNORE
     if hasattr(step, "mask_interpolation"):
         step.mask_interpolation = cv2.INTER_NEAREST_EXACT if isinstance(step, _RESIZING) else cv2.INTER_NEAREST
+
+
+def _flat(steps: Iterable[Step]) -> Iterator[albumentations.BasicTransform]:
+    for step in steps:
+        if isinstance(step, albumentations.BaseCompose):
+            yield from _flat(step.transforms)
+        else:
+            yield step

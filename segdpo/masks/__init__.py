@@ -5,13 +5,9 @@ from typing import TYPE_CHECKING
 from segdpo.lazy import attach
 
 if TYPE_CHECKING:
-    from segdpo.masks.contours import Region as Region
-    from segdpo.masks.contours import band_overlap as band_overlap
-    from segdpo.masks.contours import boundary_width as boundary_width
-    from segdpo.masks.contours import boxed_regions as boxed_regions
-    from segdpo.masks.contours import contour_distances as contour_distances
-    from segdpo.masks.contours import robust_hausdorff as robust_hausdorff
-    from segdpo.masks.contours import share_within as share_within
+    from segdpo.masks.contours import CONTOUR_METRICS as CONTOUR_METRICS
+    from segdpo.masks.contours import contour_options as contour_options
+    from segdpo.masks.contours import measure_contours as measure_contours
     from segdpo.masks.morphology import PlaneRegion as PlaneRegion
     from segdpo.masks.morphology import close_gaps as close_gaps
     from segdpo.masks.morphology import depth as depth
@@ -23,12 +19,13 @@ if TYPE_CHECKING:
     from segdpo.masks.morphology import object_classes as object_classes
     from segdpo.masks.morphology import shrink_by as shrink_by
     from segdpo.masks.morphology import smooth_noise as smooth_noise
-    from segdpo.masks.overlap import CannotJudge as CannotJudge
     from segdpo.masks.overlap import Mask as Mask
     from segdpo.masks.overlap import Masks as Masks
-    from segdpo.masks.overlap import class_overlaps as class_overlaps
+    from segdpo.masks.overlap import count_classes as count_classes
     from segdpo.masks.overlap import differ as differ
     from segdpo.masks.overlap import iou_matrix as iou_matrix
+    from segdpo.masks.overlap import mean_dice as mean_dice
+    from segdpo.masks.overlap import mean_iou as mean_iou
     from segdpo.masks.overlap import mean_pairwise_iou as mean_pairwise_iou
 
 __getattr__, __dir__ = attach(__name__)

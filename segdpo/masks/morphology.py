@@ -1,8 +1,8 @@
 """Morphology of class-id masks: growing, shrinking, opening and closing of all classes at once.
 
-DESIGN: the classes of a mask are ranked, background (class 0) lowest, then the object classes by falling area. A grey
-dilation of the ranks grows every class over the larger ones, as someone would draw them: body first, nucleus on top.
-One rule then serves binary masks, nested parts and street scenes. Ignored pixels (255) neither spread nor change.
+The classes of a mask are ranked, background (class 0) lowest, then the object classes by falling area. A grey dilation
+of the ranks grows every class over the larger ones, as one would draw them: body first, nucleus on top. The same rule
+serves binary masks, nested parts and street scenes. Ignored pixels (255) neither spread nor change.
 """
 
 import cv2
@@ -36,22 +36,22 @@ def grow_by(mask: Mask, radius: float) -> Mask:
 
 
 def shrink_by(mask: Mask, radius: float) -> Mask:
-    """Shrink every object class by `radius` pixels; the larger class or the background beside it moves in."""
+    """Shrink every object class by `radius` pixels; the larger class or the background beside it takes its place."""
     return _on_ranks(mask, radius, "erode")
 
 
 def close_gaps(mask: Mask, width: float) -> Mask:
     """Fill the gaps and bays narrower than `width` pixels between objects of a class."""
-    # Background round the image: an object near its edge is not to be glued to the edge.
+    # Background around the image, so that an object near its edge is not joined to the edge.
     margin = int(width / 2) + 1
     closed = _on_ranks(np.pad(mask, margin), width / 2, "dilate", "erode")
     return closed[margin:-margin, margin:-margin].copy()
 
 
 def drop_thin(mask: Mask, width: float) -> Mask:
-    """Remove the parts thinner than `width` pixels; contours of what stays are left as they were, corners included."""
+    """Remove the parts thinner than `width` pixels; what stays keeps its contours, corners included."""
     core = _on_ranks(mask, width / 2, "erode", "dilate")
-    # Opening with a disc also rounds corners: one ring round the core gives them back, never more than there was.
+    # Opening with a disc also rounds corners: growing the core by one pixel, within the mask, restores them.
     lookup, ids = _ranking(mask)
     kept = np.minimum(lookup[grow_by(core, 1.5)], lookup[mask])
     return keep_ignored(ids[kept], mask)
@@ -69,7 +69,7 @@ def label_parts(mask: Mask) -> tuple[Labels, list[int]]:
 
 
 def depth(region: PlaneRegion) -> Field:
-    """Return for each pixel of the region its Euclidean distance to the nearest pixel outside, 0 outside.
+    """Return the Euclidean distance of each pixel of the region to the nearest pixel outside, and 0 outside.
 
     A region that fills the image has no outside: its depth is the image's longer side everywhere.
     """
@@ -88,7 +88,7 @@ def disc(radius: float) -> PlaneRegion:
 def displace(mask: Mask, dy: Field | float, dx: Field | float) -> Mask:
     """Return the mask with each pixel taken from (y + dy, x + dx), rounded, the image's edge repeated outside.
 
-    A pixel whose source is ignored keeps its own class: nobody knows what moved in.
+    A pixel whose source is ignored keeps its own class.
     """
     height, width = mask.shape
     y = np.clip(np.rint(np.arange(height)[:, None] + dy), 0, height - 1).astype(np.intp)

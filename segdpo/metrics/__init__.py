@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from segdpo.metrics.masks import mean_over_classes as mean_over_classes
     from segdpo.metrics.masks import measure_masks as measure_masks
     from segdpo.metrics.masks import per_image_overlap as per_image_overlap
-    from segdpo.metrics.preferences import Doubles as Doubles
     from segdpo.metrics.preferences import PairQuality as PairQuality
     from segdpo.metrics.preferences import best_of as best_of
-    from segdpo.metrics.preferences import bound as bound
+    from segdpo.metrics.preferences import best_of_kl_bound as best_of_kl_bound
     from segdpo.metrics.preferences import kl_per_pixel as kl_per_pixel
     from segdpo.metrics.statistics import LEVEL as LEVEL
+    from segdpo.metrics.statistics import Doubles as Doubles
     from segdpo.metrics.statistics import Interval as Interval
     from segdpo.metrics.statistics import hierarchical_difference as hierarchical_difference
     from segdpo.metrics.statistics import holm as holm

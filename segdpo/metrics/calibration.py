@@ -1,4 +1,4 @@
-"""Whether a network is as often right as it is sure: expected calibration error and Brier score, over pixels."""
+"""Calibration: whether probabilities are frequencies. Expected calibration error and Brier score, over pixels."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ UNIT = 2**24
 class Calibration(Metric):
     """Expected calibration error (ECE) and Brier score over all valid pixels of all images and processes.
 
-    Confidence is the probability of the predicted class, for one channel as for several: a sigmoid's is never under
-    one half. Bins are of equal width. `compute()` is
+    Confidence is the probability of the predicted class, with one channel as with several: at least one half for a
+    sigmoid. Bins b are of equal width. `compute()` is
 
-    * `ece`: Σ over bins of |accuracy − confidence| · share of the pixels, in [0, 1];
-    * `brier`: mean of ½ Σ over classes of (probability − truth)², in [0, 1]; (p − y)² for two classes;
-    * `bins`: pixels in each bin; `confidence`, `accuracy`: their means in it, NaN in an empty bin.
+    * `ece`: Σ_b |accuracy_b − confidence_b| · n_b/n, in [0, 1] (Guo et al., "On calibration of modern neural
+      networks", 2017);
+    * `brier`: mean of ½ Σ_c (p_c − 1[c = y])² over classes c, in [0, 1]; (p − y)² for two classes (Brier, 1950);
+    * `bins`: pixels n_b in each bin; `confidence`, `accuracy`: their means in it, NaN in an empty bin.
 
-    Pixels beside each other are alike, and most are easy background: the numbers compare networks on the same
-    images, and say little alone.
+    Pixels beside each other are similar, and most are easy background: the numbers compare networks on the same images.
 
     Args:
         bins: how many there are.
@@ -51,23 +51,29 @@ class Calibration(Metric):
 
     @torch.no_grad()
     def update(self, logits: Tensor, gold: Tensor, valid: Tensor | None = None) -> None:
-        """Add a batch: logits [B, 1 or classes, *spatial], class ids [B, *spatial] with 255 = ignore, bool `valid`."""
+        """Add a batch.
+
+        Args:
+            logits: [B, 1 or classes, *spatial].
+            gold: class ids [B, *spatial], 255 = ignore.
+            valid: bool [B, *spatial]; left out: every pixel.
+        """
         check_shapes(logits, {"gold": gold}, None)
         inside = gold != IGNORE if valid is None else valid & (gold != IGNORE)
         truth = gold[inside].long()
-        chances = _probabilities(logits).movedim(1, -1)[inside]
-        _check(chances, truth)
-        confidence, predicted = chances.max(1)
+        probabilities = _probabilities(logits).movedim(1, -1)[inside]
+        _check(probabilities, truth)
+        confidence, predicted = probabilities.max(1)
         places = (confidence * len(self.bins)).long().clamp(max=len(self.bins) - 1)
         self.bins = self.bins.index_add(0, places, torch.ones_like(places))
         self.confidence = self.confidence.index_add(0, places, _whole(confidence))
         self.right = self.right.index_add(0, places, (predicted == truth).long())
-        of_truth = chances.gather(1, truth[:, None])[:, 0]
+        of_truth = probabilities.gather(1, truth[:, None])[:, 0]
         # Σ (p_c − 1[c = y])² = Σ p_c² − 2 p_y + 1.
-        self.squares += _whole((chances.square().sum(1) - 2 * of_truth + 1) / 2).sum()
+        self.squares += _whole((probabilities.square().sum(1) - 2 * of_truth + 1) / 2).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what all pixels so far say; NaN if there are none."""
+        """Return the values over all pixels so far; NaN if there are none."""
         pixels = self.bins.sum()
         confidence = (self.confidence.double() / UNIT / self.bins).float()
         accuracy = self.right / self.bins
@@ -92,16 +98,17 @@ def _whole(values: Tensor) -> Tensor:
     return (values * UNIT).round().long()
 
 
-def _check(chances: Tensor, truth: Tensor) -> None:
-    wrong = int(chances.isnan().any(1).sum())
+def _check(probabilities: Tensor, truth: Tensor) -> None:
+    wrong = int(probabilities.isnan().any(1).sum())
     if wrong:
         raise ValueError(
-            f"Expected finite logits but {wrong} of {len(chances)} valid pixels have NaN or infinite ones; "
+            f"Expected finite logits but {wrong} of {len(probabilities)} valid pixels have NaN or infinite ones; "
             "look at the network's weights, or at that image."
         )
+    classes = probabilities.shape[1]
     for label in (int(truth.min()), int(truth.max())) if len(truth) else ():
-        if not 0 <= label < chances.shape[1]:
+        if not 0 <= label < classes:
             raise ValueError(
-                f"gold has class {label} but the network predicts {chances.shape[1]} classes, 0 to "
-                f"{chances.shape[1] - 1}; evaluate a network of these classes, or mark {label} as ignore ({IGNORE})."
+                f"gold has class {label} but the network predicts {classes} classes, 0 to {classes - 1}; evaluate a "
+                f"network of these classes, or mark {label} as ignore ({IGNORE})."
             )

@@ -1,18 +1,16 @@
-"""Metrics of preferences: accuracy, margins and gains of pairs; the best of K masks."""
+"""Metrics of preferences: accuracy, margins and gains of pairs, KL per pixel; and the best of K masks."""
 
 import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from segdpo.checks import check_same_shape
 from segdpo.kernels import pixel_kl
+from segdpo.metrics.statistics import Doubles
 from segdpo.scores import PairScores
-
-NAMES = ("accuracy", "margin", "chosen_gain", "rejected_gain")
 
 
 def kl_per_pixel(policy_logits: Tensor, reference_logits: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -36,6 +34,10 @@ def kl_per_pixel(policy_logits: Tensor, reference_logits: Tensor, valid: Tensor 
     return torch.where(inside, divergence, 0.0).sum(1) / inside.sum(1)
 
 
+# The rows of PairQuality's sums.
+_MEANS = ("accuracy", "margin", "chosen_gain", "rejected_gain")
+
+
 class PairQuality(Metric):
     """Means over all pairs of an epoch, over all processes, each pair by its weight.
 
@@ -45,7 +47,7 @@ class PairQuality(Metric):
     * `margin`: h;
     * `chosen_gain`, `rejected_gain`: s⁺_θ − s⁺_ref and s⁻_θ − s⁻_ref. Below 0 the mask became less likely: for the
       chosen one that is displacement;
-    * `kl`: mean over images of KL(reference ‖ policy) per pixel, each image alike;
+    * `kl`: mean over images of KL(reference ‖ policy) per pixel;
     * `pairs`: how many there were.
 
     What was never given is NaN.
@@ -61,15 +63,15 @@ class PairQuality(Metric):
     full_state_update = False
     sums: Tensor
     weights: Tensor
-    drift: Tensor
+    kl: Tensor
     images: Tensor
     pairs: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         for state in ("sums", "weights"):
-            self.add_state(state, torch.zeros(len(NAMES)), dist_reduce_fx="sum")
-        self.add_state("drift", torch.tensor(0.0), dist_reduce_fx="sum")
+            self.add_state(state, torch.zeros(len(_MEANS)), dist_reduce_fx="sum")
+        self.add_state("kl", torch.tensor(0.0), dist_reduce_fx="sum")
         for state in ("images", "pairs"):
             self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -82,7 +84,14 @@ class PairQuality(Metric):
         weight: Tensor | None = None,
         kl_per_pixel: Tensor | None = None,
     ) -> None:
-        """Add a batch: both networks' scores of its pairs, the pairs' weights, and `kl_per_pixel` of its images."""
+        """Add a batch.
+
+        Args:
+            policy: its scores of P pairs.
+            reference: its scores of the same pairs.
+            weight: of the pairs, [P]; left out: 1.
+            kl_per_pixel: of the batch's images, [B], from the function of that name.
+        """
         # Margins are exact where differences of scores are not, so h comes from them.
         margin = policy.margin if reference is None else policy.margin - reference.margin
         found = [(margin > 0).to(margin.dtype), margin]
@@ -96,25 +105,40 @@ class PairQuality(Metric):
         self.pairs += len(margin)
         if kl_per_pixel is not None:
             counts = ~kl_per_pixel.isnan()
-            self.drift += kl_per_pixel[counts].sum().to(rows)
+            self.kl += kl_per_pixel[counts].sum().to(rows)
             self.images += counts.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means so far."""
-        means = dict(zip(NAMES, self.sums / self.weights, strict=True))
-        return means | {"kl": self.drift / self.images, "pairs": self.pairs}
+        means = dict(zip(_MEANS, self.sums / self.weights, strict=True))
+        return means | {"kl": self.kl / self.images, "pairs": self.pairs}
 
 
-Doubles = NDArray[np.float64]
+def best_of(values: Doubles, rewards: Doubles, size: int) -> float:
+    """Return an unbiased estimate of the value of the best of `size` masks, from all n masks that were drawn.
+
+    The mean, over all subsets of `size` masks, of the value of the mask with the highest reward.
+
+    Args:
+        values: of each mask, [n].
+        rewards: of each mask, [n], by which the best is chosen; NaN in any gives NaN.
+        size: how many masks are chosen from, K ≤ n.
+
+    >>> masks = np.array([0.25, 0.75])
+    >>> best_of(masks, masks, 1), best_of(masks, masks, 2)
+    (0.5, 0.75)
+    """
+    if np.isnan(rewards).any():
+        return math.nan
+    return float((best_probabilities(rewards, size) * values).sum())
 
 
-def chances(rewards: Doubles, size: int) -> Doubles:
-    """Return the chance of each of n masks to be the best of `size` that are drawn of them without putting back.
+def best_probabilities(rewards: Doubles, size: int) -> Doubles:
+    """Return the probability of each of n masks to be the best of `size` that are drawn without replacement.
 
-    C(r, K − 1)/C(n, K) for the mask that r others are below; those judged the same share theirs. Σ chance · reward is
-    then the mean of the maximum over all subsets: an unbiased estimate of the best of K, which all n masks serve.
+    C(r, K − 1)/C(n, K) for the mask with r masks below it; masks of equal reward share theirs equally.
 
-    >>> chances(np.array([0.1, 0.9, 0.5]), 2).round(3).tolist()
+    >>> best_probabilities(np.array([0.1, 0.9, 0.5]), 2).round(3).tolist()
     [0.0, 0.667, 0.333]
     """
     count = len(rewards)
@@ -127,25 +151,13 @@ def chances(rewards: Doubles, size: int) -> Doubles:
     return np.asarray((np.bincount(group, found) / np.bincount(group))[group])
 
 
-def best_of(values: Doubles, rewards: Doubles, size: int) -> float:
-    """Return the mean of `values` of the mask that `rewards` choose among `size`; NaN where a mask has no reward.
+def best_of_kl_bound(size: int) -> float:
+    """Return log K − (K − 1)/K, an upper bound of KL(best of K ‖ one drawn) whatever the rewards.
 
-    >>> masks = np.array([0.25, 0.75])
-    >>> best_of(masks, masks, 1), best_of(masks, masks, 2)
-    (0.5, 0.75)
-    """
-    if np.isnan(rewards).any():
-        return math.nan
-    return float((chances(rewards, size) * values).sum())
+    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024; it is reached where no two masks
+    have the same reward.
 
-
-def bound(size: int) -> float:
-    """Return log K − (K − 1)/K: what KL(best of K ‖ drawn from) is at most, whatever judges.
-
-    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024: equal where no two masks are
-    judged the same.
-
-    >>> [round(bound(size), 3) for size in (1, 2, 16)]
+    >>> [round(best_of_kl_bound(size), 3) for size in (1, 2, 16)]
     [0.0, 0.193, 1.835]
     """
     return math.log(size) - (size - 1) / size

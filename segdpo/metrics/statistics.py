@@ -1,8 +1,7 @@
-"""How sure one can be of a mean, a difference, a share of wins: intervals at 95 %.
+"""Statistics of comparisons: means, differences and win rates with 95 % intervals, and tests.
 
-Images are what was drawn at random, so images are resampled. The interval tells how other test images of the same
-kind would change the number; it says nothing of other seeds of training, which want runs of their own, and
-`hierarchical_difference` of them.
+Images are the sample, so images are resampled. An interval says how other test images of the same kind would change the
+number. It says nothing about other seeds of training, which need runs of their own: see `hierarchical_difference`.
 """
 
 import math
@@ -20,7 +19,7 @@ Doubles = NDArray[np.float64]
 
 LEVEL = 0.95
 Z = 1.959963984540054
-# Numbers drawn at once: 32 MB, however many images there are.
+# Numbers drawn at once: 32 MB, for any number of images.
 DRAWN_AT_ONCE = 4_000_000
 
 
@@ -57,47 +56,6 @@ class WinRate:
     n: int
 
 
-def mean_interval(values: Values, *, seed: int = 0, resamples: int = 10_000) -> Interval:
-    """Return the mean with its interval by the expanded percentile bootstrap; NaN values do not count.
-
-    >>> mean_interval([0.5, 0.5, float("nan")])
-    Interval(mean=0.5, low=0.5, high=0.5, n=2)
-    """
-    kept = _doubles(values)
-    kept = kept[~np.isnan(kept)]
-    return Interval(*_bootstrap(kept, seed, resamples), len(kept))
-
-
-def paired_difference(policy: Values, reference: Values, *, seed: int = 0, resamples: int = 10_000) -> Difference:
-    """Return the mean of policy − reference, both measured on the same images in the same order, with its interval.
-
-    Images are resampled as pairs: that one image is harder than another then cancels. An image that is NaN in either
-    does not count.
-
-    >>> paired_difference([0.7, 0.7, 0.5], [0.5, 0.5, 0.5]).better
-    2
-    """
-    change = _changes(policy, reference)
-    mean, low, high = _bootstrap(change, seed, resamples)
-    return Difference(mean, low, high, len(change), worse=int((change < 0).sum()), better=int((change > 0).sum()))
-
-
-def win_rate(policy: Values, reference: Values) -> WinRate:
-    """Return the share of images that the policy wins, ties half, with Wilson's interval.
-
-    >>> win_rate([0.7, 0.7, 0.5, 0.4], [0.5, 0.5, 0.5, 0.5]).rate
-    0.625
-    """
-    change = _changes(policy, reference)
-    n = len(change)
-    if n == 0:
-        return WinRate(math.nan, math.nan, math.nan, 0)
-    rate = float(((change > 0) + 0.5 * (change == 0)).mean())
-    middle = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
-    return WinRate(rate, max(0.0, middle - half), min(1.0, middle + half), n)
-
-
 @dataclass(frozen=True)
 class Wilcoxon:
     """Signed rank test of policy against reference over `n` images, of which `ties` did not change; two-sided p."""
@@ -119,16 +77,84 @@ class HierarchicalDifference:
     images: int
 
 
+def mean_interval(values: Values, *, seed: int = 0, resamples: int = 10_000) -> Interval:
+    """Return the mean with its interval by the expanded percentile bootstrap.
+
+    Percentiles of resampled means are too narrow for few images n, by what sets Student's interval apart from the
+    normal one with variance over n; the percentiles α′ = Φ(−√(n/(n − 1)) t_{1−α/2, n−1}) and 1 − α′ are right
+    (Hesterberg, "What teachers should know about the bootstrap", 2015).
+
+    Args:
+        values: one number an image; NaN does not count.
+        seed: of the resampling.
+        resamples: how many means are drawn.
+
+    >>> mean_interval([0.5, 0.5, float("nan")])
+    Interval(mean=0.5, low=0.5, high=0.5, n=2)
+    """
+    kept = _doubles(values)
+    kept = kept[~np.isnan(kept)]
+    return Interval(*_bootstrap(kept, seed, resamples), len(kept))
+
+
+def paired_difference(policy: Values, reference: Values, *, seed: int = 0, resamples: int = 10_000) -> Difference:
+    """Return the mean of policy − reference with its interval, as `mean_interval` of the differences.
+
+    Images are resampled as pairs: that one image is harder than another then cancels.
+
+    Args:
+        policy: one number an image.
+        reference: like `policy`, of the same images in the same order; an image that is NaN in either does not count.
+        seed: of the resampling.
+        resamples: how many means are drawn.
+
+    >>> paired_difference([0.7, 0.7, 0.5], [0.5, 0.5, 0.5]).better
+    2
+    """
+    change = _changes(policy, reference)
+    mean, low, high = _bootstrap(change, seed, resamples)
+    return Difference(mean, low, high, len(change), worse=int((change < 0).sum()), better=int((change > 0).sum()))
+
+
+def win_rate(policy: Values, reference: Values) -> WinRate:
+    """Return the share p of images that the policy wins, ties half, with Wilson's score interval.
+
+        (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n),  z = 1.96
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+
+    Args:
+        policy: one number an image, higher is better.
+        reference: like `policy`, of the same images in the same order; an image that is NaN in either does not count.
+
+    >>> win_rate([0.7, 0.7, 0.5, 0.4], [0.5, 0.5, 0.5, 0.5]).rate
+    0.625
+    """
+    change = _changes(policy, reference)
+    n = len(change)
+    if n == 0:
+        return WinRate(math.nan, math.nan, math.nan, 0)
+    rate = float(((change > 0) + 0.5 * (change == 0)).mean())
+    middle = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
+    return WinRate(rate, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
 def wilcoxon(policy: Values, reference: Values) -> Wilcoxon:
     """Return Wilcoxon's signed rank test of whether the changes are symmetric about 0.
 
-    Images that did not change say nothing and are left out of the ranks; if none changed, p is 1. An image that is NaN
-    in either does not count.
+    The statistic is the smaller of the sums of ranks of |change| over positive and over negative changes (Wilcoxon,
+    "Individual comparisons by ranking methods", 1945). Images that did not change are left out of the ranks; if none
+    changed, p is 1.
+
+    Args:
+        policy: one number an image.
+        reference: like `policy`, of the same images in the same order; an image that is NaN in either does not count.
 
     >>> wilcoxon([0.7, 0.8, 0.5, 0.5], [0.5, 0.5, 0.5, 0.6])
     Wilcoxon(statistic=1.0, p=0.5, n=4, ties=1)
     """
-    # So that changes which differ by rounding alone share a rank: metrics are float32, and distances in the hundreds.
+    # Metrics are float32, and distances may be in the hundreds: changes that differ by rounding alone share a rank.
     sizes = np.abs([*_doubles(policy), *_doubles(reference)])
     digits = math.ceil(math.log10(np.max(sizes, initial=1.0, where=~np.isnan(sizes))))
     change = np.round(_changes(policy, reference), 6 - digits)
@@ -143,7 +169,13 @@ def wilcoxon(policy: Values, reference: Values) -> Wilcoxon:
 def worst(ids: Sequence[str], policy: Values, reference: Values, count: int) -> list[tuple[str, float]]:
     """Return the (id, policy − reference) of the up to `count` images that lost most, the greatest loss first.
 
-    Images that did not lose are not among them. Of a metric where less is better, give the values with the sign turned.
+    Images that did not lose are not among them.
+
+    Args:
+        ids: of the images.
+        policy: one number an image, higher is better (for other metrics, turn the sign).
+        reference: like `policy`, of the same images in the same order.
+        count: how many images to return at most.
 
     >>> worst(["a", "b", "c"], [0.5, 0.75, 0.9], [0.75, 0.5, 1.0], count=1)
     [('a', -0.25)]
@@ -161,11 +193,11 @@ def hierarchical_difference(
 ) -> HierarchicalDifference:
     """Return the mean of policy − reference over several seeds, with an interval for other seeds and other images.
 
-    The mean is that of the seeds' means m_s; its variance is
+    The mean m is that of the S seeds' means m_s; its variance is
 
         Σ_s (m_s − m)² / (S (S − 1))  +  mean over s ≠ t of cov(m_s, m_t)
 
-    The first term is what training (and images of its own, in folds) adds. The second comes from images that several
+    The first term is what training adds (and images of its own, in folds). The second comes from images that several
     seeds were tested on: a hard image is hard for all of them, so it shows in no difference between seeds. Student's
     half-widths of both, with S − 1 and images − 1 degrees of freedom, are added in squares; without shared images that
     is Student's interval over seeds. Percentiles of a bootstrap that draws seeds, then images, are too narrow for the
@@ -191,31 +223,41 @@ def hierarchical_difference(
     spread = float(per_seed.var(ddof=1)) / seeds
     shares = np.where(counts, table - per_seed[:, None], 0.0) / counts.sum(1, keepdims=True)
     between = shares @ shares.T * images / (images - 1)
-    # A noisy covariance may come out below 0; the truth does not.
+    # An estimate of a covariance from few images may be below 0, the variance that images share is not.
     shared = max(0.0, float(between.sum() - between.trace()) / (seeds * (seeds - 1)))
     half = math.hypot(student(seeds - 1) * math.sqrt(spread), student(images - 1) * math.sqrt(shared))
     return HierarchicalDifference(mean, mean - half, mean + half, seeds, images)
 
 
 def student(freedom: int) -> float:
-    """Return how many standard errors Student's interval reaches to each side."""
+    """Return the quantile t_{.975} of Student's distribution: the half-width of its interval in standard errors.
+
+    >>> round(student(4), 3)
+    2.776
+    """
     return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def student_p(interval: Interval) -> float:
-    """Return the p-value of a mean of 0 that belongs to Student's interval; NaN for fewer than two runs."""
+    """Return the two-sided p-value of a mean of 0 that belongs to Student's interval; NaN for fewer than two runs.
+
+    >>> round(student_p(Interval(mean=1.0, low=0.0, high=2.0, n=5)), 3)
+    0.05
+    """
     if interval.n < 2 or math.isnan(interval.half):
         return math.nan
     error = interval.half / student(interval.n - 1)
-    if error == 0:  # every run the same
+    if error == 0:  # all runs are the same
         return float(interval.mean == 0)
     return 2 * float(stats.t.sf(abs(interval.mean) / error, interval.n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for how many they are, by Holm (1979); NaN is not counted and stays.
+    """Return p-values corrected for how many they are; NaN is not counted and stays.
 
-    Calling those below .05 sure is then wrong about any of them at most one time in twenty, however they hang together.
+    Of m ascending p-values, the i-th becomes the largest of min(1, (m − j + 1) p_j) for j ≤ i. With those below .05
+    called significant, the probability of any error is at most .05, however the tests depend on each other (Holm,
+    "A simple sequentially rejective multiple test procedure", 1979).
 
     >>> holm([0.01, 0.04, 0.03, 0.005])
     [0.03, 0.06, 0.06, 0.02]
@@ -284,8 +326,6 @@ def _bootstrap(values: Doubles, seed: int, resamples: int) -> tuple[float, float
             for done in range(0, resamples, at_once)
         ]
     )
-    # Percentiles of resampled means are too near for few images, by what sets Student's interval apart from the normal
-    # one with variance over n; those farther out hold the truth as often as promised (Hesterberg 2015).
     outside = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * student(n - 1)))
     low, high = np.quantile(means, [outside, 1 - outside])
     return mean, float(low), float(high)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from segdpo.models.reward_model import reward_inputs as reward_inputs
     from segdpo.models.reward_model import save_reward_model as save_reward_model
     from segdpo.models.reward_model import soft_inputs as soft_inputs
+    from segdpo.models.segmenter import IMAGENET_MEAN as IMAGENET_MEAN
+    from segdpo.models.segmenter import IMAGENET_STD as IMAGENET_STD
     from segdpo.models.segmenter import Segmenter as Segmenter
     from segdpo.models.segmenter import freeze_parts as freeze_parts
     from segdpo.models.segmenter import hold_statistics as hold_statistics

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_choice, check_range
-from segdpo.models.segmenter import Segmenter, smp_model
+from segdpo.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter, smp_model
 from segdpo.models.trust import build_named
 from segdpo.models.weights import from_json, load_weights, read_header, save_weights
 
@@ -103,7 +103,6 @@ def _check_values(labels: Tensor, known: Tensor, classes: int) -> None:
 
 # Under which the header of a file of weights says how to build the network again.
 KEY = "reward_model"
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class RewardModel(nn.Module):
@@ -130,8 +129,8 @@ class RewardModel(nn.Module):
         encoder_weights: str | bool | None = None,
         encoder_depth: int = 3,
         in_channels: int = 3,
-        mean: Sequence[float] = IMAGENET[0],
-        std: Sequence[float] = IMAGENET[1],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         whole = smp_model(
@@ -196,8 +195,8 @@ class DenseRewardModel(nn.Module):
         classes: int,
         encoder_weights: str | bool | None = None,
         in_channels: int = 3,
-        mean: Sequence[float] = IMAGENET[0],
-        std: Sequence[float] = IMAGENET[1],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         **options: Any,
     ) -> None:
         super().__init__()

@@ -15,6 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from segdpo.kernels import LowResolution
 
+# What encoders trained on ImageNet expect of images in [0, 1], in the order of RGB.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def freeze_parts(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Take parameters out of training by name and return their names.

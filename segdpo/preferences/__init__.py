@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segdpo.preferences.journal import Summary as Summary
     from segdpo.preferences.journal import journal_path as journal_path
     from segdpo.preferences.journal import run_mining as run_mining
+    from segdpo.preferences.judges import CannotJudge as CannotJudge
     from segdpo.preferences.judges import Judge as Judge
     from segdpo.preferences.judges import Scores as Scores
     from segdpo.preferences.judges import agreement as agreement
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from segdpo.preferences.mining import Outcome as Outcome
     from segdpo.preferences.mining import Recipe as Recipe
     from segdpo.preferences.mining import judged_masks as judged_masks
-    from segdpo.preferences.prediction import MEAN as MEAN
-    from segdpo.preferences.prediction import STD as STD
     from segdpo.preferences.prediction import masks_of as masks_of
     from segdpo.preferences.prediction import predict_in_views as predict_in_views
     from segdpo.preferences.prediction import predict_with as predict_with

@@ -15,7 +15,8 @@ from torch import nn
 from segdpo.checks import check_choice, check_range
 from segdpo.data import Candidates, Image, MaskSource, Record
 from segdpo.masks import Masks
-from segdpo.preferences.prediction import MEAN, STD, Predict, logits_of, masks_of, predict_with
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
+from segdpo.preferences.prediction import Predict, logits_of, masks_of, predict_with
 from segdpo.scores import sample
 
 
@@ -154,8 +155,8 @@ def mc_dropout(
     model: nn.Module,
     count: int = 8,
     device: str = "cpu",
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     multiple: int = 32,
     ask: Callable[[nn.Module], Predict] | None = None,
 ) -> Candidates:

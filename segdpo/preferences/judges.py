@@ -10,37 +10,27 @@ from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
 from segdpo.data import Image, Record
-from segdpo.masks import (
-    CannotJudge,
-    Mask,
-    Masks,
-    Region,
-    band_overlap,
-    boundary_width,
-    boxed_regions,
-    class_overlaps,
-    contour_distances,
-    iou_matrix,
-    robust_hausdorff,
-    share_within,
-)
+from segdpo.masks import Mask, Masks, contour_options, iou_matrix, mean_dice, mean_iou, measure_contours
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences.fusion import staple
-from segdpo.preferences.prediction import MEAN, STD, to_model_input
+from segdpo.preferences.prediction import to_model_input
 
 Scores = Float64[np.ndarray, "K"]
 Judge = Callable[[Record, Masks, np.random.Generator], Scores]
 
 
+class CannotJudge(ValueError):  # noqa: N818 -- not a fault of the program: callers count such records and continue
+    """One record cannot be judged (no gold, no pixel that counts); others may be."""
+
+
 def iou(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """|G ∩ M| / |G ∪ M| with the record's gold mask G."""
-    gold = gold_of(record, masks)
-    return np.array([_mean_iou(gold, mask, background) for mask in masks])
+    return _overlaps(mean_iou, gold_of(record, masks), masks, background)
 
 
 def dice(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """2|G ∩ M| / (|G| + |M|) with the record's gold mask G."""
-    gold = gold_of(record, masks)
-    return np.array([_mean_dice(gold, mask, background) for mask in masks])
+    return _overlaps(mean_dice, gold_of(record, masks), masks, background)
 
 
 def agreement(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
@@ -58,8 +48,7 @@ def consensus(
 
     `disputed`: see `staple`.
     """
-    labels = staple(masks, disputed=disputed).labels
-    return np.array([_mean_iou(labels, mask, background) for mask in masks])
+    return _overlaps(mean_iou, staple(masks, disputed=disputed).labels, masks, background)
 
 
 def by_function(
@@ -85,14 +74,10 @@ def gold_of(record: Record, masks: Masks) -> Mask:
     return record.gold
 
 
-def _mean_iou(gold: Mask, mask: Mask, background: bool) -> float:
-    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
-    return float((both / (of_gold + of_mask - both)).mean()) if len(both) else 1.0
-
-
-def _mean_dice(gold: Mask, mask: Mask, background: bool) -> float:
-    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
-    return float((2 * both / (of_gold + of_mask)).mean()) if len(both) else 1.0
+def _overlaps(measure: Callable[..., float], gold: Mask, masks: Masks, background: bool) -> Scores:
+    scores = np.array([measure(mask, gold, background=background) for mask in masks], dtype=np.float64)
+    # NaN: no class in either, so nothing is wrong with the mask.
+    return np.where(np.isnan(scores), 1.0, scores)
 
 
 def gumbel(record: Record, masks: Masks, rng: np.random.Generator, *, judge: Judge, temperature: float) -> Scores:
@@ -115,15 +100,7 @@ def boundary_iou(
 
     Cheng et al., "Boundary IoU", 2021. `width` left out: 2 % of the image's diagonal, at least 1, as there.
     """
-    gold = gold_of(record, masks)
-    pixels = boundary_width(gold.shape) if width is None else width
-    if pixels < 1:
-        raise ValueError(f"Expected width to be at least 1 pixel but got {width}.")
-
-    def overlap(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return band_overlap(of_gold, of_mask, valid, pixels)
-
-    return _judge_classes(gold, masks, background, overlap, best=1.0, margin=pixels)
+    return _by_contours(record, masks, "boundary_iou", 1.0, background, boundary_width=width)
 
 
 def hd95(
@@ -138,13 +115,7 @@ def hd95(
 
     `spacing`: height and width of a pixel. A class that only one of the two has costs the diagonal of the image.
     """
-    gold = gold_of(record, masks)
-    worst = float(np.hypot(gold.shape[0] * spacing[0], gold.shape[1] * spacing[1]))
-
-    def distance(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return -robust_hausdorff(*contour_distances(of_gold, of_mask, valid, spacing), worst=worst)
-
-    return _judge_classes(gold, masks, background, distance, best=0.0)
+    return -_by_contours(record, masks, "hd95", 0.0, background, spacing=spacing)
 
 
 def surface_dice(
@@ -161,29 +132,16 @@ def surface_dice(
     Nikolov et al., "Deep learning to achieve clinically applicable segmentation of head and neck anatomy", 2018;
     contours counted in pixels.
     """
-    if tolerance < 0:
-        raise ValueError(f"Expected tolerance to be at least 0 but got {tolerance}.")
+    return _by_contours(record, masks, "surface_dice", 1.0, background, spacing=spacing, tolerance=tolerance)
+
+
+def _by_contours(record: Record, masks: Masks, name: str, best: float, background: bool, **options: Any) -> Scores:
+    """Return the mean of a measure of contours over the classes of gold and mask; `best` where there is no contour."""
     gold = gold_of(record, masks)
-
-    def share(of_gold: Region, of_mask: Region, valid: Region) -> float:
-        return share_within(*contour_distances(of_gold, of_mask, valid, spacing), tolerance)
-
-    return _judge_classes(gold, masks, background, share, best=1.0)
-
-
-def _judge_classes(
-    gold: Mask,
-    masks: Masks,
-    background: bool,
-    judge: Callable[[Region, Region, Region], float],
-    best: float,
-    margin: int = 1,
-) -> Scores:
+    measured = contour_options(gold.shape, **options)
     scores = []
     for mask in masks:
-        regions = boxed_regions(gold, mask, background=background, margin=margin)
-        values = [judge(of_gold, of_mask, valid) for _, of_gold, of_mask, valid in regions]
-        # Neither has a contour: nothing is wrong with the mask.
+        values = [found[name] for _, found in measure_contours(mask, gold, measured, [name], background=background)]
         scores.append(float(np.mean([best if np.isnan(value) else value for value in values])) if values else best)
     return np.array(scores, dtype=np.float64)
 
@@ -230,7 +188,7 @@ def by_network(
 
 def _look(record: Record, masks: Masks, model: nn.Module, views: Callable[..., Any] | None) -> tuple[Tensor, Masks]:
     if views is None:
-        mean, std = getattr(model, "mean", MEAN), getattr(model, "std", STD)
+        mean, std = getattr(model, "mean", IMAGENET_MEAN), getattr(model, "std", IMAGENET_STD)
         return to_model_input(record.image, mean, std), masks
     # A generator of its own: views of evaluation draw nothing, and the judge's draws are not theirs.
     view = views(record.image, masks, np.random.default_rng(0))

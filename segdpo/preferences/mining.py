@@ -7,10 +7,9 @@ import numpy as np
 
 from segdpo.data import Candidates, MaskSource, Record, RecordInfo, RecordSource, info_of, record_rng
 from segdpo.files import DataError
-from segdpo.masks import CannotJudge
 from segdpo.preferences.candidates import distinct
 from segdpo.preferences.diversity import Diversity, diversity_by_source
-from segdpo.preferences.judges import Judge
+from segdpo.preferences.judges import CannotJudge, Judge
 from segdpo.preferences.questions import Rule
 
 SCORES = "scores"

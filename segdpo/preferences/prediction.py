@@ -9,24 +9,21 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.data import Image, Pipeline, box_of, probes_of
+from segdpo.data import Image, Pipeline, coordinate_masks, image_box, normalise
 from segdpo.masks import Masks
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 Images = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
 Predict = Callable[[Images], Logits]
-
-# What encoders trained on ImageNet expect, in the order of RGB.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def predict_with(
     model: nn.Module,
     *,
     device: str = "cpu",
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     multiple: int = 32,
 ) -> Predict:
     """Return the `predict` of a network in eval mode; `model` maps [N, C, H, W] to logits of the same size.
@@ -56,24 +53,17 @@ def _forward(
 
 
 def to_model_input(
-    image: UInt8[np.ndarray, "H W C"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    image: UInt8[np.ndarray, "H W C"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
     """Return (image/255 − mean)/std as float32 [C, H, W]; `mean` and `std` have one value a channel, or one for all."""
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(f"Expected an image as uint8 [H, W, C] but got {image.dtype} of shape {image.shape}.")
-    if len(mean) not in (1, image.shape[2]):
-        raise ValueError(
-            f"Expected an image of {len(mean)} channels, as many as mean and std have values, but got "
-            f"{image.shape[2]}; set mean and std to one value, or to {image.shape[2]}."
-        )
-    # One multiplication and one addition, as in training: the network must see the very same numbers here as there.
-    scale = 1 / (255 * np.asarray(std, np.float32))[:, None, None]
-    shift = -(np.asarray(mean, np.float32) / np.asarray(std, np.float32))[:, None, None]
-    out = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
-    return torch.from_numpy(out + shift)
+    return torch.from_numpy(normalise(image, mean, std))
 
 
-def to_image(inputs: Float[np.ndarray, "C H W"], mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Image:
+def to_image(
+    inputs: Float[np.ndarray, "C H W"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Image:
     """Undo `to_model_input`: return round(255 · (inputs · std + mean)) as uint8 [H, W, C], held within 0 … 255."""
     pixels = inputs.transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     return np.asarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
@@ -128,9 +118,9 @@ def predict_in_views(model: nn.Module, *, views: Pipeline, device: str = "cpu") 
 
 def _forward_in_views(images: Images, *, model: nn.Module, views: Pipeline, device: str) -> Logits:
     size = images.shape[1:3]
-    probes = probes_of(size)
-    seen = [views(image, probes, np.random.default_rng(0)) for image in images]
-    rows, columns = box_of("transforms.eval", seen[0], size)
+    coordinates = coordinate_masks(size)
+    seen = [views(image, coordinates, np.random.default_rng(0)) for image in images]
+    rows, columns = image_box("transforms.eval", seen[0], size)
     with torch.inference_mode():
         logits: Tensor = model(torch.from_numpy(np.stack([view.image for view in seen])).to(device))
         logits = logits[:, :, rows, columns].float()

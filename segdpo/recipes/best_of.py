@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from numpy.typing import NDArray
 
 from segdpo.checks import IGNORE
-from segdpo.metrics import Doubles, best_of, bound, mean_interval, mean_over_classes, measure_masks
+from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
 from segdpo.recipes.compare import (
     OVERLAPS,
     Seen,
@@ -136,7 +136,7 @@ def point(drawn: Sequence[Drawn], size: int, seconds: float) -> dict[str, Any]:
     """Return what the best of `size` masks is worth, with its bound on KL and its share of the time."""
     values = [best_of(one.rewards, one.rewards, size) for one in drawn]
     reward = asdict(mean_interval(values))
-    far = {"mean": bound(size), "low": math.nan, "high": math.nan, "n": len(drawn)}
+    far = {"mean": best_of_kl_bound(size), "low": math.nan, "high": math.nan, "n": len(drawn)}
     iou = asdict(mean_interval([best_of(one.overlaps["iou"], one.rewards, size) for one in drawn]))
     share = seconds * size / len(drawn[0].rewards)
     return {"k": size, "reward": reward, "reward_sampled": reward, "kl": far, "iou": iou, "seconds": share}

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from segdpo.checks import IGNORE
 from segdpo.data import Numbers, Record, RecordSource, RecordViews, record_rng
-from segdpo.masks import CannotJudge, Masks
+from segdpo.masks import Masks
 from segdpo.metrics import mean_interval, paired_difference, win_rate
-from segdpo.preferences import Judge, Scores, agreement, consensus, gumbel, to_image
+from segdpo.preferences import CannotJudge, Judge, Scores, agreement, consensus, gumbel, to_image
 from segdpo.recipes.config import Plain, build, leaves, plain
 from segdpo.recipes.evaluation import Evaluated, write_evaluation
 from segdpo.recipes.fitting import description_of
@@ -46,8 +46,8 @@ class SeenImages(RecordViews):
 
     def __iter__(self) -> Iterator[Seen]:
         for place in range(len(self)):
-            record, view = self._open(place)
-            seen, gold = self._look(record, view, record.masks[:0])
+            record, view = self.read(place)
+            seen, gold = self.show(record, view, record.masks[:0])
             shown = to_image(seen.image, self._mean, self._std)
             bare = Record(record.id, shown, seen.masks, (), gold=gold)
             yield Seen(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])

@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from segdpo.checks import check_device, check_range
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, Numbers, RecordSource, Splits, infos_of, source_of
+from segdpo.data import Numbers, RecordSource, Splits, infos_of, open_source
 from segdpo.files import DataError
 from segdpo.inference import open_segmenter, weights_path
 from segdpo.metrics import MASK_METRICS
-from segdpo.models import EVALUATION, check_resolvers, checked
+from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, check_resolvers, checked
 from segdpo.recipes.config import MISSING, Plain, build, leaves, plain, read_config
 from segdpo.recipes.evaluation import Evaluated, write_evaluation
 from segdpo.recipes.measure import DIRECTED, Examination, Network, measure_network
@@ -213,7 +213,8 @@ def open_data(request: Request, config: DictConfig, run: Path | None) -> RecordS
     if request.data is not None:
         if any(one.startswith("data=") for one in request.overrides):
             raise ValueError("Expected --data or data=… but got both; leave one out.")
-        return source_of(request.data, [one[5:] for one in request.overrides if one.startswith("data.")])
+        options = [one[5:] for one in request.overrides if one.startswith("data.")]
+        return open_source(request.data, options, channels=None)
     if run is None and not any(one.startswith("data=") for one in request.overrides):
         raise ValueError(
             f"{request.model}: Expected --data or data=… since there is no config.yaml of a run beside these weights "

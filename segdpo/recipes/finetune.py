@@ -66,7 +66,7 @@ def targets_of(config: DictConfig, pairs: DataModule) -> DataModule:
         pairs.eval_pipeline,
         items=partial(SupervisedDataset, target=config.finetune.target),
         eval_items=partial(SupervisedDataset, target="gold"),
-        split=lambda infos: splits,
+        split=splits,
         batch_size=pairs.batch_size,
         workers=pairs.workers,
         views=pairs.views,

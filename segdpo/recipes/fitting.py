@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from segdpo.data import IMAGENET_MEAN, IMAGENET_STD, DataModule, RecordSource, Splits
+from segdpo.data import DataModule, RecordSource, Splits
 from segdpo.losses import PreferenceLoss, dpo
-from segdpo.models import freeze_parts, load_weights
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD, freeze_parts, load_weights
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.run import Setting
 from segdpo.training import FrozenCopy, PreferenceTask, RandomState, Task
@@ -59,7 +59,7 @@ def make_data(config: DictConfig, source: RecordSource, splits: Splits) -> DataM
     data: DataModule = build(
         config.datamodule,
         source=source,
-        split=lambda infos: splits,
+        split=splits,
         train_pipeline=transforms["train"],
         eval_pipeline=transforms["eval"],
     )

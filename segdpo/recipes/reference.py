@@ -107,7 +107,7 @@ def seen_masks(config: DictConfig, source: RecordSource, seen: Numbers) -> DataM
         transforms["train"],
         transforms["eval"],
         items=partial(SupervisedDataset, target=config.reference_training.target),
-        split=lambda infos: Splits(seen, none, none, (len(seen), 0, 0)),
+        split=Splits(seen, none, none, (len(seen), 0, 0)),
         batch_size=config.reference_training.batch_size,
         workers=config.datamodule.workers,
         seed=config.seed,

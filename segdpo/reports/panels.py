@@ -15,7 +15,7 @@ from PIL import ImageDraw, ImageFont
 from segdpo.checks import IGNORE
 from segdpo.data import Image, PanelRow, class_colours, encode_image, overlay, shrink
 from segdpo.files import write_atomically
-from segdpo.masks import Mask, class_overlaps
+from segdpo.masks import Mask, mean_iou
 from segdpo.reports.plots import new_figure, to_bytes
 
 BINARY = ("background", "object")
@@ -136,8 +136,8 @@ def _outline(axes: Axes, inside: np.ndarray, lines: Sequence[Line]) -> None:
 
 
 def _iou_text(gold: Mask, mask: Mask, *, background: bool) -> str:
-    both, of_gold, of_mask = class_overlaps(gold, mask, background=background)
-    return f"IoU {np.mean(both / (of_gold + of_mask - both)):.3f}" if len(both) else "nothing to find"
+    iou = mean_iou(mask, gold, background=background)
+    return "nothing to find" if np.isnan(iou) else f"IoU {iou:.3f}"
 
 
 def _add_legend(figure: Figure, rows: Sequence[PanelRow], classes: Sequence[str]) -> None:

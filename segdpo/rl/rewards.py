@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from segdpo.checks import IGNORE, check_range
 from segdpo.data import Record, record_rng
 from segdpo.metrics import per_image_overlap
-from segdpo.preferences import MEAN, STD, Judge, to_image
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
+from segdpo.preferences import Judge, to_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +74,8 @@ def by_judge(
     request: RewardRequest,
     *,
     judge: Judge,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
 ) -> Float[Tensor, "masks"]:
     """Ask a judge, as for mined pairs: gold and masks are ignored (255) where no pixel counts.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from segdpo.checks import IGNORE
 from segdpo.data import Batch, Image, PairBatch, PanelRow, RankingBatch
-from segdpo.preferences import MEAN, STD, to_image
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
+from segdpo.preferences import to_image
 from segdpo.scores import predicted_classes
 
 Draw = Callable[..., None]
@@ -36,8 +37,8 @@ class Panels(Callback):
         folder: str | Path,
         images: int = 4,
         every_n_epochs: int = 1,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         if images < 1 or every_n_epochs < 1:
             raise ValueError(f"Expected at least 1 image and 1 epoch but got {images} and {every_n_epochs}.")
@@ -73,7 +74,10 @@ class Panels(Callback):
 
 
 def panel_rows(
-    batch: Batch, networks: Mapping[str, Tensor], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    batch: Batch,
+    networks: Mapping[str, Tensor],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> list[PanelRow]:
     """Return a row for each image of a batch: its first pair, what `networks` predicted (uint8 masks), and gold."""
     columns = {**_judged(batch), **networks}

@@ -248,10 +248,10 @@ def test_every_style_keeps_to_the_contract(style, seed, height, width, classes):
 @pytest.mark.parametrize(
     ("faults", "message"),
     [
-        ({"generous": -1}, "generous to be pixels ≥ 0"),
-        ({"noise": (2, 1)}, "noise to be pixels"),
-        ({"merged": float("nan")}, "merged to be pixels"),
-        ({"polygon": (1, 2, 3)}, "range \\(low, high\\)"),
+        ({"generous": -1}, "generous.*-1"),
+        ({"noise": (2, 1)}, r"noise.*\(2, 1\)"),
+        ({"merged": float("nan")}, "merged.*nan"),
+        ({"polygon": (1, 2, 3)}, r"\(1, 2, 3\)"),
     ],
 )
 def test_amounts_that_are_no_pixels_are_refused(faults, message):
@@ -260,9 +260,9 @@ def test_amounts_that_are_no_pixels_are_refused(faults, message):
 
 
 def test_unknown_and_missing_styles_are_refused():
-    with pytest.raises(ValueError, match="generous, polygon, missed_thin, merged but got 'sloppy'"):
+    with pytest.raises(ValueError, match=r"generous, polygon, missed_thin, merged.*'sloppy'"):
         annotate(record_of(SQUARE), rng_of(), styles=["sloppy"])
-    with pytest.raises(ValueError, match="at least one style"):
+    with pytest.raises(ValueError, match="style"):
         annotate(record_of(SQUARE), rng_of(), styles=[])
 
 

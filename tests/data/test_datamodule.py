@@ -6,6 +6,7 @@ from itertools import chain
 
 import albumentations as A
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,7 +15,7 @@ from toy_records import Listed, record, toys
 from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.data.datamodule import DataModule
 from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
-from segdpo.data.splits import split_by_fraction
+from segdpo.data.splits import Splits, split_by_fraction
 from segdpo.data.transforms import Pipeline
 
 AUGMENT = Pipeline([A.D4(p=1), A.Affine(rotate=(-30, 30), p=0.5), A.GaussNoise(p=0.5)])
@@ -73,6 +74,16 @@ def test_each_split_is_loaded_once_and_evaluation_never_changes():
     train = {name for batch in epochs(data, 1)[0] for name in batch["ids"]}
     assert (len(seen["val"]), len(seen["test"])) == (4, 6)
     assert not train & {*seen["val"], *seen["test"]}
+
+
+def test_given_splits_are_taken_and_no_record_is_described():
+    class Silent(Listed):
+        def describe(self, index):
+            raise AssertionError("described")
+
+    given = Splits(*(np.array(numbers, np.uint32) for numbers in ([3, 1], [0], [])), groups=(2, 1, 0))
+    data = module(Silent(toys(4).records), split=given)
+    assert data.splits is given
 
 
 def test_no_val_no_loader():

@@ -17,8 +17,8 @@ from segdpo.data.formats.folder import FolderDataset, write_folder
 from segdpo.data.formats.pack import PackDataset, decode_pixels, encode_pixels
 from segdpo.data.formats.pack_writer import PackWriter
 from segdpo.data.images import ImageFile, encode_image
-from segdpo.data.opening import write_pack
 from segdpo.data.record import Pair, RecordInfo
+from segdpo.data.sources import write_pack
 from segdpo.files import DataError
 
 DATA = draw_many(7)

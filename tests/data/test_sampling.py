@@ -71,9 +71,9 @@ def test_position_is_used_once():
 @pytest.mark.parametrize(
     ("count", "options", "words"),
     [
-        (0, {}, "at least 1 items"),
-        (3, {"ranks": 4, "rank": 0}, "at least 4 items"),
-        (3, {"rank": 1}, "rank from 0 to 0"),
+        (0, {}, "1 .*0"),
+        (3, {"ranks": 4, "rank": 0}, "4 .*3"),
+        (3, {"rank": 1}, "rank.*0.*1"),
     ],
 )
 def test_impossible_requests(count, options, words):
@@ -127,7 +127,7 @@ def test_a_loader_goes_on_where_it_was_saved(stop, workers):
 
 def test_other_data_or_another_seed_is_refused():
     state = loader().state_dict()
-    with pytest.raises(ValueError, match="seed 0, but got 1"):
+    with pytest.raises(ValueError, match=r"seed 0.* 1"):
         loader(seed=1).load_state_dict(state)
 
 

@@ -142,9 +142,9 @@ def test_iterating_ends():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, "count ≥ 1"),
-        ({"count": 3, "size": 16}, "size ≥ 32"),
-        ({"count": 3, "classes": 3}, "2 \\(binary\\) or 4 but got 3"),
+        ({"count": 0}, "count.* 0 "),
+        ({"count": 3, "size": 16}, "32.*16"),
+        ({"count": 3, "classes": 3}, "2.* 4 .*3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
@@ -153,7 +153,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 def test_masks_must_be_a_source():
-    with pytest.raises(TypeError, match="masks=None for gold alone"):
+    with pytest.raises(TypeError, match="masks=None"):
         Shapes(3, masks="gold")
 
 

@@ -40,7 +40,7 @@ def test_fractions(names, val, test, seed):
     records = infos(names)
     count = len({record.group or record.id for record in records})
     if count < 1 + (val > 0) + (test > 0):
-        with pytest.raises(DataError, match="Expected a group to draw"):
+        with pytest.raises(DataError, match=r"draw (val|test)"):
             split_by_fraction(records, val=val, test=test, seed=seed)
         return
     splits = split_by_fraction(records, val=val, test=test, seed=seed)
@@ -111,7 +111,7 @@ def test_an_unsplit_record_goes_with_its_group():
 
 def test_a_group_in_two_given_splits_is_a_leak():
     records = infos(["a", "a", "b"], ["test", "train", "train"])
-    with pytest.raises(DataError, match=r"group 'a' is in test \(r0\) and in train \(r1\): a leak"):
+    with pytest.raises(DataError, match=r"'a'.*test \(r0\).*train \(r1\)"):
         split_by_fraction(records)
     check_partition(records, split_by_fraction(records, val=0, given=False))
 
@@ -121,13 +121,13 @@ def test_a_group_in_two_given_splits_is_a_leak():
     [
         (
             lambda: split_by_fraction(infos(["a"] * 9), val=0.1, test=0),
-            "draw val from, and 1 left, but only 1 are free",
+            "draw val.* 1 left.* 1 ",
         ),
         (lambda: split_by_fraction(infos([""] * 4, ["train"] * 4)), "draw test from"),
-        (lambda: split_by_fraction(infos([""] * 2, ["test"] * 2), val=0), "records to train on"),
-        (lambda: split_by_fraction(infos([""] * 4), val=1.0), "val to be a fraction from 0 to below 1 but got 1.0"),
-        (lambda: split_by_fold(infos(["a", "a", "b"]), folds=3), "Expected 2 to 2 folds"),
-        (lambda: split_by_fold(infos([""] * 9), folds=3, fold=3), "fold from 0 to 2 but got 3"),
+        (lambda: split_by_fraction(infos([""] * 2, ["test"] * 2), val=0), "train"),
+        (lambda: split_by_fraction(infos([""] * 4), val=1.0), "val.*1.0"),
+        (lambda: split_by_fold(infos(["a", "a", "b"]), folds=3), "2 to 2 folds"),
+        (lambda: split_by_fold(infos([""] * 9), folds=3, fold=3), "fold.*0 to 2.*3"),
         (lambda: split_by_fold(infos([""] * 2), folds=2), "draw val from"),
     ],
 )

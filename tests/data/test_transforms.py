@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from toy_records import coordinates, encode
 
-from segdpo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Pipeline, init_worker
+from segdpo.data.transforms import Pipeline, coordinate_masks, image_box, init_worker
+from segdpo.files import DataError
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 H, W = 96, 128
 PLAIN = {"mean": (0.0,), "std": (1 / 255,)}  # leaves the image's values as they are
@@ -153,12 +155,12 @@ def test_no_masks_at_all():
 
 
 def test_what_pipeline_does_itself_is_refused():
-    with pytest.raises(TypeError, match="leave out Normalize"):
+    with pytest.raises(TypeError, match="Normalize"):
         look([A.Normalize()], masks=2)
 
 
-def test_grey_image_under_rgb_constants_names_the_mend():
-    with pytest.raises(ValueError, match=r"image of 3 channels.*but got 1; set mean and std"):
+def test_grey_image_under_rgb_constants_names_the_fix():
+    with pytest.raises(ValueError, match=r"3 channels.*got 1.*mean and std"):
         Pipeline()(np.zeros((8, 8, 1), np.uint8), np.zeros((1, 8, 8), np.uint8), np.random.default_rng())
 
 
@@ -184,3 +186,56 @@ def test_a_pipeline_reaches_workers_that_are_started_anew():
     ]
     np.testing.assert_array_equal(views[0].image, views[1].image)
     np.testing.assert_array_equal(views[0].masks, views[1].masks)
+
+
+RNG = np.random.default_rng(0)
+PADDED = A.PadIfNeeded(
+    min_height=None, min_width=None, pad_height_divisor=32, pad_width_divisor=32, position="top_left"
+)
+
+
+def view_of(size, *steps):
+    return Pipeline(list(steps))(RNG.integers(0, 256, (*size, 3), dtype=np.uint8), coordinate_masks(size), RNG)
+
+
+def test_coordinate_masks_hold_rows_and_columns():
+    masks = coordinate_masks((600, 3)).astype(int)
+    assert (251 * masks[0] + masks[1])[:, 1].tolist() == list(range(600))
+    assert (251 * masks[2] + masks[3])[5].tolist() == [0, 1, 2]
+    assert masks.max() < 255
+
+
+@pytest.mark.parametrize("size", [(20, 31), (64, 64), (100, 333), (700, 40)])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [PADDED],
+        [A.Resize(48, 80)],
+        [A.LongestMaxSize(64), A.PadIfNeeded(96, 96, position="center")],
+    ],
+    ids=["as it is", "filled up", "resized", "both"],
+)
+def test_the_box_is_where_the_image_is(size, steps):
+    view = view_of(size, *steps)
+    rows, columns = image_box("a", view, size)
+    inside = np.zeros(view.valid.shape, bool)
+    inside[rows, columns] = True
+    assert (inside == view.valid).all()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        A.HorizontalFlip(p=1.0),
+        A.Transpose(p=1.0),
+        A.CenterCrop(60, 64),
+        A.Rotate((20, 20), p=1.0),
+        A.ElasticTransform(alpha=80, sigma=6, p=1.0),
+        A.Affine(translate_px=(3, 3), p=1.0),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_a_view_that_shows_less_than_the_image_or_another_is_refused(step):
+    with pytest.raises(DataError, match=r"photo: .*--native"):
+        image_box("photo", view_of((64, 64), step), (64, 64))

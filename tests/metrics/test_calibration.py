@@ -79,13 +79,13 @@ def test_nothing_to_judge_is_no_number():
     assert found["brier"].isnan()
 
 
-def test_errors_name_the_mend():
+def test_errors_name_the_fix():
     logits, gold = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
-    with pytest.raises(ValueError, match="gold has class 2 but the network predicts 2 classes, 0 to 1"):
+    with pytest.raises(ValueError, match=r"gold.*class 2.*2 classes"):
         calibrated(logits, gold + 2)
-    with pytest.raises(ValueError, match="4 of 4 valid pixels have NaN or infinite"):
+    with pytest.raises(ValueError, match="4 of 4 "):
         calibrated(logits * torch.nan, gold)
-    with pytest.raises(ValueError, match=r"Expected gold of shape \[pairs"):
+    with pytest.raises(ValueError, match="gold of shape"):
         calibrated(logits, gold[:, :1])
     with pytest.raises(ValueError, match="bins"):
         Calibration(bins=0)

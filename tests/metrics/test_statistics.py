@@ -1,4 +1,4 @@
-"""Intervals against SciPy, values by hand, and what coverage means."""
+"""Intervals against SciPy, values by hand, and how often intervals hold the truth."""
 
 import math
 
@@ -10,6 +10,7 @@ from scipy import stats
 from segdpo.metrics.statistics import (
     Interval,
     Wilcoxon,
+    hierarchical_difference,
     holm,
     mean_interval,
     paired_difference,
@@ -89,10 +90,10 @@ def test_too_few_images_have_no_interval():
     assert math.isnan(mean_interval([math.nan]).mean)
 
 
-def test_errors_name_the_mend():
-    with pytest.raises(ValueError, match="2 and 1 values; evaluate both on one loader"):
+def test_errors_name_the_fix():
+    with pytest.raises(ValueError, match="2 and 1 "):
         paired_difference([0.1, 0.2], [0.1])
-    with pytest.raises(ValueError, match="one finite"):
+    with pytest.raises(ValueError, match="finite"):
         mean_interval([0.1, math.inf])
 
 
@@ -152,7 +153,7 @@ def test_worst_first_and_only_those_that_lost():
     assert worst(ids, policy, reference, 5) == [("b", -0.25), ("e", -0.25)]
     assert worst(ids, policy, reference, 1) == [("b", -0.25)]
     assert worst(ids, reference, policy, 5) == [("a", -0.25)]
-    with pytest.raises(ValueError, match="an id for each of the 5 images but got 2"):
+    with pytest.raises(ValueError, match=r"5 .*2"):
         worst(ids[:2], policy, reference, 5)
 
 
@@ -184,3 +185,80 @@ def test_holm_is_wrong_about_any_of_many_as_seldom_as_it_says():
         p = stats.ttest_1samp(rng.normal(size=(12, 5)) + shared, 0, axis=1).pvalue
         wrong += min(holm(p.tolist())) < 0.05
     assert wrong / 1000 < 0.06
+
+
+def drawn(rng, seeds, images, of_seed, of_image, of_both):
+    """Changes with a true mean of 0: what a seed adds, what an image adds, and what is left."""
+    return (
+        of_seed * rng.normal(size=(seeds, 1))
+        + of_image * rng.normal(size=(1, images))
+        + of_both * rng.normal(size=(seeds, images))
+    )
+
+
+def test_with_images_of_its_own_for_each_seed_it_is_students_interval():
+    folds = [[0.1, 0.3, 0.2], [0.0, 0.1], [0.4, 0.2, 0.3, 0.1]]
+    ids = [["a", "b", "c"], ["d", "e"], ["f", "g", "h", "i"]]
+    found = hierarchical_difference(folds, ids)
+    theirs = stats.ttest_1samp([np.mean(fold) for fold in folds], 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert found.mean == pytest.approx((0.2 + 0.05 + 0.25) / 3)
+    assert (found.seeds, found.images) == (3, 9)
+
+
+def test_seeds_that_agree_leave_students_interval_over_images():
+    one = [0.1, -0.2, 0.4, 0.3, 0.0]
+    theirs = stats.ttest_1samp(one, 0).confidence_interval()
+    found = hierarchical_difference([one] * 4)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_variances_are_those_of_analysis_of_variance():
+    table = drawn(np.random.default_rng(0), 4, 30, 0.1, 0.2, 0.1)
+    mean, by_seed, by_image = table.mean(), table.mean(1, keepdims=True), table.mean(0, keepdims=True)
+    left = ((table - by_seed - by_image + mean) ** 2).sum() / (3 * 29)
+    of_images = (4 * by_image.var(ddof=1) - left) / (4 * 30)
+    of_seeds = by_seed.var(ddof=1) / 4
+    half = math.hypot(stats.t.ppf(0.975, 3) * of_seeds**0.5, stats.t.ppf(0.975, 29) * of_images**0.5)
+    found = hierarchical_difference(list(table))
+    assert (found.low, found.mean, found.high) == pytest.approx((mean - half, mean, mean + half))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "of_seed", "of_image", "of_both"),
+    [(5, 0, 0.1, 0.05), (5, 0.05, 0.05, 0.05), (5, 0, 0, 0.1), (3, 0.02, 0.1, 0.05), (10, 0.02, 0.1, 0.1)],
+)
+def test_the_interval_over_seeds_holds_the_truth_in_95_of_100(seeds, of_seed, of_image, of_both):
+    rng = np.random.default_rng(0)
+    intervals = [hierarchical_difference(drawn(rng, seeds, 40, of_seed, of_image, of_both)) for _ in range(600)]
+    held = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
+    # 600 trials wander by .009; few seeds err to the safe side.
+    assert 0.93 < held < 0.99
+
+
+def test_missing_seeds_and_images_do_not_count():
+    nan = math.nan
+    found = hierarchical_difference([[0.2, nan, 0.4], [], [0.0, 0.2, nan], [nan, nan, nan]])
+    assert found.mean == pytest.approx((0.3 + 0.1) / 2)
+    assert (found.seeds, found.images) == (2, 3)
+    assert found.low < 0.1 < 0.3 < found.high  # two seeds say little
+    dropped = hierarchical_difference([[0.2, 0.4], [0.0, 0.2]], [["a", "c"], ["a", "b"]])
+    assert found == dropped
+
+
+def test_too_few_seeds_or_images_have_no_interval():
+    for changes in ([], [[]], [[math.nan]]):
+        found = hierarchical_difference(changes)
+        assert (found.seeds, found.images) == (0, 0)
+        assert math.isnan(found.mean)
+    for changes in ([[0.1, 0.3]], [[0.1], [0.3]]):
+        found = hierarchical_difference(changes)
+        assert found.mean == pytest.approx(0.2)
+        assert math.isnan(found.low)
+
+
+def test_errors_of_seeds_name_the_fix():
+    with pytest.raises(ValueError, match=r"2, 1 .*ids"):
+        hierarchical_difference([[0.1, 0.2], [0.1]])
+    with pytest.raises(ValueError, match="twice"):
+        hierarchical_difference([[0.1, 0.2], [0.1]], [["a", "a"], ["b"]])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from segdpo.data.record import Record
-from segdpo.masks.overlap import CannotJudge, iou_matrix
+from segdpo.masks.overlap import iou_matrix
 from segdpo.preferences import judges
 from segdpo.preferences import judges as judges_surface
-from segdpo.preferences.judges import gumbel
+from segdpo.preferences.judges import CannotJudge, gumbel
 
 RNG = np.random.default_rng(0)
 AGAINST_GOLD = [

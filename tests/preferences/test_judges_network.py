@@ -8,9 +8,8 @@ import torch
 
 from segdpo.data.record import Candidates, Record
 from segdpo.data.transforms import Pipeline, albumentations
-from segdpo.masks.overlap import CannotJudge
 from segdpo.models.reward_model import RewardModel
-from segdpo.preferences.judges import by_network
+from segdpo.preferences.judges import CannotJudge, by_network
 from segdpo.preferences.mining import Recipe, mine_record
 from segdpo.preferences.questions import all_pairs
 

@@ -9,7 +9,7 @@ import torch
 from small import SMALL, composed
 from toy_records import record as toy
 
-from segdpo.metrics.preferences import bound
+from segdpo.metrics.preferences import best_of_kl_bound
 from segdpo.recipes.best_of import checked, draw_all, overlaps_of
 from segdpo.recipes.compare import Seen, network_of
 from segdpo.recipes.reference import make_reference
@@ -39,7 +39,7 @@ def test_every_size_is_the_mean_over_subsets(told):
         iou = np.mean([one.overlaps["iou"][picked].mean() for one, picked in zip(drawn, chosen, strict=True)])
         assert point["iou"]["mean"] == pytest.approx(iou, abs=1e-6)
         assert point["reward"]["mean"] == pytest.approx(iou, abs=1e-6)
-        assert point["kl"]["mean"] == bound(point["k"])
+        assert point["kl"]["mean"] == best_of_kl_bound(point["k"])
 
 
 def test_masks_that_rightly_are_empty_are_right_beside_invented_ones(told):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small import SMALL, composed
 
-from segdpo.data.datasets import rank_weights, rater_shares
+from segdpo.data.datasets import class_shares, rank_weights
 from segdpo.models.weights import read_tensors
 from segdpo.recipes.run import run_recipe
 
@@ -54,7 +54,7 @@ def test_an_unknown_target_names_those_there_are(cache, tmp_path):
 def test_the_weights_of_ranks_fall_in_a_line():
     np.testing.assert_allclose(rank_weights(4), [0.4, 0.3, 0.2, 0.1])
     masks = np.array([[[1, 1, 255]], [[0, 1, 255]], [[0, 255, 1]], [[0, 0, 255]]], np.uint8)
-    shares = rater_shares(masks, 2, rank_weights(4))
+    shares = class_shares(masks, 2, rank_weights(4))
     # Second pixel: .4 + .3 say 1 and .1 says 0, of .8 that say anything; third: one mask alone.
     np.testing.assert_allclose(shares[1, 0], [0.4, 0.7 / 0.8, 1.0], rtol=1e-6)
     np.testing.assert_allclose(shares.sum(0), 1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segdpo.data.record import Record
+from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import judges
 from segdpo.preferences import judges as judges_surface
-from segdpo.preferences.prediction import MEAN, STD
 from segdpo.rl.rewards import Part, RewardRequest, asked, by_judge, by_model, dice, iou, weighted_sum
 
 INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -79,7 +79,7 @@ def test_a_judge_sees_the_image_its_gold_and_all_its_masks_together():
     assert masks.shape == (3, 6, 6)
     assert (masks[:, :, -2:] == 255).all()
     assert (record.gold[:, -2:] == 255).all()
-    pixels = request.image[2].numpy().transpose(1, 2, 0) * np.float32(STD) + np.float32(MEAN)
+    pixels = request.image[2].numpy().transpose(1, 2, 0) * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
     np.testing.assert_array_equal(record.image, (pixels * 255).round().clip(0, 255).astype(np.uint8))
     by_judge(request, judge=judge)
     assert seen[5][2] == drawn, "a judge that draws answers the same question the same way"

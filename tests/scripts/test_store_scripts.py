@@ -10,7 +10,7 @@ from stored import CLASSES, contents, draw_many, folder
 from warm import Warm
 
 from segdpo.cli import check, pack
-from segdpo.data import PackDataset, source_of
+from segdpo.data import PackDataset, open_source
 from segdpo.files import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -148,5 +148,5 @@ def test_a_yaml_of_data_calls_no_gadget(text, said, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "theirs.yaml").write_text(text)
     with pytest.raises(DataError, match=said):
-        source_of(str(tmp_path / "data" / "theirs.yaml"), [])
+        open_source(str(tmp_path / "data" / "theirs.yaml"))
     assert not (tmp_path / "touched").exists()

@@ -14,9 +14,8 @@ from segdpo.data.formats.arrow import atomic
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.images import ImageFile, decode_image, encode_image
-from segdpo.data.record import Pair, Record, RecordInfo, RecordSource
+from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.data.validation import check_classes, check_record
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file
 from segdpo.masks import Mask
 

@@ -14,9 +14,8 @@ import numpy as np
 from segdpo.data.formats.arrow import PairTable
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
 from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
-from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource
+from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_mask, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.data.validation import check_classes, check_mask, check_record
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, raise_all, read_file
 from segdpo.masks import Mask, Masks
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from segdpo.data.images import SUFFIXES
-from segdpo.data.validation import check_id, check_mask_name, check_split, is_text
+from segdpo.data.record import check_id, check_mask_name, check_split, is_text
 from segdpo.files import DataError
 
 SHOWN_ERRORS = 20

@@ -30,8 +30,7 @@ from segdpo.data.formats.arrow import PairTable, atomic, open_table, write_table
 from segdpo.data.formats.folder import MAX_DESCRIPTION_BYTES, check_version, parse_object
 from segdpo.data.formats.pack_header import FIX, check_header, parse_json
 from segdpo.data.images import ImageFile, decode_image, encode_image
-from segdpo.data.record import Image, Pair, Record, RecordInfo
-from segdpo.data.validation import check_classes, check_id, check_split
+from segdpo.data.record import Image, Pair, Record, RecordInfo, check_classes, check_id, check_split
 from segdpo.files import DataError, open_file, read_file
 
 LEVEL = 3

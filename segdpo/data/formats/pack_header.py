@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from segdpo.data.images import MAX_PIXELS, SUFFIXES
-from segdpo.data.validation import SPLITS, check_id, check_mask_name, is_text
+from segdpo.data.record import SPLITS, check_id, check_mask_name, is_text
 from segdpo.files import DataError
 
 # How many bytes the pixels of an image, or all masks of a record, may take once they are decompressed.

@@ -20,8 +20,7 @@ from segdpo.data.formats.pack import (
     write_shard,
 )
 from segdpo.data.images import ImageFile
-from segdpo.data.record import Record
-from segdpo.data.validation import check_classes, check_record
+from segdpo.data.record import Record, check_classes, check_record
 from segdpo.files import DataError
 
 RECORDS_PER_SHARD = 64

@@ -12,8 +12,7 @@ import numpy as np
 
 from segdpo.data.formats.folder import decode_text, stack_masks
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image
-from segdpo.data.record import Pair, Record, RecordInfo
-from segdpo.data.validation import check_classes, check_id, check_mask_name, check_split
+from segdpo.data.record import Pair, Record, RecordInfo, check_classes, check_id, check_mask_name, check_split
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
 
 IDENTICAL = "identical pairs skipped"

@@ -11,8 +11,7 @@ from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
 from segdpo.data.formats.folder import decode_text
 from segdpo.data.images import ImageFile, decode_image, decode_mask
-from segdpo.data.record import Record, RecordInfo
-from segdpo.data.validation import check_id, check_mask
+from segdpo.data.record import Record, RecordInfo, check_id, check_mask
 from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
 from segdpo.masks import Mask
 

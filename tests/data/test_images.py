@@ -39,7 +39,7 @@ def test_written_images_return(channels):
 
 
 def test_two_channels_have_no_file():
-    with pytest.raises(DataError, match="1, 3 or 4 channels but got 2"):
+    with pytest.raises(DataError, match=r"1, 3 or 4 .*2"):
         encode_image(np.zeros((2, 2, 2), np.uint8))
 
 
@@ -69,12 +69,12 @@ def test_grey_of_few_bits_is_not_stretched(depth):
 
 
 def test_colours_and_losses_are_no_ids():
-    with pytest.raises(DataError, match=r"^m.png: Expected a mask of class ids .* but got mode RGB") as caught:
+    with pytest.raises(DataError, match=r"^m.png: .*class ids.* RGB") as caught:
         decode_mask(save(RGB), "m.png")
     assert caught.value.kind == "mask format"
-    with pytest.raises(DataError, match="lossless mask but got a JPEG"):
+    with pytest.raises(DataError, match="JPEG"):
         decode_mask(save(GREY, form="jpeg"), "m.jpg")
-    with pytest.raises(DataError, match="8 bits a channel"):
+    with pytest.raises(DataError, match="8 bits"):
         decode_image(save(GREY.astype(np.uint16)), "x")
 
 

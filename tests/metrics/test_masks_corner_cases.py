@@ -44,7 +44,7 @@ def test_in_one_only_is_the_worst(other):
 
 
 def test_an_empty_prediction_never_improves_a_mean():
-    """The fault of a peer: the images on which nothing was found vanish from the mean of HD95."""
+    """A fault of some libraries: the images on which nothing was found vanish from the mean of HD95."""
     poor = mask("0001", "0000", "0000")
     one, both = MaskQuality(2), MaskQuality(2)
     one.update(poor, CORNER)
@@ -134,11 +134,11 @@ def test_labels_of_other_types(dtype):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"names": ["hd59"]}, "names to be one of iou.*'hd59'"),
-        ({"spacing": (1, 1, 1)}, "number for each of the 2 axes"),
-        ({"spacing": (1, 0)}, "spacing to be finite and above 0"),
-        ({"tolerance": -1}, "tolerance to be finite and at least 0"),
-        ({"boundary_width": 0}, "boundary_width to be finite and at least 1"),
+        ({"names": ["hd59"]}, "names.*iou.*'hd59'"),
+        ({"spacing": (1, 1, 1)}, "spacing.*2 axes"),
+        ({"spacing": (1, 0)}, "spacing.*above 0"),
+        ({"tolerance": -1}, "tolerance.*at least 0"),
+        ({"boundary_width": 0}, "boundary_width.*at least 1"),
     ],
 )
 def test_options_out_of_range(options, said):
@@ -147,7 +147,7 @@ def test_options_out_of_range(options, said):
 
 
 def test_masks_that_are_none():
-    with pytest.raises(ValueError, match=r"single slice; drop that dimension: prediction\.squeeze\(1\)"):
+    with pytest.raises(ValueError, match=r"prediction\.squeeze\(1\)"):
         measure_masks(EMPTY[None], FULL[None], 2)
-    with pytest.raises(ValueError, match="gold has class -1; classes count from 0"):
+    with pytest.raises(ValueError, match=r"gold.*class -1"):
         measure_masks(EMPTY.long(), FULL.long() - 2, 2)
