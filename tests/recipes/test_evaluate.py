@@ -13,7 +13,7 @@ from small import CONF, SMALL, composed
 
 from segdpo.files import DataError
 from segdpo.inference.load import open_segmenter
-from segdpo.models.trust import EVALUATION, checked
+from segdpo.models import EVALUATION, checked
 from segdpo.models.weights import save_weights
 from segdpo.recipes.config import build, plain, read_config
 from segdpo.recipes.evaluate import Request, check_classes, evaluate_weights

@@ -1,4 +1,4 @@
-"""Pictures along the way: image, chosen, rejected, reference, policy, gold, of the same validation images each time."""
+"""Panels of validation images during training: image, chosen, rejected, reference, policy, gold."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ Draw = Callable[..., None]
 
 
 class Panels(Callback):
-    """Draws the first images of the validation set, each n validations, to FOLDER/epoch_NNN.png.
+    """Draw the first images of the validation set every n epochs, to FOLDER/epoch_NNN.png.
 
     Args:
-        draw: called as `draw(rows, path, title=…)`, and with `classes=` if the data module's source names them;
-            `segdpo.reports.draw_panel`.
-        folder: where the pictures go.
-        images: how many rows a picture has; no more than the first validation batch has images.
-        every_n_epochs: epochs between two pictures.
-        mean: what normalisation took from the images, one value a channel.
-        std: what normalisation divided the images by.
+        draw: called as `draw(rows, path, title=…)`, with `classes=` if the data module's source names its classes;
+            such as `segdpo.reports.draw_panel`.
+        folder: where the panels are written.
+        images: number of rows, at most the number of images in the first validation batch.
+        every_n_epochs: epochs between two panels.
+        mean: mean used to normalise the images, one value per channel.
+        std: standard deviation used to normalise the images.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the masks of the first images, while the weights are those that are validated."""
+        """Predict the masks of the first images, while the network has the weights that are validated."""
         due = trainer.current_epoch % self.every_n_epochs == 0 and not trainer.sanity_checking
-        # In every process, since a sharded network answers only if all ask; and all have a first batch.
+        # In every process: a sharded network needs all of them, and each has a first batch.
         if due and batch_idx == 0 and dataloader_idx == 0:
             rows = panel_rows(batch, _predicted(pl_module, batch), self.mean, self.std)
             self._rows = rows[: self.images]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what was kept."""
+        """Draw the panel."""
         if not self._rows or not trainer.is_global_zero:
             return
         classes = getattr(getattr(getattr(trainer, "datamodule", None), "source", None), "classes", None)
@@ -79,8 +79,15 @@ def panel_rows(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> list[PanelRow]:
-    """Return a row for each image of a batch: its first pair, what `networks` predicted (uint8 masks), and gold."""
-    columns = {**_judged(batch), **networks}
+    """Return a row for each image of a batch: its first pair, the predictions and gold.
+
+    Args:
+        batch: the images, with pairs or a ranking if it has any.
+        networks: name of a column ("policy", "reference") → masks [images, height, width], uint8.
+        mean: mean used to normalise the images, one value per channel.
+        std: standard deviation used to normalise the images.
+    """
+    columns = {**_first_pairs(batch), **networks}
     if batch.gold is not None:
         columns["gold"] = batch.gold
     outside = ~batch.valid
@@ -96,7 +103,7 @@ def panel_rows(
 
 
 def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:
-    """Undo the normalisation; images of other channels than `mean` has values for are stretched to 0 … 255."""
+    """Undo the normalisation; images with another number of channels than `mean` are scaled to 0 … 255."""
     pixels = image.float().cpu().numpy()
     if len(pixels) == len(mean):
         return to_image(pixels, mean, std)
@@ -105,7 +112,7 @@ def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image
 
 @torch.no_grad()
 def _predicted(task: LightningModule, batch: Batch) -> dict[str, Tensor]:
-    """Return the masks of the task's networks; the reference only if it answers with logits."""
+    """Return the masks of the task's networks; those of the reference only if it returns logits."""
     policy = getattr(task, "policy", None)
     if not isinstance(policy, nn.Module):
         network = task.network
@@ -117,7 +124,7 @@ def _predicted(task: LightningModule, batch: Batch) -> dict[str, Tensor]:
     return masks | {"reference": predicted_classes(answer)} if isinstance(answer, Tensor) else masks
 
 
-def _judged(batch: Batch) -> dict[str, Tensor]:
+def _first_pairs(batch: Batch) -> dict[str, Tensor]:
     """Return the first pair of each image, or the best and the worst of its ranking."""
     if isinstance(batch, RankingBatch):
         return {"chosen": batch.ranking[:, 0], "rejected": batch.ranking[:, -1]}

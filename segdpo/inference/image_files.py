@@ -1,4 +1,4 @@
-"""Predict masks for image files and write them."""
+"""Predict masks of image files, and write them."""
 
 import io
 from collections import Counter
@@ -24,10 +24,13 @@ KINDS = ("masks", "probabilities", "overlays")
 
 
 def find_images(where: Path, leave_out: Path) -> dict[str, Path]:
-    """Return the images at `where`, a file or a folder searched to its bottom, under the names of their predictions.
+    """Return name → path of image files; predictions are written under these names.
 
-    The name is the path in the folder without suffix; images that only the suffix tells apart keep it in the name.
-    What lies in `leave_out` is no image: predictions may be written into the folder of the images.
+    A name is the path in the folder without suffix; images that differ only in their suffix keep it.
+
+    Args:
+        where: a file, or a folder with its subfolders.
+        leave_out: a folder that is skipped, so that predictions may be written into the folder of the images.
     """
     if where.is_file():
         return {where.stem: where}
@@ -48,50 +51,12 @@ def find_images(where: Path, leave_out: Path) -> dict[str, Path]:
     }
 
 
-def write_prediction(
-    folder: Path,
-    name: str,
-    image: Image,
-    logits: Float32[np.ndarray, "classes H W"],
-    classes: Sequence[str],
-    kinds: Collection[str] = ("masks",),
-) -> Mask:
-    """Write the prediction for one image under `folder`/KIND/`name` for each of the kinds, and return the mask."""
-    # A prediction can be made again: waiting for the disk would cost more than the prediction.
-    write = partial(write_atomically, durable=False)
-    mask: Mask = masks_of(logits[None])[0]
-    if "masks" in kinds:
-        write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
-    if "probabilities" in kinds:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
-        write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
-    if "overlays" in kinds:
-        pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
-    return mask
-
-
-def probabilities(logits: Float32[np.ndarray, "classes H W"]) -> Float32[np.ndarray, "classes H W"]:
-    """Return the probability of each class; one channel of logits gives two classes, background and foreground."""
-    both = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
-    powers = np.exp(both - both.max(0))
-    return np.asarray(powers / powers.sum(0), np.float32)
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an image: predicted, or why not."""
+    """The result for an image: predicted, or the error."""
 
     path: Path
     error: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    name: str
-    path: Path
-    image: Image
 
 
 def predict_files(
@@ -106,10 +71,20 @@ def predict_files(
     batch: int = 4,
     device: torch.device | str = "cpu",
 ) -> Iterator[Outcome]:
-    """Write predictions for `files` (name: image) into `folder`, and tell of each image as it is done.
+    """Predict image files and write the predictions; yield the outcome of each image as it is done.
 
-    `description` is what `open_segmenter` gives: classes, mean, std. Images of the same size that follow each other
-    share forward passes.
+    Consecutive images of the same size share forward passes.
+
+    Args:
+        segmenter: moved to the device and to evaluation mode.
+        description: classes, mean and std, as `open_segmenter` returns them.
+        files: name → image, as `find_images` returns them.
+        folder: gets KIND/NAME.png or .npz.
+        kinds: which of "masks", "probabilities" and "overlays" to write.
+        window: side of the windows in which large images are predicted.
+        overlap: least overlap of neighbouring windows, as a share of the window.
+        batch: images or windows per forward pass.
+        device: where to compute.
     """
     segmenter.to(device).eval()
     channels = channels_of(segmenter)
@@ -125,12 +100,50 @@ def predict_files(
 
 
 def channels_of(network: nn.Module) -> int:
-    """Return how many channels the network's images have: what its first convolution takes, 3 without one."""
+    """Return the number of channels of the network's first convolution, or 3 if it has none."""
     return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
 
 
+def write_prediction(
+    folder: Path,
+    name: str,
+    image: Image,
+    logits: Float32[np.ndarray, "classes H W"],
+    classes: Sequence[str],
+    kinds: Collection[str] = ("masks",),
+) -> Mask:
+    """Write the prediction of one image to FOLDER/KIND/NAME for each of the kinds, and return the mask."""
+    # A prediction can be made again, so it need not reach the disk at once, which would take longer than predicting.
+    write = partial(write_atomically, durable=False)
+    mask: Mask = masks_of(logits[None])[0]
+    if "masks" in kinds:
+        write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
+    if "probabilities" in kinds:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
+        write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
+    if "overlays" in kinds:
+        pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
+    return mask
+
+
+def probabilities(logits: Float32[np.ndarray, "classes H W"]) -> Float32[np.ndarray, "classes H W"]:
+    """Return the probability of each class; one channel of logits means background and foreground."""
+    both = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
+    powers = np.exp(both - both.max(0))
+    return np.asarray(powers / powers.sum(0), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    name: str
+    path: Path
+    image: Image
+
+
 def _groups(files: Mapping[str, Path], channels: int, batch: int) -> Iterator[list[_Read] | Outcome]:
-    """Give images of one size, at most `batch` at once; and those that cannot be read, with the reason."""
+    """Yield groups of at most `batch` images of one size, and the outcome of images that cannot be read."""
     group: list[_Read] = []
     for name, path in files.items():
         try:

@@ -16,11 +16,10 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from segdpo import Anchor, PreferenceLoss
-from segdpo.data.datasets import RankingDataset
+from segdpo.data import RankingDataset
 from segdpo.kernels import sparse as sums
 from segdpo.losses import anchors, listwise, objectives
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy, NoReference, Reference
+from segdpo.training import FrozenCopy, NoReference, PreferenceTask, Reference
 
 CONF = Path(__file__).parents[2] / "conf"
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))

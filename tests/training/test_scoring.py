@@ -10,18 +10,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdpo import Anchor, PreferenceLoss, Score
-from segdpo.data.batches import PairBatch
-from segdpo.data.datasets import RankingDataset
+from segdpo.data import PairBatch, RankingDataset
+from segdpo.kernels import LowResolution, pair_index
 from segdpo.kernels import low_resolution as bands
-from segdpo.kernels.index import pair_index
-from segdpo.kernels.low_resolution import LowResolution
 from segdpo.losses import anchors, listwise, objectives
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter
+from segdpo.models import Segmenter, add_lora
+from segdpo.training import AdapterOff, CachedScores, FrozenCopy, Moving, PreferenceTask, Reference
 from segdpo.training import scoring as low_resolution
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import AdapterOff, FrozenCopy, Moving, Reference
-from segdpo.training.score_cache import CachedScores
 
 
 class Losses(Callback):
@@ -116,8 +111,8 @@ def test_a_training_step_makes_nothing_of_the_images_size_and_all_classes(monkey
     masks = torch.randint(0, 8, (2, 2, 64, 64), dtype=torch.uint8)
     batch = make_batch(torch.randn(2, 3, 64, 64), *masks)
     with Note():
-        scored = task._score(batch, closely=True)
-        task._combine(scored, batch.weight).total.backward()
+        scored = task._score(batch, watch=True)
+        task._compute_loss(scored, batch.weight).total.backward()
     assert isinstance(scored.logits, LowResolution)
     assert max(made) <= 2 * 3 * 64 * 64  # the image; the logits would have 2 · 8 · 64 · 64
 
@@ -140,7 +135,7 @@ def make_batch(image, chosen, rejected):
 
 
 def test_a_network_without_the_method_is_refused(network, hinge, sgd):
-    with pytest.raises(ValueError, match=r"method low_resolution\(image\) .* but Sequential has none; wrap it in"):
+    with pytest.raises(ValueError, match=r"low_resolution\(image\).*Sequential.*segdpo\.models\.Segmenter"):
         PreferenceTask(network, FrozenCopy(network), hinge, sgd, low_resolution=True)
 
 
@@ -162,5 +157,5 @@ class AtFullSize(Reference):
 def test_a_reference_of_ones_own_may_answer_at_full_size(trained, hinge):
     assert_same(trained(hinge, make=AtFullSize), trained(hinge, low=False))
     hold = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
-    with pytest.raises(TypeError, match="policy and reference at one resolution"):
+    with pytest.raises(TypeError, match=r"self\.logits.*low_resolution=false"):
         trained(hold, make=AtFullSize)

@@ -1,4 +1,4 @@
-"""One progress bar over all steps of a run, with the numbers that matter."""
+"""A progress bar over all steps of a run, with the most important metrics."""
 
 import math
 import time
@@ -24,11 +24,11 @@ SHOWN = MappingProxyType(
 
 
 class Progress(ProgressBar):
-    """A bar of rich over all steps, not one an epoch: runs are as long as max_steps says, epochs come and go.
+    """One rich progress bar over all steps, instead of one per epoch: a run's length is `max_steps`.
 
     Args:
-        shown: how a number is written, and which logged metric it is; those that are not logged are left out.
-        per_second: how often the line is drawn anew. Reading a number waits for the device, so not every step does.
+        shown: format string → name of the logged metric; metrics that are not logged are left out.
+        per_second: how often the line is drawn. Reading a metric waits for the device, so not every step does.
     """
 
     def __init__(self, shown: Mapping[str, str] = SHOWN, per_second: float = 4) -> None:
@@ -40,26 +40,26 @@ class Progress(ProgressBar):
         self._drawn = -math.inf
 
     def enable(self) -> None:
-        """Draw; Lightning asks for it."""
+        """Draw the bar; called by Lightning."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Draw nothing; Lightning asks for it in every process but the first."""
+        """Draw nothing; called by Lightning in every process but the first."""
         self._enabled = False
 
     def numbers(self, trainer: Trainer) -> str:
-        """Return the latest numbers in one line."""
+        """Return the latest metrics in one line."""
         metrics = trainer.callback_metrics
         return " ".join(form.format(float(metrics[name])) for form, name in self._shown.items() if name in metrics)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on by a step."""
-        self._move(trainer, "train", trainer.global_step, trainer.estimated_stepping_batches)
+        """Advance by a step."""
+        self._advance(trainer, "train", trainer.global_step, trainer.estimated_stepping_batches)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a short validation pass without a line of its own, which would only flicker."""
+        """Restart the interval, so that a short validation gets no line of its own."""
         self._drawn = time.monotonic()
 
     def on_validation_batch_end(
@@ -71,8 +71,8 @@ class Progress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Move on by a batch."""
-        self._move(trainer, "validate", batch_idx + 1, _total(trainer.num_val_batches, dataloader_idx))
+        """Advance by a batch."""
+        self._advance(trainer, "validate", batch_idx + 1, _total(trainer.num_val_batches, dataloader_idx))
 
     def on_test_batch_end(
         self,
@@ -83,37 +83,37 @@ class Progress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Move on by a batch."""
-        self._move(trainer, "test", batch_idx + 1, _total(trainer.num_test_batches, dataloader_idx))
+        """Advance by a batch."""
+        self._advance(trainer, "test", batch_idx + 1, _total(trainer.num_test_batches, dataloader_idx))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the line of the validation away and show what it found."""
+        """Remove the validation's line; its metrics are drawn with the next step."""
         if self._display is not None and "validate" in self._tasks:
             self._display.remove_task(self._tasks.pop("validate"))
         self._drawn = -math.inf
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last numbers."""
+        """Draw the last metrics."""
         if self._display is not None and "train" in self._tasks:
             self._display.update(
                 self._tasks["train"], completed=trainer.global_step, numbers=self.numbers(trainer), refresh=True
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back before anyone says what went wrong."""
+        """Release the terminal before the error is printed."""
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         self._close()
 
-    def _move(self, trainer: Trainer, name: str, done: int, total: float) -> None:
+    def _advance(self, trainer: Trainer, name: str, done: int, total: float) -> None:
         now = time.monotonic()
         early = now - self._drawn < self._interval and (done < total or name == "validate")
         if early or not self._enabled:
             return
         self._drawn = now
-        # Not before the first batch is done: what gets ready before that may draw a bar of its own.
+        # Started late: what runs before the first batch may draw a bar of its own.
         if self._display is None:
             self._display = _display()
             self._display.start()
@@ -133,7 +133,7 @@ class Progress(ProgressBar):
 def _display() -> RichProgress:
     return RichProgress(
         TextColumn("{task.description}"),
-        # The bar takes what the numbers leave of the line.
+        # The bar fills the rest of the line.
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),

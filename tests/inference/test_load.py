@@ -6,10 +6,9 @@ import torch
 from omegaconf import OmegaConf
 from trained import MEAN, description, save_run, segmenter
 
-from segdpo.inference.load import open_segmenter, weights_path
-from segdpo.models.adapters import add_lora
-from segdpo.models.trust import ADAPTERS, NETWORKS, checked
-from segdpo.models.weights import load_weights, save_weights
+from segdpo.inference import open_segmenter, weights_path
+from segdpo.models import ADAPTERS, add_lora, checked, load_weights, save_weights
+from segdpo.models.allowed import NETWORKS
 
 IMAGE = torch.rand(2, 3, 10, 13)
 

@@ -1,7 +1,5 @@
-"""Supervised training: its losses by hand, its task against a bare loop, what it says of bad input."""
+"""Supervised losses by hand, and what they say of bad input."""
 
-import copy
-import math
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +11,7 @@ from hydra.utils import instantiate
 from segmentation_models_pytorch import losses as smp
 from torch import nn
 
-from segdpo.data.datasets import SupervisedDataset
-from segdpo.training.schedules import constant, cosine, linear
-from segdpo.training.supervised import SupervisedTask, cross_entropy, dice, smp_loss, weighted_sum
+from segdpo.training import cross_entropy, dice, smp_loss, weighted_sum
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -126,82 +122,3 @@ def test_every_yaml_gives_a_loss_that_falls(path, case):
     loss(step, target, valid).backward()
     assert loss(logits - 5 * step.grad, target, valid) < worse
     assert (step.grad[:, :, 0][0] == 0).all()  # ignored pixels
-
-
-@pytest.fixture
-def supervised(data):
-    def make(target="any", **options):
-        gold = partial(SupervisedDataset, target="gold")
-        return data(items=partial(SupervisedDataset, target=target), eval_items=gold, **options)
-
-    return make
-
-
-@pytest.mark.parametrize("target", ["any", "mean"])
-def test_the_task_is_a_bare_loop(target, network, supervised, fit):
-    network[3].p = 0.0  # draws nothing
-    bare = copy.deepcopy(network).train()
-    task = SupervisedTask(network.eval(), cross_entropy, partial(torch.optim.AdamW, lr=0.01))
-    logged = fit(task, supervised(target, val=0), max_steps=4).callback_metrics
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=0.01)
-    loader = supervised(target, val=0).train_dataloader()
-    for batch in loader:
-        loss = cross_entropy(bare(batch.image), batch.target, batch.valid)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert float(logged["train/loss"]) == pytest.approx(float(loss.detach()), abs=1e-6)
-    for own, other in zip(network.state_dict().values(), bare.state_dict().values(), strict=True):
-        assert torch.allclose(own, other, atol=1e-6)
-    assert {name.split(".")[0] for name in task.state_dict()} == {"network"}
-
-
-def test_validation_is_over_pixels_and_images(network, supervised, fit):
-    task = SupervisedTask(network, cross_entropy, partial(torch.optim.SGD, lr=0.0))
-    module = supervised(batch_size=3)
-    logged = fit(task, module, max_steps=4).callback_metrics
-    costs, overlaps = [], []
-    network.eval()
-    for batch in module.val_dataloader():
-        with torch.no_grad():
-            logits = network(batch.image)[:, 0].double().numpy()
-        gold = batch.gold.numpy()
-        costs += np.logaddexp(0, np.where(gold == 1, -logits, logits)).ravel().tolist()
-        both, either = (logits > 0) & (gold == 1), (logits > 0) | (gold == 1)
-        overlaps += (2 * both.sum((1, 2)) / (both.sum((1, 2)) + either.sum((1, 2)))).tolist()
-    assert float(logged["val/loss"]) == pytest.approx(np.mean(costs), rel=1e-5)
-    assert float(logged["val/dice"]) == pytest.approx(np.mean(overlaps), rel=1e-5)
-
-
-def test_a_loss_that_is_no_number_stops(network, supervised, fit, sgd):
-    task = SupervisedTask(network, lambda logits, target, valid: logits.mean() * math.nan, sgd)
-    with pytest.raises(ValueError, match=r"at step 0 loss became NaN .* images noise\d+, .* lower the learning rate"):
-        fit(task, supervised())
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (partial(constant, warmup=0.2), [1 / 3, 2 / 3, *[1.0] * 9]),
-        (partial(linear, floor=0.5), [1 - 0.05 * step for step in range(11)]),
-        (cosine, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
-        (
-            partial(cosine, warmup=0.2, floor=0.1),
-            [1 / 3, 2 / 3, *(0.1 + 0.45 * (1 + math.cos(math.pi * s / 8)) for s in range(9))],
-        ),
-        (partial(torch.optim.lr_scheduler.StepLR, step_size=5, gamma=0.1), [1.0] * 5 + [0.1] * 5 + [0.01]),
-    ],
-)
-def test_schedules_by_hand(make, expected, network, supervised, fit):
-    rates = []
-    optimizer = partial(torch.optim.SGD, lr=2.0)
-    task = SupervisedTask(network, lambda logits, *_: 0 * logits.mean(), optimizer, scheduler=make)
-    task.on_train_batch_start = lambda *_: rates.append(task.optimizers().param_groups[0]["lr"] / 2)
-    trainer = fit(task, supervised(), max_steps=10)
-    rates.append(trainer.optimizers[0].param_groups[0]["lr"] / 2)
-    assert rates == pytest.approx(expected)
-
-
-def test_a_warm_up_of_everything_is_refused():
-    with pytest.raises(ValueError, match="a share of the steps, from 0 to below 1, but got 5"):
-        constant(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=10, warmup=5)

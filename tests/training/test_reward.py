@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.data.batches import PairBatch
-from segdpo.data.datasets import RankingDataset
-from segdpo.losses.reward import RewardLoss, bradley_terry, plackett_luce
-from segdpo.training.reward import RewardTask, gap_of, in_order, rewards_of
-from segdpo.training.task import NonFiniteLossError
+from segdpo.data import PairBatch, RankingDataset
+from segdpo.losses import RewardLoss, bradley_terry, plackett_luce
+from segdpo.training import NonFiniteLossError, RewardTask, rewards_of
+from segdpo.training.reward import gap_of, in_order
 
 
 class Weighted(nn.Module):

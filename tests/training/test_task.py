@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from segdpo.training.task import FiniteGuard, NonFiniteLossError, naming
+from segdpo.training import NonFiniteLossError, batch_in_errors
+from segdpo.training.task import FiniteGuard
 
 FINE = {"objective": torch.tensor([1.0, 2.0]), "hinge": torch.tensor([0.0, 1.0])}
 SAID = r"at step 7 loss and hinge became NaN .* images a, b; lower the learning rate"
@@ -33,10 +34,13 @@ def test_another_device_is_looked_at_one_step_later():
         guard.watch(torch.tensor(1.0).as_subclass(Elsewhere), FINE, ["c"], 8)
     guard.watch(torch.tensor(-torch.inf).as_subclass(Elsewhere), FINE, ["d"], 9)
     with pytest.raises(NonFiniteLossError, match="at step 9 loss became"):
-        guard.look()
-    guard.look()
+        guard.check_pending()
+    guard.check_pending()
 
 
-def test_naming_adds_step_and_images():
-    with pytest.raises(ValueError, match=r"chosen has class 7 \(Step 3, images: a, b\.\)"), naming(["a", "b"], 3):
+def test_errors_name_step_and_images():
+    with (
+        pytest.raises(ValueError, match=r"chosen has class 7 \(Step 3, images: a, b\.\)"),
+        batch_in_errors(["a", "b"], 3),
+    ):
         raise ValueError("chosen has class 7")

@@ -1,4 +1,4 @@
-"""β that changes: along its curve, with the margins of the batch, and through a checkpoint."""
+"""Schedules of the learning rate and of β: by hand, with the margins of the batch, and through a checkpoint."""
 
 import copy
 import math
@@ -11,20 +11,58 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from segdpo import Anchor, PairScores, PreferenceLoss
+from segdpo.data import SupervisedDataset
 from segdpo.losses import anchors, objectives
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.schedules import Adaptive, BoundBeta, beta_of, cosine_beta, linear_beta
+from segdpo.training import (
+    Adaptive,
+    FrozenCopy,
+    PreferenceTask,
+    SupervisedTask,
+    constant,
+    cosine,
+    cosine_beta,
+    linear,
+    linear_beta,
+)
+from segdpo.training.schedules import ScheduledBeta, beta_of
 
 NONE = torch.zeros(())
 
 
-def test_curves_by_hand():
+def test_factors_of_beta_by_hand():
     options = {"first": 0.2, "last": 1.0, "steps": 8}
     assert [linear_beta(step, NONE, **options) for step in (0, 2, 8, 100)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
     # Half a cosine: 1/4 of the steps is (1 − √½)/2 of the way.
     expected = [0.2, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2, 0.6, 1.0, 1.0]
     assert [cosine_beta(step, NONE, **options) for step in (0, 2, 4, 8, 100)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(constant, warmup=0.2), [1 / 3, 2 / 3, *[1.0] * 9]),
+        (partial(linear, floor=0.5), [1 - 0.05 * step for step in range(11)]),
+        (cosine, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
+        (
+            partial(cosine, warmup=0.2, floor=0.1),
+            [1 / 3, 2 / 3, *(0.1 + 0.45 * (1 + math.cos(math.pi * s / 8)) for s in range(9))],
+        ),
+        (partial(torch.optim.lr_scheduler.StepLR, step_size=5, gamma=0.1), [1.0] * 5 + [0.1] * 5 + [0.01]),
+    ],
+)
+def test_learning_rates_by_hand(make, expected, network, data, fit):
+    rates = []
+    optimizer = partial(torch.optim.SGD, lr=2.0)
+    task = SupervisedTask(network, lambda logits, *_: 0 * logits.mean(), optimizer, scheduler=make)
+    task.on_train_batch_start = lambda *_: rates.append(task.optimizers().param_groups[0]["lr"] / 2)
+    trainer = fit(task, data(items=partial(SupervisedDataset, target="any")), max_steps=10)
+    rates.append(trainer.optimizers[0].param_groups[0]["lr"] / 2)
+    assert rates == pytest.approx(expected)
+
+
+def test_a_warm_up_of_everything_is_refused():
+    with pytest.raises(ValueError, match="a share of the steps, from 0 to below 1, but got 5"):
+        constant(torch.optim.SGD([torch.zeros(1)], lr=1.0), steps=10, warmup=5)
 
 
 def test_adaptive_by_hand():
@@ -46,7 +84,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
             "nll": Anchor(1.0, anchors.nll),
         },
     )
-    bound = BoundBeta(loss, partial(linear_beta, first=1.0, last=3.0, steps=2))
+    bound = ScheduledBeta(loss, partial(linear_beta, first=1.0, last=3.0, steps=2))
     h = np.array([0.5, -1.0])
     for step, factor in enumerate((1.0, 2.0, 3.0)):
         bound.set(step, NONE)
@@ -63,7 +101,7 @@ def test_beta_changes_in_every_term_and_anchors_keep_their_ratio():
 @pytest.mark.parametrize("objective", [objectives.sft, partial(objectives.orpo, lam=0.1)])
 def test_a_loss_without_beta_is_refused(objective):
     with pytest.raises(ValueError, match=r"none of objective has one; choose beta_schedule=constant"):
-        BoundBeta(PreferenceLoss(objective), partial(linear_beta, first=0.1, last=1.0, steps=5))
+        ScheduledBeta(PreferenceLoss(objective), partial(linear_beta, first=0.1, last=1.0, steps=5))
 
 
 class Betas(Callback):
