@@ -10,7 +10,7 @@ from torch import nn
 
 from segdpo.data.datasets import SupervisedDataset
 from segdpo.losses.policy_gradient import clipped_surrogate, group_advantages
-from segdpo.models.reward_model import ValueHead
+from segdpo.models import ValueHead
 from segdpo.rl.algorithm import Algorithm, Divergence
 from segdpo.rl.rewards import iou
 from segdpo.rl.task import Collapse, CollapsedPolicyError, PolicyGradientTask
