@@ -41,8 +41,6 @@ def read_source(source: RecordSource) -> str:
         parts += [info_of(source, index), record.id, record.image, record.masks, record.mask_names, record.pairs]
         parts += [record.ranking, record.gold, record.group, record.split, record.meta]
         parts += [file.suffix, file.data] if file else []
-    table = getattr(source, "pairs", None)
-    parts += [table.record, table.chosen, table.rejected, table.weight, table.offsets] if table is not None else []
     return digest(*parts)
 
 

@@ -4,6 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +113,18 @@ def write_prediction(
     kinds: Collection[str] = ("masks",),
 ) -> Mask:
     """Write the prediction of one image to FOLDER/KIND/NAME for each of the kinds, and return the mask."""
+    # A prediction can be made again, so it need not reach the disk at once, which would take longer than predicting.
+    write = partial(write_atomically, durable=False)
     mask: Mask = masks_of(logits[None])[0]
     if "masks" in kinds:
-        write_atomically(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
+        write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
     if "probabilities" in kinds:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
-        write_atomically(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
+        write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
     if "overlays" in kinds:
         pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        write_atomically(
-            path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data
-        )
+        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
     return mask
 
 

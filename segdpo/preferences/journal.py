@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segdpo.data import FileSource, ImageFile, Record, RecordSource, info_of, is_text
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
 from segdpo.preferences.mining import Outcome, Recipe, mine
 
@@ -108,12 +107,8 @@ class Journal:
         head = {"settings": self.settings, "selected": self.selected, "finished": self.finished}
         self._lines = {record_id: self._lines[record_id] for record_id in order}
         # A journal without its first line would be no journal: it appears whole or not at all.
-        new = self.path.with_name(f"{self.path.name}.new")
-        with new.open("w", encoding="utf-8") as file:
-            file.writelines([_dump(head), *(_dump(asdict(line)) for line in self._lines.values())])
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
+        lines = [_dump(head), *(_dump(asdict(line)) for line in self._lines.values())]
+        write_atomically(self.path, "".join(lines).encode())
 
     def _read(self) -> None:
         content = read_file(self.path, MAX_TEXT_BYTES)

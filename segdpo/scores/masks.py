@@ -80,7 +80,7 @@ class MaskPairs:
     mask_image: Tensor
     valid: Tensor | None = None
     index: MaskIndex | None = None
-    region_mask = None  # a region of the user's is not offered here
+    region_mask = None  # Score(region="given") is not supported here
 
     @property
     def image_index(self) -> Tensor:

@@ -1,6 +1,5 @@
 """Checkpoints that a run resumes from exactly: written atomically, with the random state, and named when it stops."""
 
-import contextlib
 import io
 import logging
 import random
@@ -15,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from segdpo.files import write_atomically
+from segdpo.files import remove_unfinished, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the file; if that fails or is interrupted, the previous file stays and nothing else does."""
         path = Path(path)
         # Temporary files of killed processes, each as large as a checkpoint.
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        remove_unfinished(path.parent, path.name)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(path, buffer.getvalue())
