@@ -155,6 +155,12 @@ def test_what_would_fetch_or_read_a_file_is_set_to_none(node, nothing):
     assert checked(node, FILE, "model")[nothing] is None
 
 
+def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(tmp_path):
+    large = {**MODEL, "network_factory": {**CONVOLUTION, "in_channels": 2**30}}
+    with pytest.raises(ValueError, match=r"(?s)policy\.safetensors: model .*network of at most \d+ numbers"):
+        open_segmenter(saved(tmp_path, large))
+
+
 def test_a_segformer_of_another_size_says_how_it_opens(tmp_path):
     small = {**SEGFORMER, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1]}
     model = {**MODEL, "network_factory": small, "classes_argument": "num_labels"}
