@@ -64,6 +64,7 @@ def read_config(path: Path) -> Plain:
 def check_at_start(config: DictConfig) -> None:
     """Fill in every ${…} and import every target, so that a misspelt name stops here rather than after an hour."""
     check_resolvers(config)
+    check_beta(config)
     whole = plain(config)
     for name, value in leaves(whole):
         # A source of masks that names no weights asks the reference, which is not there yet.
@@ -72,6 +73,17 @@ def check_at_start(config: DictConfig) -> None:
     for key in ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "questions"):
         if whole.get(key):
             build(whole[key])
+
+
+def check_beta(config: DictConfig) -> None:
+    """Raise an error for a score that `default_beta` of conf/train.yaml does not know, unless beta is given."""
+    try:
+        config.get("beta")
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            "Expected beta=NUMBER with this score, since default_beta in conf/train.yaml has no entry for it, but got "
+            f"score={plain(config.score)}."
+        ) from error
 
 
 def key_for(config: DictConfig, names: Sequence[str], **own: Any) -> str:

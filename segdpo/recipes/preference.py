@@ -54,7 +54,7 @@ def finish(
     """Write the weights, compare policy and reference on gold, and draw both; `took`: the policy's seconds so far."""
     config, folder, classes = setting.config, setting.folder, setting.source.classes
     if has_adapter(policy):
-        save_adapter(folder / "adapter.safetensors", policy)
+        save_adapter(folder / "adapter", policy)
     save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
     save_weights(folder / "reference.safetensors", reference.network, header_for(config, classes))
     summary = compare_on_test(setting, policy, reference.network, device, took=took)

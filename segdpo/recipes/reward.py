@@ -19,8 +19,7 @@ from segdpo.recipes.reference import make_reference
 from segdpo.recipes.reward_test import Trusted, trust
 from segdpo.recipes.rounds import judged_of
 from segdpo.recipes.run import Clock, Setting, check_class_count
-from segdpo.training import Judged as Scores
-from segdpo.training import RewardTask
+from segdpo.training import JudgeScores, RewardTask
 
 
 def run_reward(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
@@ -77,7 +76,7 @@ def make_task(setting: Setting, judged: Judged) -> RewardTask:
         loss,
         build(config.optimizer),
         scheduler=build(config.scheduler),
-        judged=scores_of(judged) if loss.margin_per_gap else None,
+        judge_scores=scores_of(judged) if loss.margin_per_gap else None,
     )
     task.save_hyperparameters({"config": description_of(config, classes)})
     return task
@@ -93,7 +92,7 @@ def make_model(config: DictConfig, classes: Sequence[str]) -> nn.Module:
     return model
 
 
-def scores_of(judged: Judged) -> Scores:
+def scores_of(judged: Judged) -> JudgeScores:
     """Return what the judge gave the masks of each record, by its id."""
     scores = {}
     for index in np.concatenate([judged.splits.train, judged.splits.val, judged.splits.test]):

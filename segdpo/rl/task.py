@@ -18,7 +18,7 @@ from segdpo.rl.algorithm import Algorithm
 from segdpo.rl.rewards import Reward, RewardRequest, asked
 from segdpo.rl.rollout import Rollout, roll_out
 from segdpo.scores import entropy, kl, log_prob, log_probs, predicted_classes
-from segdpo.training import MakeOptimizer, MakeScheduler, Reference, Task, naming
+from segdpo.training import MakeOptimizer, MakeScheduler, Reference, Task, batch_in_errors
 
 
 class CollapsedPolicyError(ValueError):
@@ -247,14 +247,14 @@ class PolicyGradientTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Draw masks, then take the steps of all epochs on them."""
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             rollout = self._roll_out(batch)
         alone = self.collapse.look(rollout.logits, batch.valid, batch.gold, batch.ids)
         values = values_of(rollout) | {"policy/one_class": alone.float()}
         if self.reference is not None:
             prices = self.algorithm.divergence
             values["price"] = torch.tensor(self.scale * max(prices.reward, prices.loss))
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             values |= self._learn(rollout, batch)
         weight = torch.ones(len(batch.ids), device=batch.image.device)
         self.count("train", {name: value.expand(len(weight)) for name, value in values.items()}, weight)
@@ -384,7 +384,7 @@ class PolicyGradientTask(Task):
         self.count_overlap(stage, logits, batch)
         index = torch.arange(len(logits), device=logits.device)
         request = RewardRequest(batch.image, predicted_classes(logits), index, batch.gold, batch.valid, self.classes)
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             self.count(stage, {"reward": asked(self.reward, request)}, torch.ones_like(index))
 
     def _with_groups(self, make: MakeOptimizer) -> MakeOptimizer:

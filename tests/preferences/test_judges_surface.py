@@ -6,6 +6,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
 from segdpo.data.record import Record
+from segdpo.metrics import mean_over_classes, measure_masks
 from segdpo.preferences.judges import boundary_iou, hd95, surface_dice
 
 RNG = np.random.default_rng(0)
@@ -116,3 +117,27 @@ def test_options_out_of_range():
         judged(boundary_iou, square(2, 2), square(2, 2), width=0)
     with pytest.raises(ValueError, match="tolerance"):
         judged(surface_dice, square(2, 2), square(2, 2), tolerance=-1)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_judges_of_contours_are_the_metrics(background):
+    gold, masks = blobs(1, classes=4), np.stack([blobs(seed, classes=4) for seed in range(2, 5)])
+    gold[:6], masks[0] = 255, 0
+    options = {"background": background, "spacing": (1.0, 0.5), "tolerance": 1.5}
+    found = measure_masks(torch.from_numpy(masks), torch.from_numpy(gold).expand(3, -1, -1), 4, **options)
+    by_judges = {
+        "boundary_iou": judged(boundary_iou, gold, *masks, background=background),
+        "hd95": -judged(hd95, gold, *masks, background=background, spacing=(1.0, 0.5)),
+        "surface_dice": judged(surface_dice, gold, *masks, **options),
+    }
+    for name, scores in by_judges.items():
+        assert scores.tolist() == pytest.approx(mean_over_classes(found[name]).tolist(), rel=1e-6)
+
+
+def test_a_class_that_one_mask_lacks_is_worst_also_without_a_contour():
+    gold = np.full((8, 8), 255, np.uint8)
+    gold[3:5, 3:5] = 1
+    empty = np.zeros((8, 8), np.uint8)
+    assert judged(boundary_iou, gold, empty, width=1) == [0]
+    assert judged(surface_dice, gold, empty, tolerance=0) == [0]
+    assert judged(hd95, gold, empty) == pytest.approx([-np.hypot(8, 8)])

@@ -10,10 +10,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from segdpo import Anchor, PreferenceLoss, Score
-from segdpo.data.datamodule import DataModule
-from segdpo.data.record import Pair, Record
-from segdpo.data.splits import split_by_fraction
-from segdpo.data.transforms import Pipeline
+from segdpo.data import DataModule, Pair, Pipeline, Record, split_by_fraction
 from segdpo.losses import anchors, objectives
 
 
