@@ -348,7 +348,7 @@ def test_a_record_without_gold_is_skipped_and_says_why():
 
 def test_a_record_whose_masks_are_all_alike_says_so():
     alike = mined(replace(TOY, masks=TOY.masks[[1, 1]], mask_names=("a", "b"), pairs=()), questions=all_pairs)[0]
-    assert alike.meta["unjudged"] == "all candidates are the same_record"
+    assert alike.meta["unjudged"] == "all candidates are the same"
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdpo.data.record import Pair
-from segdpo.preferences import questions as preferences
+from segdpo.preferences import questions
 from segdpo.preferences.questions import (
     adjacent_ranks,
     all_pairs,
@@ -25,11 +25,11 @@ from segdpo.preferences.questions import (
     random_pairs,
 )
 
-RULES = [
-    preferences.best_worst,
-    preferences.all_pairs,
-    preferences.adjacent_ranks,
-    partial(preferences.random_pairs, count=3),
+KINDS = [
+    questions.best_worst,
+    questions.all_pairs,
+    questions.adjacent_ranks,
+    partial(questions.random_pairs, count=3),
 ]
 
 
@@ -40,48 +40,48 @@ def different_masks(count):
     return masks
 
 
-def made(rule, scores, masks=None, seed=0, **options):
+def made(kind, scores, masks=None, seed=0, **options):
     masks = different_masks(len(scores)) if masks is None else masks
-    pairs = rule(np.array(scores, np.float64), masks, np.random.default_rng(seed), **options)
+    pairs = kind(np.array(scores, np.float64), masks, np.random.default_rng(seed), **options)
     return [(pair.chosen, pair.rejected) for pair in pairs]
 
 
-def test_which_pairs_each_rule_makes():
+def test_which_pairs_each_kind_makes():
     scores = [0.5, 0.9, 0.1, 0.7]
-    assert made(preferences.best_worst, scores) == [(1, 2)]
-    assert made(preferences.adjacent_ranks, scores) == [(1, 3), (3, 0), (0, 2)]
+    assert made(questions.best_worst, scores) == [(1, 2)]
+    assert made(questions.adjacent_ranks, scores) == [(1, 3), (3, 0), (0, 2)]
     everything = {(1, 0), (0, 2), (3, 0), (1, 2), (1, 3), (3, 2)}
-    assert set(made(preferences.all_pairs, scores)) == everything
-    drawn = [made(preferences.random_pairs, scores, seed=seed, count=2) for seed in range(50)]
+    assert set(made(questions.all_pairs, scores)) == everything
+    drawn = [made(questions.random_pairs, scores, seed=seed, count=2) for seed in range(50)]
     assert all(len(set(pairs)) == 2 and set(pairs) <= everything for pairs in drawn)
     assert set().union(*drawn) == everything
-    assert set(made(preferences.random_pairs, scores, count=99)) == everything
+    assert set(made(questions.random_pairs, scores, count=99)) == everything
 
 
 def test_near_ties_make_no_pair():
     scores = [0.5, 0.75, 1.0, 1.0]
-    assert set(made(preferences.all_pairs, scores)) == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1)}
-    assert set(made(preferences.all_pairs, scores, min_gap=0.5)) == {(2, 0), (3, 0)}
+    assert set(made(questions.all_pairs, scores)) == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1)}
+    assert set(made(questions.all_pairs, scores, min_gap=0.5)) == {(2, 0), (3, 0)}
     # Each mask with the next lower one that is far enough: mask 1 is too near to 2 and 3.
-    assert made(preferences.adjacent_ranks, scores, min_gap=0.5) == [(2, 0), (3, 0)]
-    assert made(preferences.best_worst, scores, min_gap=0.6) == []
-    assert made(preferences.best_worst, [0.5, 0.5]) == []
+    assert made(questions.adjacent_ranks, scores, min_gap=0.5) == [(2, 0), (3, 0)]
+    assert made(questions.best_worst, scores, min_gap=0.6) == []
+    assert made(questions.best_worst, [0.5, 0.5]) == []
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_masks_without_a_pixel_to_prefer_make_no_pair(rule):
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_without_a_pixel_to_prefer_make_no_pair(kind):
     masks = np.zeros((2, 2, 2), np.uint8)
-    assert made(rule, [0, 1], masks) == []
+    assert made(kind, [0, 1], masks) == []
     masks[0, 0, 0] = 255  # different only where one of them says nothing
-    assert made(rule, [0, 1], masks) == []
+    assert made(kind, [0, 1], masks) == []
     masks[0, 1, 1] = 1
-    assert made(rule, [0, 1], masks) == [(1, 0)]
+    assert made(kind, [0, 1], masks) == [(1, 0)]
 
 
 @settings(max_examples=50, deadline=None)
-@given(scores=st.lists(st.integers(0, 5), min_size=2, max_size=7), gap=st.integers(0, 3), rule=st.sampled_from(RULES))
-def test_the_better_of_two_is_chosen_and_no_pair_comes_twice(scores, gap, rule):
-    pairs = made(rule, scores, min_gap=gap)
+@given(scores=st.lists(st.integers(0, 5), min_size=2, max_size=7), gap=st.integers(0, 3), kind=st.sampled_from(KINDS))
+def test_the_better_of_two_is_chosen_and_no_pair_comes_twice(scores, gap, kind):
+    pairs = made(kind, scores, min_gap=gap)
     assert all(scores[chosen] - scores[rejected] >= max(gap, 1) for chosen, rejected in pairs)
     assert len(set(pairs)) == len(pairs)
     assert bool(pairs) == (max(scores) - min(scores) >= max(gap, 1))
@@ -89,11 +89,11 @@ def test_the_better_of_two_is_chosen_and_no_pair_comes_twice(scores, gap, rule):
 
 def test_weights_follow_the_gap():
     scores = np.array([0.0, 0.1, 0.5])
-    weighed = partial(preferences.by_gap, full=0.4)
+    weighed = partial(questions.by_gap, full=0.4)
     rng = np.random.default_rng(0)
-    pairs = preferences.all_pairs(scores, different_masks(3), rng, weight=weighed)
+    pairs = questions.all_pairs(scores, different_masks(3), rng, weight=weighed)
     assert pairs == (Pair(1, 0, 0.25), Pair(2, 0, 1.0), Pair(2, 1, 1.0))
-    assert {pair.weight for pair in preferences.all_pairs(scores, different_masks(3), rng)} == {1.0}
+    assert {pair.weight for pair in questions.all_pairs(scores, different_masks(3), rng)} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_weights_follow_the_gap():
 )
 def test_how_often_a_judge_that_errs_chooses_the_better(choice, expected):
     masks, rng, draws = different_masks(2), np.random.default_rng(0), 20_000
-    pairs = [preferences.best_worst(np.array([0.4, 0.7]), masks, rng, choice=choice)[0] for _ in range(draws)]
+    pairs = [questions.best_worst(np.array([0.4, 0.7]), masks, rng, choice=choice)[0] for _ in range(draws)]
     right = np.mean([pair.chosen == 1 for pair in pairs])
     assert right == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / draws) + 1e-12)
 
@@ -122,25 +122,25 @@ def test_choices_are_probabilities_that_sum_to_one():
             assert choice(first, second) + choice(second, first) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_scores_that_are_none(rule):
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_that_are_none(kind):
     with pytest.raises(ValueError, match="mask 1 has nan"):
-        made(rule, [0.0, np.nan])
+        made(kind, [0.0, np.nan])
     with pytest.raises(ValueError, match="one score for each of at least 2 masks"):
-        made(rule, [0.0, 1.0, 2.0], different_masks(2))
+        made(kind, [0.0, 1.0, 2.0], different_masks(2))
     with pytest.raises(ValueError, match="min_gap"):
-        made(rule, [0.0, 1.0], min_gap=-1)
+        made(kind, [0.0, 1.0], min_gap=-1)
 
 
 def test_options_out_of_range():
     with pytest.raises(ValueError, match="count"):
-        made(preferences.random_pairs, [0, 1], count=0)
+        made(questions.random_pairs, [0, 1], count=0)
     with pytest.raises(ValueError, match="temperature"):
         bradley_terry(0, 1, temperature=0)
     with pytest.raises(ValueError, match="probability"):
         flipped(0, 1, probability=1.0)
     with pytest.raises(ValueError, match="full"):
-        preferences.by_gap(1, full=0)
+        questions.by_gap(1, full=0)
 
 
 def best_and_worst_by_twos(values):
@@ -187,7 +187,7 @@ def test_one_pair_is_one_and_the_best_of_eight_is_seven():
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("kind", "expected"),
     [
         (partial(best_worst, min_gap=0.1), 4),
         (partial(all_pairs), 6),
@@ -198,6 +198,6 @@ def test_one_pair_is_one_and_the_best_of_eight_is_seven():
     ],
     ids=["best_worst", "all_pairs", "random_pairs", "random_pairs of few", "adjacent_ranks", "of somebody's own"],
 )
-def test_of_four_masks_each_rule_asks(rule, expected):
-    assert answers_for(rule, 4) == expected
-    assert answers_for(rule, 0) == 0
+def test_of_four_masks_each_kind_asks(kind, expected):
+    assert answers_for(kind, 4) == expected
+    assert answers_for(kind, 0) == 0
