@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from segdpo.models.trust import check_resolvers as check_resolvers
     from segdpo.models.trust import check_targets as check_targets
     from segdpo.models.trust import checked as checked
+    from segdpo.models.trust import current_name as current_name
     from segdpo.models.trust import without_interpolations as without_interpolations
     from segdpo.models.weights import fingerprint as fingerprint
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors

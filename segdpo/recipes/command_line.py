@@ -100,6 +100,7 @@ def current_words(words: Sequence[str]) -> list[str]:
     ['-m', 'experiment/variant=dpo,sft', '~reference_training.loss', '+candidates@candidates.sources.own=existing']
     """
     found: list[str] = []
+    given = False
     for word in words:
         new = _current_word(word)
         if new is None:
@@ -107,10 +108,11 @@ def current_words(words: Sequence[str]) -> list[str]:
             continue
         if new != word:
             log.warning("The option %s is now written %s; the old name will stop working.", word, new)
+        given = given or (new == ANSWERED != word)
         found.append(new)
-    if ANSWERED not in found:
+    if not given:
         return found
-    # With pairs=given no other choice of a rule had an effect.
+    # With pairs=given the choice of a rule had no effect.
     return [word for word in found if not word.lstrip("+").startswith("questions=")] + [ANSWERED]
 
 
@@ -135,9 +137,12 @@ def run_name(overrides: str) -> str:
 
     >>> run_name("loss=dpo__seed=0")
     'loss=dpo__seed=0'
+    >>> run_name("experiment/variant=sft__seed=0")
+    'variant=sft__seed=0'
     >>> run_name("datamodule/split=folds")
     'datamodule-split=folds-34108c1c'
     """
+    overrides = overrides.replace("experiment/variant=", "variant=")
     name = UNSAFE.sub("-", overrides)
     if name == overrides and len(name) <= LONGEST:
         return name or "default"

@@ -24,6 +24,7 @@ from rich.console import Console
 import segdpo
 from segdpo.data import RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
+from segdpo.models import current_name
 from segdpo.recipes.command_line import current_config
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.reports import comparison_table, draw_curves
@@ -189,9 +190,8 @@ def _comparable(config: Plain) -> dict[str, str]:
         text = repr(value)
         for folder, key in folders.items():
             text = text.replace(folder, key)
-        if name.endswith("_target_") and str(value).startswith("segdpo."):
-            # Modules of this package move between versions.
-            text = f"'segdpo….{str(value).rpartition('.')[2]}'"
+        if name.endswith("_target_"):
+            text = repr(current_name(str(value)))
         if not name.startswith(WATCHING):
             found[name] = text
     return found

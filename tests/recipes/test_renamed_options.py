@@ -2,16 +2,20 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
-from small import CONF, SMALL, composed
+from small import CONF, ROOT, SMALL, composed
 from warm import Warm
 
 from segdpo.recipes.command_line import RENAMED_OPTIONS, current_config, current_words
 from segdpo.recipes.config import plain, read_config
 from segdpo.recipes.run import differences, run_recipe
 
+STORED = ROOT / "tests" / "stored"
 WORDS = {
     "pairs=tta": "candidates=tta",
     "+pairs=tta": "+candidates=tta",
@@ -99,7 +103,8 @@ def of_earlier_version(config):
     new_to_old = {new: old for old, new in RENAMED_OPTIONS.items()}
     old = {new_to_old.get(key, key): value for key, value in config.items()}
     old["callbacks"]["how_to_go_on"] = old["callbacks"].pop("resume_hint")
-    old["loss"]["objective"]["_target_"] = "segdpo.losses.some_file.dpo"
+    old["optimizer"]["_target_"] = "torch.optim.AdamW"
+    old["sft_loss"]["_target_"] = "segdpo.training.supervised_losses.cross_entropy"
     return old
 
 
@@ -117,9 +122,24 @@ def test_a_finished_run_of_an_earlier_version_is_recognised(tmp_path):
         run_recipe(composed(*words, "reference_training.steps=9", folder=tmp_path))
 
 
+@pytest.mark.parametrize("name", ["sweep/dpo", "sweep/sft", "lora"])
+def test_a_run_that_an_earlier_version_wrote_is_recognised(name, tmp_path):
+    """Folders of commit f7ff399, with the words that were typed for them."""
+    folder = Path(shutil.copytree(STORED / name, tmp_path / "run"))
+    words = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+    words = [word for word in current_words(words) if not word.startswith("cache=")]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert run_recipe(composed(*words, folder=tmp_path)) == summary
+    with pytest.raises(ValueError, match=r"seed \(0 → 5\)"):
+        run_recipe(composed(*words, "seed=5", folder=tmp_path))
+
+
 def test_a_run_on_the_answers_of_the_data_is_the_same_run(tmp_path):
     now = plain(composed("data=shapes_judged", "questions=answered", folder=tmp_path))
-    given = {"pairs": {"_target_": "segdpo.story.judging.given"}, "rule": {"_target_": "segdpo.pairs.x.best_worst"}}
+    given = {
+        "pairs": {"_target_": "segdpo.story.judging.given"},
+        "rule": {"_target_": "segdpo.pairs.preferences.best_worst"},
+    }
     old = of_earlier_version(plain(composed("data=shapes_judged", "questions=answered", folder=tmp_path))) | given
     assert differences(current_config(old), now) == []
     assert differences(current_config(old | {"seed": 1}), now) == ["seed (1 → 0)"]
