@@ -1,4 +1,4 @@
-"""segdpo on volumes: MONAI's 3-D UNet, a ranking of three masks a volume, a border that nobody judged.
+"""segdpo on volumes: MONAI's 3-D UNet, a ranking of three masks for each volume, a border that does not count.
 
 pip install monai
 python examples/monai_3d.py
@@ -30,7 +30,7 @@ def run(steps: int = 5, size: int = 16, seed: int = 0) -> list[float]:
     torch.manual_seed(seed)
     volumes, ranking = make_volumes(2, size, torch.Generator().manual_seed(seed))
     valid = torch.zeros(ranking[:, 0].shape, dtype=torch.bool)
-    valid[:, 1:-1, 1:-1, 1:-1] = True  # the outermost voxels are not judged
+    valid[:, 1:-1, 1:-1, 1:-1] = True  # the outermost voxels do not count
 
     policy = UNet(spatial_dims=3, in_channels=1, out_channels=1, channels=(8, 16), strides=(2,), norm="instance")
     reference = copy.deepcopy(policy).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""segdpo with a network of torchvision: many pairs of masks of one image share one forward.
+"""segdpo with a network of torchvision: several pairs of masks of one image share one forward pass.
 
 python examples/torchvision_deeplab.py
 """
@@ -13,7 +13,7 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 import segdpo
 
 CLASSES = 5
-# Which of the three masks of an image is preferred to which: best to worst 0, 1, 2.
+# All pairs (chosen, rejected) of three masks that are ordered from best to worst.
 PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
@@ -24,7 +24,7 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def make_masks(images: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return three masks an image, uint8 [images, 3, size, size]: one, and two that differ from it more and more."""
+    """Return three masks for each image, uint8 [images, 3, size, size], that differ from the first more and more."""
     best = torch.randint(CLASSES, (images, 1, size // 16, size // 16), generator=generator)
     best = best.repeat_interleave(16, 2).repeat_interleave(16, 3)
     shifted = [best.roll(shift, dims=3) for shift in (0, 4, 12)]
@@ -36,7 +36,7 @@ def run(steps: int = 5, size: int = 64, seed: int = 0) -> list[float]:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     policy = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES)
-    # Policy and reference start equal only with BatchNorm and dropout at rest: then h = 0 and dpo = ln 2.
+    # Policy and reference start equal only with BatchNorm and dropout in evaluation mode; then h = 0 and dpo = ln 2.
     policy.eval()
     reference = copy.deepcopy(policy).requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""Draw likelihood displacement and its cures on two pixels (the case of tests/test_displacement.py).
+"""Draw likelihood displacement on two pixels, with and without anchors (the case of tests/test_displacement.py).
 
 python scripts/draw_displacement.py docs/displacement.svg
 """
@@ -23,7 +23,7 @@ CASES: dict[str, dict[str, Anchor]] = {
 }
 
 
-def scores_along_the_way(terms: dict[str, Anchor]) -> tuple[list[float], list[float]]:
+def train(terms: dict[str, Anchor]) -> tuple[list[float], list[float]]:
     """Train the one weight by gradient descent; return s⁺_θ − s⁺_ref and h after every step."""
     loss = PreferenceLoss(partial(objectives.dpo, beta=0.5), anchors=terms, score=Score(reduction="sum"))
     weight, before = torch.tensor(START, requires_grad=True), START * FEATURES
@@ -49,14 +49,14 @@ def main() -> None:
     parser.add_argument("path", help="where to write, e.g. docs/displacement.svg")
     path = parser.parse_args().path
     mpl.use("Agg")
-    # The same bytes every time.
+    # Makes the file reproducible.
     mpl.rcParams |= {"svg.hashsalt": "segdpo", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, terms in CASES.items():
-        gains, margins = scores_along_the_way(terms)
-        # Two cures draw one line here: dashes show both.
+        gains, margins = train(terms)
+        # Two anchors give the same line; dashes show both.
         style = "--" if "hinge" in name else "-"
         left.plot(gains, style, label=name)
         right.plot(margins, style, label=name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segdpo.scores import Boundary as Boundary
     from segdpo.scores import PairScores as PairScores
     from segdpo.scores import Score as Score
+    from segdpo.scores import kl_to_reference as kl_to_reference
     from segdpo.scores import score_drift as score_drift
     from segdpo.scores import score_masks as score_masks
     from segdpo.scores import score_pairs as score_pairs

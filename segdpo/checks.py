@@ -1,4 +1,4 @@
-"""What may go wrong with a user's tensors, said in words: what was expected, what came, and the mend."""
+"""Checks of tensors and hyperparameters. Errors say what was expected, what was got, and how to fix it."""
 
 import math
 from collections.abc import Iterable
@@ -7,29 +7,29 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
-"""The mask value that means "do not judge this pixel"."""
+"""The mask value of pixels that do not count."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a name that is not among `choices`."""
+    """Raise an error for a name that is not among `choices`."""
     if value not in (names := list(choices)):
         raise ValueError(f"Expected {name} to be one of {', '.join(names)} but got {value!r}.")
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuse two tensors that PyTorch would broadcast against each other."""
+    """Raise an error for two tensors that PyTorch would broadcast against each other."""
     if tensor.shape != other.shape:
         raise ValueError(
             f"Expected {name} of the shape of {other_name}, {tuple(other.shape)}, but got {tuple(tensor.shape)}; "
-            "broadcasting would pair every value with every other."
+            "broadcasting would combine every value with every other."
         )
 
 
 def check_shapes(logits: Tensor, masks: dict[str, Tensor], image_index: Tensor | None) -> None:
-    """Refuse tensors that cannot belong together."""
+    """Raise an error for tensors whose shapes, types or devices do not fit together."""
     if logits.ndim < 3 or not logits.is_floating_point():
         raise ValueError(
-            f"Expected floating-point logits of shape [images, channels, *spatial] but got {_say(logits)}; "
+            f"Expected floating-point logits of shape [images, channels, *spatial] but got {_describe(logits)}; "
             "add the batch or channel dimension (logits[None]), and pass logits, not predicted classes."
         )
     space = tuple(logits.shape[2:])
@@ -50,24 +50,24 @@ def check_shapes(logits: Tensor, masks: dict[str, Tensor], image_index: Tensor |
 
 
 def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> None:
-    """Refuse classes that the model does not predict, pairs with nothing to judge, and logits that are no numbers.
+    """Raise an error for classes that the model does not predict, pairs without a valid pixel, and non-finite logits.
 
-    `labels` hold a legal class (0) wherever `valid` is False. Reads every tensor once, and waits for the device.
+    `labels` hold a legal class (0) wherever `valid` is False. Reads every tensor once and waits for the device.
     """
     check_labels(labels, logits.shape[1])
     empty = (~valid.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
             f"Expected at least one valid pixel in every pair but pair {empty[0]} has none "
-            f"({len(empty)} of {len(valid)} pairs); drop such pairs, or mend their valid masks and ignore labels."
+            f"({len(empty)} of {len(valid)} pairs); drop such pairs, or correct their valid masks and ignore labels."
         )
-    # A sum is finite only if every term is, and allocates nothing; a sum may overflow, so look twice before blaming.
+    # A finite sum means finite terms, and the sum allocates nothing. A sum may overflow, hence the second check.
     if not torch.isfinite(logits.detach().sum(dtype=torch.float32)):
-        _blame_logits(logits.detach())
+        _check_logits(logits.detach())
 
 
 def check_labels(labels: dict[str, Tensor], channels: int) -> None:
-    """Refuse classes that logits of so many channels do not predict; waits for the device."""
+    """Raise an error for classes that logits of so many channels do not predict; waits for the device."""
     classes = max(2, channels)
     for name, label in labels.items():
         low, high = (int(end) for end in label.aminmax()) if label.numel() else (0, 0)
@@ -83,64 +83,9 @@ def check_labels(labels: dict[str, Tensor], channels: int) -> None:
 
 
 def check_finite(scores: list[Tensor], logits: Tensor) -> None:
-    """Refuse scores that are no numbers since the logits are none; waits for the device."""
+    """Raise an error if scores are not finite because the logits are not; waits for the device."""
     if not all(bool(torch.isfinite(score).all()) for score in scores):
-        _blame_logits(logits.detach())
-
-
-def _blame_logits(logits: Tensor) -> None:
-    wrong = ~torch.isfinite(logits)
-    if wrong.any():
-        image, channel, *_ = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"Expected finite logits but {int(wrong.sum())} of {logits.numel()} are NaN or infinite, "
-            f"the first in image {image}, channel {channel}; "
-            "lower the learning rate, clip gradients, or look at that image."
-        )
-
-
-def _check_mask(name: str, mask: Tensor, space: tuple[int, ...]) -> None:
-    if mask.is_floating_point() or mask.is_complex():
-        raise ValueError(
-            f"Expected {name} to hold integer class ids but got {_say(mask)}; "
-            "threshold probabilities or take their argmax, then .to(torch.uint8)."
-        )
-    if tuple(mask.shape[1:]) == (1, *space):
-        raise ValueError(
-            f"Expected {name} of shape [pairs, *{list(space)}] but got {_say(mask)}; "
-            f"drop the channel dimension: {name}.squeeze(1)."
-        )
-    if tuple(mask.shape[1:]) != space or mask.ndim != len(space) + 1:
-        raise ValueError(
-            f"Expected {name} of shape [pairs, *{list(space)}], the spatial shape of the logits, "
-            f"but got {_say(mask)}; resize the logits to the masks, not the masks to the logits."
-        )
-
-
-def _check_image_index(image_index: Tensor | None, images: int, pairs: int) -> None:
-    if image_index is None:
-        if pairs != images:
-            raise ValueError(
-                f"Expected one pair an image but got {pairs} pairs for {images} images; "
-                "say which image each pair belongs to with image_index."
-            )
-        return
-    if image_index.dtype not in (torch.int32, torch.int64) or tuple(image_index.shape) != (pairs,):
-        raise ValueError(
-            f"Expected image_index to be int64 of shape ({pairs},), one a pair, but got {_say(image_index)}."
-        )
-    # Reading an index on a GPU would wait for it; there the gather's own bounds check speaks.
-    if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(image_index.min()), int(image_index.max())
-        if low < 0 or high >= images:
-            raise ValueError(
-                f"image_index names image {low if low < 0 else high} but the logits hold {images} images "
-                f"(0 to {images - 1})."
-            )
-
-
-def _say(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+        _check_logits(logits.detach())
 
 
 def check_range(
@@ -151,7 +96,7 @@ def check_range(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse a hyperparameter outside its range; a tensor (a schedule, an adaptive β) is taken as it is."""
+    """Raise an error for a hyperparameter outside its range; a tensor (a scheduled β) is not checked."""
     if isinstance(value, Tensor):
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -161,16 +106,73 @@ def check_range(
         ("above", above, lambda bound: value > bound),
         ("below", below, lambda bound: value < bound),
     )
-    asked = [(word, bound, holds) for word, bound, holds in limits if bound is not None]
-    if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in asked)):
-        words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in asked)])
+    given = [(word, bound, holds) for word, bound, holds in limits if bound is not None]
+    if not (math.isfinite(value) and all(holds(bound) for _, bound, holds in given)):
+        words = " and ".join(["finite", *(f"{word} {bound:g}" for word, bound, _ in given)])
         raise ValueError(f"Expected {name} to be {words} but got {value}.")
 
 
 def check_device(name: str, device: str) -> None:
-    """Refuse a device that torch does not know or does not find here."""
+    """Raise an error for a device that PyTorch does not know or that this machine does not have."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = f"such as cpu, but got {device!r}: {str(error).partition(chr(10))[0]}"
-        raise ValueError(f"Expected {name} to be a device that is here, {said}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"Expected {name} to be a device of this machine, such as cpu, but got {device!r}: {reason}"
+        ) from error
+
+
+def _check_mask(name: str, mask: Tensor, space: tuple[int, ...]) -> None:
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(
+            f"Expected {name} to hold integer class ids but got {_describe(mask)}; "
+            "threshold probabilities or take their argmax, then .to(torch.uint8)."
+        )
+    if tuple(mask.shape[1:]) == (1, *space):
+        raise ValueError(
+            f"Expected {name} of shape [pairs, *{list(space)}] but got {_describe(mask)}; "
+            f"drop the channel dimension: {name}.squeeze(1)."
+        )
+    if tuple(mask.shape[1:]) != space or mask.ndim != len(space) + 1:
+        raise ValueError(
+            f"Expected {name} of shape [pairs, *{list(space)}], the spatial shape of the logits, "
+            f"but got {_describe(mask)}; resize the logits to the masks, not the masks to the logits."
+        )
+
+
+def _check_image_index(image_index: Tensor | None, images: int, pairs: int) -> None:
+    if image_index is None:
+        if pairs != images:
+            raise ValueError(
+                f"Expected one pair an image but got {pairs} pairs for {images} images; "
+                "give the image of each pair in image_index."
+            )
+        return
+    if image_index.dtype not in (torch.int32, torch.int64) or tuple(image_index.shape) != (pairs,):
+        raise ValueError(
+            f"Expected image_index to be int64 of shape ({pairs},), one a pair, but got {_describe(image_index)}."
+        )
+    # Reading an index on a GPU would wait for it; there the gather checks its bounds.
+    if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(image_index.min()), int(image_index.max())
+        if low < 0 or high >= images:
+            raise ValueError(
+                f"Expected image_index from 0 to {images - 1}, as the logits hold {images} images, but it names image "
+                f"{low if low < 0 else high}."
+            )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def _check_logits(logits: Tensor) -> None:
+    wrong = ~torch.isfinite(logits)
+    if wrong.any():
+        image, channel, *_ = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"Expected finite logits but {int(wrong.sum())} of {logits.numel()} are NaN or infinite, "
+            f"the first in image {image}, channel {channel}; "
+            "lower the learning rate, clip gradients, or inspect that image."
+        )

@@ -1,7 +1,8 @@
-"""Files: read if regular and not too large, written whole or not at all, and only inside the folder that was named."""
+"""Reading regular files of bounded size, writing files atomically, and paths that stay inside a folder."""
 
 import contextlib
 import errno
+import glob
 import io
 import math
 import os
@@ -14,74 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-
-class DataError(ValueError):
-    """Data that is damaged, missing or says something impossible; the message names file, line or id, and the fix.
-
-    `kind` is a short word that reports count by: "unreadable", "size", "class", "mask format", "id", "manifest",
-    "preference", "damaged", "version".
-    """
-
-    def __init__(self, message: str, kind: str = "unreadable"):
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
-        # Workers of a DataLoader send their errors pickled; the kind has to survive that.
-        return type(self), (str(self), self.kind)
-
-
-def raise_all(errors: list[DataError]) -> None:
-    """Raise what was found as one error that lists them all; nothing if there is none."""
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise DataError("; ".join(str(error) for error in errors), errors[0].kind)
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside the file, reach the disk, then take its place; whatever goes wrong, nothing half-written stays."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, _say(path, len(content), error)) from error
-    finally:
-        # After Ctrl-C too; after a success there is nothing left under this name.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    _reach_the_disk(path.parent)
-
-
-def _say(path: Path, size: int, error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    kept = "the file that was there before is whole" if path.is_file() else "nothing was left behind"
-    mend = (
-        f"free {size / 1e6:.1f} MB there or write elsewhere (hydra.run.dir=…)"
-        if full
-        else "check that the folder exists and may be written to"
-    )
-    what = "the disk is full" if full else (error.strerror or type(error).__name__)
-    return f"Expected to write {path} but {what}; {kept}; {mend}, then run the same command again."
-
-
-def _reach_the_disk(folder: Path) -> None:
-    """Make the new name outlast a power cut; where folders cannot be opened (Windows), the system does it itself."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # Text becomes Python objects, which take many times its size; images and masks are bounded by their pixels as well.
 MAX_TEXT_BYTES = 2**30
 MAX_FILE_BYTES = 2**32
@@ -92,18 +25,30 @@ for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
     FLAGS |= getattr(os, _flag, 0)
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading; a folder, a FIFO, a device or a link to one is a DataError."""
-    try:
-        descriptor = os.open(path, FLAGS)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file, or correct its name.") from error
-    except ValueError as error:
-        raise DataError(f"{str(path)!r}: cannot be read ({error}); correct the name.") from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
-    os.close(descriptor)
-    raise DataError(f"{path}: cannot be read: Expected a regular file but got a folder, pipe or device; remove it.")
+class DataError(ValueError):
+    """Data that is damaged, missing or invalid; the message names the file, line or id, and how to fix it.
+
+    Args:
+        message: the message.
+        kind: a short word that reports count by: "unreadable", "size", "class", "mask format", "id", "manifest",
+            "preference", "damaged", "version".
+    """
+
+    def __init__(self, message: str, kind: str = "unreadable"):
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
+        # Workers of a DataLoader send their errors pickled, with their kind.
+        return type(self), (str(self), self.kind)
+
+
+def raise_all(errors: list[DataError]) -> None:
+    """Raise one error that lists all errors; do nothing if there are none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("; ".join(str(error) for error in errors), errors[0].kind)
 
 
 def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -139,21 +84,61 @@ def read_arrays(path: Path, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[A
         raise DataError(f"{path}: Expected arrays but the file is damaged ({reason}); remove it.", "damaged") from error
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    with archive.open(member) as file:
-        # With a size, no more than that is decompressed, whatever the member holds.
-        content = io.BytesIO(file.read(member.file_size))
-    if np.lib.format.read_magic(content) != (1, 0):
-        raise ValueError("an array is of another version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)
-    values = memoryview(content.getbuffer())[content.tell() :]
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
-        raise ValueError(f"{len(values)} bytes for an array of {dtype} {shape}")
-    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a folder, a FIFO, a device or a link to one is a DataError."""
+    try:
+        descriptor = os.open(path, FLAGS)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore the file, or correct its name.") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r}: cannot be read ({error}); correct the name.") from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise DataError(f"{path}: cannot be read: Expected a regular file but got a folder, pipe or device; remove it.")
+
+
+def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file beside `path` and rename it to `path`; if anything fails, the file that was there stays as it was.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        content: the parts of the file, in order.
+        durable: wait until the file and its name are on the disk, so that they survive a power failure.
+
+    Raises:
+        OSError: the file cannot be written; the message says how much room it needs.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            for part in content:
+                file.write(part)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, _explain(path, sum(map(len, content)), error)) from error
+    finally:
+        # After Ctrl-C too; after a success no file has this name.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    if durable:
+        _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file)."""
+    for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def exists(path: Path) -> bool:
-    """Tell whether something is there; a name that the file system cannot hold is not."""
+    """Return whether the path exists; one that the file system cannot hold does not."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -163,7 +148,7 @@ def exists(path: Path) -> bool:
 def path_inside(folder: Path, *names: str) -> Path:
     """Return the path of `names` in `folder`; one that leaves the folder, by its name or by a link, is a DataError.
 
-    Whatever is written under a name that came with data gets its path here.
+    Use it for every file that is written under a name from a data set.
     """
     path = folder.joinpath(*names)
     try:
@@ -187,3 +172,39 @@ def conf_folder() -> Path:
             "(pip install -e .)."
         )
     return folder
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(member) as file:
+        # With a size, no more than that is decompressed, whatever the member holds.
+        content = io.BytesIO(file.read(member.file_size))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("an array is of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)
+    values = memoryview(content.getbuffer())[content.tell() :]
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
+        raise ValueError(f"{len(values)} bytes for an array of {dtype} {shape}")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _explain(path: Path, size: int, error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    kept = "the file that was there before is whole" if path.is_file() else "nothing was left behind"
+    fix = (
+        f"free {size / 1e6:.1f} MB there or write elsewhere (hydra.run.dir=…)"
+        if full
+        else "check that the folder exists and may be written to"
+    )
+    reason = "the disk is full" if full else (error.strerror or type(error).__name__)
+    return f"Expected to write {path} but {reason}; {kept}; {fix}, then run the same command again."
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; where folders cannot be opened (Windows), the system does."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,13 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
     """Return `__getattr__` and `__dir__` for a package whose `__init__.py` lists its public names.
 
     The list is the block `if TYPE_CHECKING:` of that file, with lines `from MODULE import NAME as NAME`. Type checkers
-    and editors read it as it stands; at run time each line is executed when its name is first used.
+    and editors read these lines directly; at run time a line is executed when its name is first used.
+
+    Args:
+        package: the name of the package, whose `__init__.py` is being imported.
+
+    Raises:
+        AttributeError: by `__getattr__`, for a name that is not listed.
     """
     source = inspect.getsource(sys.modules[package])
     block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))

@@ -1,4 +1,4 @@
-"""Why this project exists, on two pixels.
+"""Likelihood displacement on two pixels, and what anchors do about it.
 
 A network with one weight w sees two pixels, with features 1 and ½: its logits are z = (w, w/2). Both masks call the
 first pixel foreground; they differ in the second, which the chosen mask calls background and the rejected one
@@ -7,10 +7,9 @@ foreground. (A shared weight is what a real network has everywhere: no pixel mov
     s⁺ = log σ(w) + log σ(−w/2)          s⁻ = log σ(w) + log σ(w/2)          s⁺ − s⁻ = −w/2
 
 Training starts at w = 0.4. There s⁺ still grows with w, up to its best at w* ≈ 0.84. Yet the margin −w/2 grows
-when w falls, and dpo looks at nothing else. So it lowers w without end, past 0 and on: the first pixel, on which
-both masks agreed, turns to background, and the chosen mask becomes less and less likely. That is likelihood
-displacement. An anchor that sees s⁺ itself stops it; one that is linear in it does not, since the rejected mask can
-fall for ever.
+when w falls, and dpo depends on nothing else. So it lowers w without a limit, past 0: the first pixel, on which both
+masks agreed, becomes background, and the chosen mask becomes less and less likely. That is likelihood displacement. An
+anchor that reads s⁺ itself stops it; the linear anchor does not, since the rejected mask can fall without a limit.
 """
 
 from functools import partial
@@ -59,9 +58,9 @@ def loss_with(anchor: Anchor | None) -> PreferenceLoss:
 def test_dpo_widens_the_margin_and_loses_the_chosen_mask():
     path = train(loss_with(None))
     assert all(after < before for before, after in zip([START, *path], path, strict=False))  # −w/2 only ever grows
-    assert path[-1] < -5  # the pixel on which both masks agreed is now background for sure
-    assert chosen_gain(path[-1]) < -5  # nats of the chosen mask lost; where it started it had all of 1.3 to lose
-    assert chosen_gain(train(loss_with(None), steps=1200)[-1]) < chosen_gain(path[-1]) - 1  # and no end to it
+    assert path[-1] < -5  # the pixel on which both masks agreed is now background
+    assert chosen_gain(path[-1]) < -5  # nats lost by the chosen mask, which started at −1.3
+    assert chosen_gain(train(loss_with(None), steps=1200)[-1]) < chosen_gain(path[-1]) - 1  # and it goes on
 
 
 @pytest.mark.parametrize(
@@ -69,11 +68,11 @@ def test_dpo_widens_the_margin_and_loses_the_chosen_mask():
     [HINGE, Anchor(2.0, anchors.log_sum_exp), Anchor(2.0, anchors.nll)],
     ids=["hinge", "log_sum_exp", "nll"],
 )
-def test_an_anchor_that_sees_the_chosen_mask_keeps_it(anchor):
+def test_an_anchor_that_reads_the_chosen_mask_keeps_it(anchor):
     path = train(loss_with(anchor))
     gains = [chosen_gain(w) for w in path]
     assert min(gains) > 0  # never less likely than under the reference
-    assert abs(path[-1] - path[-2]) < 1e-5  # it has come to rest
+    assert abs(path[-1] - path[-2]) < 1e-5  # converged
 
 
 def test_a_linear_anchor_diverges():

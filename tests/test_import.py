@@ -21,6 +21,7 @@ PUBLIC = {
     "mask_index",
     "objectives",
     "pair_index",
+    "kl_to_reference",
     "score_drift",
     "score_masks",
     "score_pairs",

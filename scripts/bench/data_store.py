@@ -1,4 +1,4 @@
-"""D1 and the rest of the data path: the store against a folder of files, the geometry of masks, the table of pairs."""
+"""D1 and the rest of the data path: the pack against a folder of files and Arrow, the geometry of masks."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bench.pair_table import pair_table
+from bench.arrow_records import arrow_records
 from bench.rounds import rounds_of
 from bench.row import Row, at_least
 from bench.scale import Scale
@@ -29,7 +29,7 @@ MASKS, CLASSES = 4, 19
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure reading, sizes, views and the table of pairs; D1 is what a worker reads, D all the rest."""
+    """Measure reading, sizes and views; D1 is what a worker reads, D all the rest."""
     cv2.setNumThreads(0)
     records = [make_record(number, scale.record_side, MASKS, CLASSES) for number in range(scale.records)]
     names = tuple(f"class{number}" for number in range(CLASSES))
@@ -37,7 +37,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         yield from store(folder / suffix[1:], Scenes(records, suffix, names), scale)
     for count in (MASKS, MASKS + 1, 2 * MASKS):
         yield geometry(records[0], count, scale)
-    yield from pair_table(folder, scale.table_pairs, scale.table_pairs // 10, scale.rounds)
+    yield from arrow_records(folder, scale)
 
 
 def store(root: Path, scenes: Scenes, scale: Scale) -> Iterator[Row]:

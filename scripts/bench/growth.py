@@ -1,4 +1,4 @@
-"""G1: how cost grows with pairs an image, classes, pixels, and pairs in the table; slopes in log-log."""
+"""G1: how cost grows with pairs an image, classes and pixels; slopes in log-log."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from bench.cases import make_case, margin_loss
 from bench.many_masks import make_many
-from bench.pair_table import probe, write_table
-from bench.rounds import rounds_of, ticking
+from bench.rounds import rounds_of
 from bench.row import Row, at_most
 from bench.scale import Scale
 
@@ -21,7 +20,7 @@ Points = Mapping[int, Sequence[float]]
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure steps of one convolution and dpo, and the start of a training."""
+    """Measure steps of one convolution and dpo."""
     side = scale.growth_sides[0]
     steps = {pairs: step(side, 21, scale.device, pairs) for pairs in PAIRS}
     yield row(f"step ~ pairs an image; one convolution, 21 classes, {side}²", "pairs an image", measure(steps, scale))
@@ -29,25 +28,6 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     yield row(f"step ~ classes; one convolution, one pair, {side}²", "classes", measure(steps, scale))
     steps = {size**2: step(size, 5, scale.device) for size in scale.growth_sides}
     yield row("step ~ pixels; one convolution, 5 classes, one pair", "pixels", measure(steps, scale))
-    yield from table_rows(scale, folder)
-
-
-def table_rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure opening tables, drawing an epoch's order and walking it, in a process each."""
-    found: dict[str, dict[int, list[float]]] = {"s": {}, "MiB": {}}
-    for pairs in scale.growth_pairs:
-        write_table(folder / f"{pairs}.arrow", pairs, pairs // 10)
-        for points in found.values():
-            points[pairs] = []
-    for _ in ticking(range(scale.rounds), "tables"):
-        for pairs in scale.growth_pairs:
-            one = probe("table", folder / f"{pairs}.arrow", pairs // 10)
-            found["s"][pairs].append(one["open"] + one["order"])
-            found["MiB"][pairs].append(one["mib"])
-    for unit, what in (("s", "start-up time"), ("MiB", "memory")):
-        yield row(
-            f"{what} ~ pairs in the table: opened, an epoch drawn and walked", "pairs in the table", found[unit], unit
-        )
 
 
 def step(side: int, classes: int, device: torch.device, pairs: int | None = None) -> Callable[[], Tensor]:
@@ -78,12 +58,10 @@ def measure(steps: Mapping[int, Callable[[], Tensor]], scale: Scale) -> Points:
     return {size: found[str(size)] for size in steps}
 
 
-def row(what: str, against: str, points: Points, unit: str = "ms") -> Row:
+def row(what: str, against: str, points: Points) -> Row:
     """Return the slope of log cost against log size, fitted in each round; at most 1 is linear or better."""
     sizes = np.log(list(points))
     slopes = [float(np.polyfit(sizes, np.log(costs), 1)[0]) for costs in zip(*points.values(), strict=True)]
     said = ", ".join(f"{size:,}: {np.median(costs):.3g}" for size, costs in points.items())
-    note = f"{what}: {said} {unit}."
-    return Row(
-        "G1", what, "", {"ours": slopes}, ("ours",), LINEAR, note, curve=dict(points), against=f"{against}, {unit}"
-    )
+    note = f"{what}: {said} ms."
+    return Row("G1", what, "", {"ours": slopes}, ("ours",), LINEAR, note, curve=dict(points), against=f"{against}, ms")

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from bench.cases import DIFFERENT, Case, back, make_case, make_logits
-from bench.loss_speed import anchored_loss, sides_of
+from bench.cases import DIFFERENT, back, make_case, make_logits
+from bench.loss_speed import sides_of
 from bench.memory import peak_bytes
 from bench.row import Row, at_most
 from bench.scale import Scale
@@ -17,7 +16,7 @@ CLASSES = 21
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure the margin alone, with an anchor, and with an anchor whose gradient takes the logits' own place."""
+    """Measure the margin alone, and with an anchor."""
     case = make_case(scale.loss_images, CLASSES, scale.loss_side, scale.device)
     logits = make_logits(scale.loss_images, CLASSES, scale.loss_side, scale.device)
     kinds = sides_of(logits, case)
@@ -27,27 +26,9 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         sides = {"floor": [1.0], "fair baseline": peaks[fair], "naive": peaks["naive"], "ours": peaks[name]}
         what = f"peak inside our {name} loss ÷ logits (floor: their gradient); {where}"
         yield Row("L4", what, "×", sides, ("ours",), at_most(limit))
-    inside = in_place_peak(logits, case) / logits.nbytes
-    what = f"peak inside our anchored loss, in place ÷ logits; {where}"
-    yield Row("L4", what, "×", {"floor": [0.0], "ours": [inside]}, ("ours",), at_most(0.15))
 
 
 def peak(logits: Tensor, total: Callable[[], Tensor]) -> int:
     """Return the bytes that forward and backward of the loss add at most, the gradient among them."""
     back(logits, total)
     return peak_bytes(partial(back, logits, total), logits.device)
-
-
-def in_place_peak(logits: Tensor, case: Case) -> int:
-    """Return the peak of the anchored loss whose backward writes the gradient over the logits.
-
-    What is given is a result, as a network's last layer returns it, and nobody else's.
-    """
-    loss, output = anchored_loss(), logits.clone()
-
-    def work() -> tuple[Tensor, ...]:
-        pairs = (case.chosen, case.rejected)
-        found = loss.on_logits(output, case.cached, *pairs, index=case.index, in_place=True)
-        return torch.autograd.grad(found.total, output)
-
-    return peak_bytes(work, logits.device)

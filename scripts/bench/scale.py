@@ -21,10 +21,8 @@ class Scale:
     error_side: int = 1024
     record_side: int = 512
     records: int = 12
-    table_pairs: int = 100_000
     loop_steps: int = 4
     growth_sides: tuple[int, ...] = (128, 256, 512, 1024)
-    growth_pairs: tuple[int, ...] = (10**3, 10**4, 10**5, 10**6)
 
     @property
     def step_size(self) -> str:
@@ -52,8 +50,8 @@ def choose_scale(device: str, quick: bool, rounds: int, clock: str = "wall") -> 
     if quick:
         steps = {"step_images": 1, "step_side": 32, "step_depth": 3, "loop_steps": 2}
         losses = {"loss_images": 1, "loss_side": 32, "error_side": 32}
-        data = {"record_side": 64, "records": 2, "table_pairs": 1000}
-        return Scale(where, 2, clock, **steps, **losses, **data, growth_sides=(16, 32), growth_pairs=(100, 1000))
+        data = {"record_side": 64, "records": 2}
+        return Scale(where, 2, clock, **steps, **losses, **data, growth_sides=(16, 32))
     if where.type == "cuda":
         return Scale(where, rounds, clock, step_images=16, step_side=512, loss_images=8, loss_side=1024)
     return Scale(where, rounds, clock)

@@ -1,4 +1,4 @@
-"""What training is measured with: the default run up to where training begins, and the same steps in a bare loop."""
+"""For measuring training: the default run up to the start of training, and the same steps in a bare loop."""
 
 import copy
 import io
@@ -34,7 +34,7 @@ from segdpo.recipes import (
 from segdpo.training import PreferenceTask, Task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-# What costs something each n steps or epochs, not each step: pictures and files of weights.
+# Callbacks that cost something every n steps or epochs, not every step: figures and weights.
 OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null", "trainer.enable_checkpointing=false"]
 
 
@@ -76,7 +76,7 @@ class Stopwatch(Callback):
 def make_start(folder: Path, scale: Scale, steps: int, *overrides: str) -> Start:
     """Prepare the default run, with other choices, up to where its training would begin."""
     quieten()
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # meant: steps alone
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # intended: steps only
     # As conf/trainer/default.yaml does it, from then on in the whole process: then from the first bare step on, too.
     torch.use_deterministic_algorithms(True)
     accelerator = "gpu" if scale.device.type == "cuda" else "cpu"
@@ -111,7 +111,7 @@ def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def loop(start: Start, batches: Iterable[PairBatch] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
-    """Train as a script of a page would, on the batches in memory or on others, as many."""
+    """Train as a short script would, on the batches in memory or on as many others."""
     scale = start.scale
     config = start.run.config
     reference = copy.deepcopy(start.network).eval().requires_grad_(False).to(scale.device)
@@ -138,7 +138,7 @@ def loop(start: Start, batches: Iterable[PairBatch] | None = None) -> tuple[floa
 
 @contextmanager
 def drawing_elsewhere() -> Iterator[None]:
-    """Let the run's own bar be drawn as on a terminal, at its full cost, but to nowhere."""
+    """Draw the run's progress bar as on a terminal, at its full cost, but into nothing."""
     kept = dict(rich.get_console().__dict__)
     rich.reconfigure(file=io.StringIO(), force_terminal=True, width=120)
     try:

@@ -46,8 +46,7 @@ DATA_KINDS = (
         structured.record,
         checked=True,
     ),
-    Kind("records.arrow", samples.pack, "records.arrow", _PACK, structured.table("records.arrow"), checked=True),
-    Kind("pairs.arrow", samples.pack, "pairs.arrow", _PACK, structured.table("pairs.arrow"), checked=True),
+    Kind("records.arrow", samples.pack, "records.arrow", _PACK, structured.table, checked=True),
     Kind(
         "unfinished-pack",
         samples.begun_pack,

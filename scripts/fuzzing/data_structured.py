@@ -1,4 +1,4 @@
-"""Mutations behind a checksum: a part is changed and every checksum above it is worked out anew."""
+"""Mutations behind a checksum: a part is changed and every checksum above it is computed again."""
 
 import csv
 import io
@@ -13,25 +13,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import zstandard
 
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files
 from fuzzing.mutations import dump, mutate_bytes, mutate_value
-from segdpo.data import END, HEAD, MAGIC, TAIL, checksum, write_table
+from segdpo.data import checksum, write_table
 
 # More than the memory that a worker has.
 BOMB_MIB = 3072
+ZSTD = pa.Codec("zstd")
+# The start and the end of a shard: magic, version; offset, length and checksum of the index, magic.
+HEAD, TAIL = struct.Struct("<8sI"), struct.Struct("<QII8s")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @cache
 def bomb() -> bytes:
-    """Return a small zstd frame of many zeros."""
-    size = BOMB_MIB << 20
-    state = zstandard.ZstdCompressor(level=1).compressobj(size=size)
-    block = bytes(1 << 24)
-    return b"".join(state.compress(block) for _ in range(size >> 24)) + state.flush()
+    """Return a small zstd frame of many zeros, which says how many: blocks of one repeated byte, 128 KiB each."""
+    size, block = BOMB_MIB << 20, 1 << 17
+    head = b"\x28\xb5\x2f\xfd" + bytes([0b11000000, 7 << 3]) + size.to_bytes(8, "little")
+    more, last = ((block << 3 | 2 | end).to_bytes(3, "little") + b"\0" for end in (0, 1))
+    return head + more * (size // block - 1) + last
 
 
 def json_file(name: str, lines: bool = False) -> Any:
@@ -127,22 +129,16 @@ def _body(rng: Random, data: bytes, hostile: Hostile) -> bytes:
     return struct.pack("<I", len(text)) + text + image + frame
 
 
-def table(name: str) -> Any:
-    """Return a mutation of cells of an Arrow table with its checksum."""
-
-    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
-        rows = rows_of(files[name])
-        for _ in range(rng.choice((1, 1, 3))):
-            row = rng.choice(rows)
-            key = rng.choice(list(row))
-            row[key] = (
-                hostile.text(rng) if isinstance(row[key], str) else rng.choice((hostile.number(rng), 3, 9, 70, 1000))
-            )
-        if rng.random() < 0.2:
-            rows += rows[:1] * rng.choice((1, 70))
-        return {name: _table(files[name], rows)}
-
-    return mutate
+def table(rng: Random, files: Files, hostile: Hostile) -> Files:
+    """Change cells of records.arrow, and its checksum."""
+    rows = rows_of(files["records.arrow"])
+    for _ in range(rng.choice((1, 1, 3))):
+        row = rng.choice(rows)
+        key = rng.choice(list(row))
+        row[key] = hostile.text(rng) if isinstance(row[key], str) else rng.choice((hostile.number(rng), 3, 9, 70, 1000))
+    if rng.random() < 0.2:
+        rows += rows[:1] * rng.choice((1, 70))
+    return {"records.arrow": _table(files["records.arrow"], rows)}
 
 
 def rows_of(data: bytes) -> list[dict[str, Any]]:
@@ -157,7 +153,7 @@ def _table(data: bytes, rows: list[dict[str, Any]]) -> bytes:
     columns = [pa.array([_fit(row[field.name], field.type) for row in rows], field.type) for field in schema]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.arrow"
-        write_table(path, pa.Table.from_arrays(columns, schema=schema), 1)
+        write_table(path, pa.Table.from_arrays(columns, schema=schema))
         return path.read_bytes()
 
 
@@ -173,15 +169,16 @@ def shard_index(rng: Random, files: Files, hostile: Hostile) -> Files:
     """Change the index at the end of the shard of an unfinished pack, and its checksum."""
     name = "begun.pack/shard-00000.bin"
     data = files[name]
-    offset, length, _, _ = TAIL.unpack(data[-TAIL.size :])
-    rows = json.loads(zstandard.ZstdDecompressor().decompress(data[offset : offset + length]))
+    magic, _ = HEAD.unpack(data[: HEAD.size])
+    offset, length, _, end = TAIL.unpack(data[-TAIL.size :])
+    rows = json.loads(pa.input_stream(memoryview(data)[offset : offset + length], compression="zstd").read())
     if rng.random() < 0.05:
         index = bomb()
     else:
         text = dump(rng, mutate_value(rng, rows, hostile), ensure_ascii=False)
-        index = zstandard.ZstdCompressor().compress(text if rng.random() < 0.9 else mutate_bytes(rng, text, [text]))
-    head = HEAD.pack(MAGIC, rng.choice((1, 1, 1, 1, 0, 2, 2**32 - 1)))
-    tail = TAIL.pack(offset, len(index), zlib.crc32(index), END)
+        index = ZSTD.compress(text if rng.random() < 0.9 else mutate_bytes(rng, text, [text]), asbytes=True)
+    head = HEAD.pack(magic, rng.choice((1, 1, 1, 1, 0, 2, 2**32 - 1)))
+    tail = TAIL.pack(offset, len(index), zlib.crc32(index), end)
     return {name: head + data[HEAD.size : offset] + index + tail}
 
 

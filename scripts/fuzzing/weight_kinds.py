@@ -21,7 +21,6 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from fuzzing.data_samples import records
 from fuzzing.data_steps import digest
@@ -33,17 +32,14 @@ from segdpo.inference import open_segmenter
 from segdpo.models import (
     RewardModel,
     Segmenter,
-    add_lora,
     fingerprint,
-    load_adapter,
     load_reward_model,
     load_weights,
-    save_adapter,
     save_reward_model,
     save_weights,
 )
 from segdpo.recipes import KeptCandidates, build, config_for, run_of
-from segdpo.training import DIGEST, ScoreTable
+from segdpo.training import ScoreTable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # One of the smallest.
@@ -77,7 +73,7 @@ SMP = {
 
 
 def description(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands in the header of a run's weights."""
+    """Return the header of a run's weights."""
     rest = {"adapter": None, "classes": ["background", "cell"], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
     return {"model": dict(model), **rest}
 
@@ -111,27 +107,6 @@ def state_dict(root: Path, seed: int) -> None:
     torch.save(network(MONAI, seed).state_dict(), root / "w.pt")
 
 
-def adapter(root: Path, seed: int) -> None:
-    """Write an adapter alone."""
-    save_adapter(root / "adapter.safetensors", add_lora(_base(), rank=1 + seed % 2, targets=["network.conv"]))
-
-
-def _base() -> Segmenter:
-    torch.manual_seed(0)
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 2, 1)
-            self.head = nn.Conv2d(2, 1, 1)
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.head(self.conv(image))
-            return out
-
-    return Segmenter(Net(), 2)
-
-
 def reward_model(root: Path, seed: int) -> None:
     """Write a reward model with its settings in the header."""
     torch.manual_seed(seed)
@@ -147,16 +122,15 @@ def candidates(root: Path, seed: int) -> None:
 
 
 def scores(root: Path, seed: int) -> None:
-    """Write a part of the cache of a reference's scores."""
+    """Write a file of the cache of a reference's scores."""
     rows = np.random.default_rng(seed).random((4, 2)).astype(np.float32)
-    ScoreTable(root, 2).write(_digests(), rows)
-    (path,) = root.glob("*.npz")
-    path.rename(root / "k2-x.npz")
+    ScoreTable(root, 2).add(_digests(), rows)
+    (path,) = root.glob("*.scores")
+    path.rename(root / "2-x.scores")
 
 
 def _digests() -> Any:
-    content = np.arange(4 * np.dtype(DIGEST).itemsize, dtype=np.uint8)
-    return np.sort(content.view(DIGEST))
+    return np.arange(4 * 16, dtype=np.uint8).view("S16")
 
 
 @cache
@@ -178,7 +152,7 @@ def run(root: Path, seed: int) -> None:
 
 
 def read_network(folder: Path, out: Path) -> str:
-    """Open a run's network as predict.py does, and ask it once."""
+    """Open a run's network as `segdpo predict` does, and call it once."""
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
     segmenter, said = open_segmenter(found[0])
     return digest(fingerprint(segmenter), json.dumps(said, default=str, sort_keys=True))
@@ -191,18 +165,13 @@ def read_state(folder: Path, out: Path) -> str:
     return fingerprint(segmenter)
 
 
-def read_adapter(folder: Path, out: Path) -> str:
-    """Add an adapter to its network."""
-    return fingerprint(load_adapter(folder / "adapter.safetensors", _base()))
-
-
 def read_reward(folder: Path, out: Path) -> str:
     """Open a reward model."""
     return fingerprint(load_reward_model(folder / "reward_model.safetensors"))
 
 
 def read_candidates(folder: Path, out: Path) -> str:
-    """Take kept candidates; what is damaged is made anew."""
+    """Take kept candidates; damaged ones are made again."""
     record = records(0)[0]
     name = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), out)
     name(record, np.random.default_rng(0))
@@ -215,13 +184,11 @@ def read_candidates(folder: Path, out: Path) -> str:
 
 def read_scores(folder: Path, out: Path) -> str:
     """Take scores from the cache."""
-    table = ScoreTable(folder, 2)
-    table.read()
-    return digest(*table.find(_digests()))
+    return digest(*ScoreTable(folder, 2).find(_digests()))
 
 
 def read_run(folder: Path, out: Path) -> str:
-    """Read a run's configuration as evaluate.py does, and build what it describes."""
+    """Read a run's configuration as `segdpo evaluate` does, and build what it describes."""
     os.chdir(folder)
     run = run_of(folder)
     if run is None:
@@ -365,14 +332,6 @@ WEIGHT_KINDS = (
     Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt")),
     Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt")),
     Kind(
-        "adapter",
-        adapter,
-        "adapter.safetensors",
-        (read_adapter,),
-        safetensors("adapter.safetensors", "adapter"),
-        share=0.3,
-    ),
-    Kind(
         "reward-model",
         reward_model,
         "reward_model.safetensors",
@@ -381,6 +340,6 @@ WEIGHT_KINDS = (
         share=0.1,
     ),
     Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz")),
-    Kind("scores.npz", scores, "k2-x.npz", (read_scores,), npz("k2-x.npz")),
+    Kind("scores", scores, "2-x.scores", (read_scores,)),
     Kind("config.yaml", run, "config.yaml", (read_run,), run_config, share=0.3, clean=_RUN_ERRORS, any_path=True),
 )

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from segdpo.data.datasets import RankingDataset as RankingDataset
     from segdpo.data.datasets import RecordViews as RecordViews
     from segdpo.data.datasets import SupervisedDataset as SupervisedDataset
-    from segdpo.data.formats.arrow import PairTable as PairTable
-    from segdpo.data.formats.arrow import write_table as write_table
     from segdpo.data.formats.coco import CocoDataset as CocoDataset
     from segdpo.data.formats.coco import decode_region as decode_region
     from segdpo.data.formats.coco import encode_coco_mask as encode_coco_mask
@@ -32,12 +30,9 @@ if TYPE_CHECKING:
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
-    from segdpo.data.formats.pack import END as END
-    from segdpo.data.formats.pack import HEAD as HEAD
-    from segdpo.data.formats.pack import MAGIC as MAGIC
-    from segdpo.data.formats.pack import TAIL as TAIL
     from segdpo.data.formats.pack import PackDataset as PackDataset
-    from segdpo.data.formats.pack_writer import PackWriter as PackWriter
+    from segdpo.data.formats.pack import PackWriter as PackWriter
+    from segdpo.data.formats.pack_files import write_table as write_table
     from segdpo.data.formats.plain_folder import PlainFolder as PlainFolder
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset
     from segdpo.data.formats.torchvision_sets import VocDataset as VocDataset

@@ -44,12 +44,11 @@ class EpochSampler(DistributedSampler[Draw]):
         self.epoch, self.position = 0, 0
         self._last_set, self._ahead, self._resumed = 0, 0, False
 
-    def set_epoch(self, epoch: int, position: int = 0) -> None:
-        """Choose the epoch of the next iteration, and how many of this process's items to skip."""
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
         self._last_set = epoch
-        # Setting the same epoch again must not go back to its beginning.
-        if not self._resumed and (epoch - self._ahead != self.epoch or position):
-            self.epoch, self.position = epoch - self._ahead, position
+        if not self._resumed:
+            self.epoch, self.position = epoch - self._ahead, 0
 
     def resume(self, epoch: int, position: int) -> None:
         """Start the next iteration in the middle of an epoch, whatever epoch is set before it.

@@ -187,7 +187,7 @@ def write_pack(
     progress: Progress = iter,
 ) -> None:
     """Write a data set as a pack; an unfinished pack of the same data set is continued."""
-    from segdpo.data.formats.pack_writer import PackWriter
+    from segdpo.data.formats.pack import PackWriter
 
     with PackWriter(path, source.classes, records_per_shard, images) as writer:
         ids = [info_of(source, index).id for index in range(len(source))]

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from segdpo.lazy import attach
 
 if TYPE_CHECKING:
-    from segdpo.inference.exporting import FORMATS as FORMATS
-    from segdpo.inference.exporting import export as export
+    from segdpo.inference.formats import FORMATS as FORMATS
+    from segdpo.inference.formats import export as export
+    from segdpo.inference.image_files import KINDS as KINDS
+    from segdpo.inference.image_files import channels_of as channels_of
+    from segdpo.inference.image_files import find_images as find_images
+    from segdpo.inference.image_files import predict_files as predict_files
     from segdpo.inference.load import open_segmenter as open_segmenter
     from segdpo.inference.load import weights_path as weights_path
-    from segdpo.inference.predicting import KINDS as KINDS
-    from segdpo.inference.predicting import channels_of as channels_of
-    from segdpo.inference.predicting import find_images as find_images
-    from segdpo.inference.predicting import predict_files as predict_files
     from segdpo.inference.sliding_window import check_windows as check_windows
 
 __getattr__, __dir__ = attach(__name__)

@@ -1,4 +1,4 @@
-"""A trained network back from disk: from a run's folder, a .safetensors with its description, or a checkpoint."""
+"""Load a trained network from a run's folder, a .safetensors with its description, or a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +22,18 @@ NEEDED = ("model", "classes", "mean", "std")
 
 
 def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Segmenter, dict[str, Any]]:
-    """Return the network in eval mode and its description: model, adapter, classes (names), mean and std.
+    """Return a trained network in evaluation mode, and its description.
 
     Args:
         path: the folder of a run (its policy), a .safetensors with "config" in the header, or a .ckpt of a run.
-        trusted: packages, beside what `segdpo.models.trust` lists, that the description may build networks from. What
-            it names is called: trust what you know.
+        trusted: packages that the description may build networks from, in addition to the table in docs/deploy.md.
+            What a description names is called, so name only packages that you know.
+
+    Returns:
+        The network, with an adapter merged, and a dict with model, adapter, classes (names), mean and std.
+
+    Raises:
+        ValueError: if the file is damaged, has no description, or names something that is not trusted.
     """
     path = weights_path(Path(path))
     description = read_description(path)
@@ -42,14 +48,14 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
     except ValueError as error:
         if not _was_pretrained(description["model"]) or "segdpo" in trusted:
             raise
-        hint = "its architecture came with pretrained=…, which opening a file does not fetch: --trust segdpo does."
-        raise ValueError(f"{error} Or {hint}") from error
+        hint = "The architecture came from pretrained=…, which is not downloaded here; --trust segdpo downloads it."
+        raise ValueError(f"{error} {hint}") from error
     merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
     return merged.eval(), description
 
 
 def weights_path(path: Path) -> Path:
-    """Return the file that a path means: a run's folder stands for its policy."""
+    """Return the file of weights that a path means: for a run's folder, its policy."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run or file; give a run's folder, a .safetensors or a .ckpt.")
     if path.is_file():
@@ -64,7 +70,7 @@ def weights_path(path: Path) -> Path:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what a file of weights says of its network."""
+    """Return the description of the network in a file of weights."""
     if path.suffix == ".ckpt":
         content = read_checkpoint(path, mmap=True)
         parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
@@ -74,14 +80,14 @@ def read_description(path: Path) -> dict[str, Any]:
     missing = [key for key in NEEDED if not isinstance(config, Mapping) or key not in config]
     if missing:
         raise ValueError(
-            f"{path}: Expected a description of the network ({', '.join(NEEDED)}) beside the weights but "
+            f"{path}: Expected a description of the network ({', '.join(NEEDED)}) with the weights but "
             f"{', '.join(missing)} is missing; give a file that train.py wrote."
         )
     return cast(dict[str, Any], without_interpolations(config, path))
 
 
 def _was_pretrained(config: Any) -> bool:
-    """Return whether a description says that a network was fetched with its architecture, as segformer's is."""
+    """Return whether the network's architecture was downloaded, as with segformer's pretrained=…."""
     if isinstance(config, Mapping):
         return bool(config.get("pretrained")) or any(map(_was_pretrained, config.values()))
     return isinstance(config, list) and any(map(_was_pretrained, config))

@@ -1,4 +1,4 @@
-"""Logits of images too large for one forward pass: windows that overlap, blended with Gaussian weights."""
+"""Logits of large images from overlapping windows, blended with Gaussian weights."""
 
 import math
 from itertools import product
@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-# Of the window's side; at the window's edge, where a network sees least around a pixel, the weight is e^-8 then.
+# In sides of the window. At its edge, where a network sees least of a pixel's surroundings, the weight is e^-8.
 SIGMA = 1 / 8
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Return where the windows along an axis of `size` pixels begin: evenly spread, at least `overlap` in common.
+    """Return where the windows along an axis of `size` pixels begin: evenly spaced, overlapping by at least `overlap`.
 
     >>> window_starts(10, 4, 0.25)
     [0, 3, 6]
@@ -24,7 +24,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def window_weight(height: int, width: int) -> Float32[Tensor, "height width"]:
-    """Return how much each pixel of a window counts: a Gaussian round the centre, nowhere 0."""
+    """Return the weight of each pixel of a window: a Gaussian around the centre, 0 nowhere."""
     rows, columns = (
         torch.exp(-0.5 * ((torch.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in (height, width)
     )
@@ -43,8 +43,16 @@ def predict_windows(
 ) -> Float32[Tensor, "images classes height width"]:
     """Return the network's logits of whole images, on the CPU, `batch` windows at a time on `device`.
 
-    An image that fits into one window goes through the network as it is. Memory on the device does not depend on the
-    size of the images; on the CPU all logits are held. The network stays in the mode that it is in: call .eval().
+    An image that fits into one window is passed to the network unchanged. Memory on the device does not depend on the
+    size of the images; the CPU holds all logits. Call network.eval() before.
+
+    Args:
+        network: maps images to logits of their size.
+        images: normalised, of one size.
+        window: side of a window in pixels.
+        overlap: least overlap of neighbouring windows, as a share of the window.
+        batch: windows per forward pass.
+        device: where the network is.
 
     >>> predict_windows(nn.Identity(), torch.ones(1, 1, 5, 9), window=4)[0, 0, 2, :3].round()
     tensor([1., 1., 1.])
@@ -75,7 +83,7 @@ def predict_windows(
 
 
 def check_windows(window: int, overlap: float, batch: int) -> None:
-    """Refuse windows that are empty or do not move on."""
+    """Refuse windows that are empty or do not advance."""
     for name, value in (("window", window), ("batch", batch)):
         if value < 1:
             raise ValueError(f"Expected {name} to be at least 1 but got {value}.")

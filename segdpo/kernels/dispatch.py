@@ -1,37 +1,34 @@
-"""Which kernel scores: the one place that decides, by what was measured (docs/performance.md)."""
+"""Which kernel computes the scores: the one place that decides, from measurements (docs/performance.md)."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from segdpo.kernels.compiled import compiled_scores
-from segdpo.kernels.fused import fused_scores
 from segdpo.kernels.index import PairIndex
 from segdpo.kernels.pixels import Labels, Logits, Measure, PerPair, Scores, log_sum_exp_cancels
 from segdpo.kernels.plain import log_odds_scores, reference_scores
+from segdpo.kernels.sparse import sparse_scores
 from segdpo.kernels.triton_scores import is_usable, triton_scores
 
 BACKENDS: dict[str, Callable[..., Scores]] = {
-    "sparse": fused_scores,
-    "compiled": compiled_scores,
+    "sparse": sparse_scores,
     "triton": triton_scores,
     "reference": reference_scores,
 }
 
 
-def choose_backend(logits: Tensor, *, wants_chosen: bool = False, index: bool = False, meets: bool = False) -> str:
+def choose_backend(logits: Tensor, *, wants_chosen: bool = False, index: bool = False, overlaps: bool = False) -> str:
     """Return the name of the fastest backend that can score these logits.
 
-    Under a compiler the plain form: the compiler fuses it into one pass, and the others would break its graph. On a
-    GPU, Triton wherever whole masks are read; where somebody would have to look for where masks differ, which waits for
-    the device; and where several pairs of an image meet in a pixel (`meets`), since a scatter would add them in any
-    order. "compiled" is never chosen: on a CPU it was slower than "sparse" for 1, 2, 3 and 21 classes, margins alone or
-    with chosen scores.
+    Under torch.compile this is "reference": the compiler fuses the plain form into one pass, and the other backends
+    would break the graph. On a GPU, Triton is chosen in three cases: whole masks are read; no index is given, since
+    finding where masks differ waits for the device; or several pairs of an image may share a pixel (`overlaps`), since
+    a scatter would add their gradients in an undefined order.
     """
     if torch.compiler.is_compiling():
         return "reference"
-    if logits.device.type == "cuda" and is_usable(logits) and (wants_chosen or meets or not index):
+    if logits.device.type == "cuda" and is_usable(logits) and (wants_chosen or overlaps or not index):
         return "triton"
     return "sparse"
 
@@ -45,7 +42,6 @@ def scores_by(
     wants_chosen: Sequence[bool],
     *,
     index: PairIndex | None = None,
-    in_place: bool = False,
 ) -> Scores:
     """Return the margin of every measure, and the chosen score of those that want it."""
     whole: dict[int, PerPair | None] = {}
@@ -55,7 +51,7 @@ def scores_by(
         own = [number for number, linear in enumerate(cancels) if linear is kind]
         if own:
             some, wants = [measures[number] for number in own], [wants_chosen[number] for number in own]
-            found = function(logits, chosen, rejected, some, wants, index=index, in_place=in_place)
+            found = function(logits, chosen, rejected, some, wants, index=index)
             margins |= zip(own, found[0], strict=True)
             whole |= zip(own, found[1], strict=True)
     return [margins[number] for number in range(len(measures))], [whole[number] for number in range(len(measures))]

@@ -1,4 +1,4 @@
-"""Where masks differ, found once by the collate: `pair_index` for pairs, `mask_index` for K masks of an image."""
+"""Where masks differ, computed once by the collate function: `pair_index`, and `mask_index` for K masks of an image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,18 +12,18 @@ from segdpo.checks import IGNORE
 
 @dataclass(eq=False)
 class PairIndex:
-    """The judged pixels where the masks of each pair differ, and how many pixels are judged at all.
+    """The valid pixels where the masks of each pair differ, and the number of valid pixels.
 
-    Not frozen, as values are elsewhere: it is part of a batch, and Lightning writes the tensors it moved into it.
+    Not frozen, since it is part of a batch, and Lightning assigns the moved tensors to its attributes.
 
     Attributes:
-        position: flat into [pairs, pixels], ascending.
-        plus: the chosen mask's class there.
-        minus: the rejected mask's class there.
-        valid: how many pixels of each pair are judged.
-        differing: at how many of them its masks differ.
-        pixels: how many pixels a mask has, judged or not.
-        whole: all of them are judged in every pair, as far as is known without waiting for a device.
+        position: flat indices into [pairs, pixels], ascending.
+        plus: the chosen mask's class at each position.
+        minus: the rejected mask's class at each position.
+        valid: the number of valid pixels of each pair.
+        differing: the number of valid pixels of each pair where its masks differ.
+        pixels: the number of pixels of a mask, valid or not.
+        whole: True if every pixel of every pair is valid and this is known without waiting for a device.
     """
 
     position: Integer[Tensor, "entries"]
@@ -39,16 +39,16 @@ class PairIndex:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PairIndex":
-        """Page-lock the tensors, so that `to(device, non_blocking=True)` does not wait."""
+        """Pin the tensors in memory, so that `to(device, non_blocking=True)` does not wait."""
         return self.map(Tensor.pin_memory)
 
     def check_fits(self, *, pairs: int, pixels: int, device: torch.device) -> None:
-        """Refuse to serve other pairs, masks of another size, or logits elsewhere; looks at no value."""
+        """Raise an error for other pairs, masks of another size or another device; reads no values."""
         if len(self.valid) != pairs or self.pixels != pixels:
             raise ValueError(
                 f"Expected an index of these masks, {pairs} pairs of {pixels} pixels, but got one of "
-                f"{len(self.valid)} pairs of {self.pixels} pixels; make it from the very masks that are scored with "
-                "pair_index(chosen, rejected, …), or leave it out."
+                f"{len(self.valid)} pairs of {self.pixels} pixels; make it from the masks that are scored with "
+                "pair_index(chosen, rejected, …), or omit it."
             )
         if self.position.device != device:
             raise ValueError(
@@ -57,16 +57,16 @@ class PairIndex:
             )
 
     def pair(self) -> Integer[Tensor, "entries"]:
-        """Return which pair each of the pixels belongs to."""
+        """Return the pair of each position."""
         return self.spread(torch.arange(len(self.valid), device=self.position.device))
 
     def spread(self, of_pair: Shaped[Tensor, "pairs"]) -> Shaped[Tensor, "entries"]:
-        """Return each pixel's own of the pairs' values."""
-        # With the size given, a GPU need not be waited for.
+        """Return for each position the value of its pair."""
+        # With the output size given, this does not wait for a GPU.
         return of_pair.repeat_interleave(self.differing, output_size=len(self.position))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PairIndex":
-        """Return the index with each tensor put through a function."""
+        """Return the index with a function applied to each tensor."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: function(value) for name, value in tensors.items()})  # type: ignore[arg-type]
 
@@ -77,48 +77,51 @@ def pair_index(
     valid: Bool[Tensor, "images *space"] | None = None,
     image_index: Integer[Tensor, "pairs"] | None = None,
 ) -> PairIndex:
-    """Find where the masks of each pair differ, among the pixels that are ignored in neither and valid in the image.
+    """Find where the masks of each pair differ, among the pixels that neither ignores and that are valid in the image.
 
-    `valid` holds one mask an image; `image_index` says which image each pair belongs to, left out: one pair an image.
-    Of masks of equal size: what fills up smaller images of a batch has to be there already, as 255.
+    Args:
+        chosen: class ids [pairs, *spatial], 255 = ignore. Smaller images of a batch are padded with 255 beforehand.
+        rejected: like `chosen`.
+        valid: bool [images, *spatial]; False = the pixel does not count.
+        image_index: [pairs], the image of each pair; None: pair i belongs to image i.
 
     >>> index = pair_index(torch.tensor([[1, 1, 255]]).byte(), torch.tensor([[0, 1, 1]]).byte())
     >>> index.position.tolist(), index.plus.tolist(), index.minus.tolist(), index.valid.tolist()
     ([0], [1], [0], [2])
     """
-    judged = known(chosen) & known(rejected)
+    counts = not_ignored(chosen) & not_ignored(rejected)
     if valid is not None:
-        judged &= valid if image_index is None else valid[image_index.long()]
-    return index_of(chosen, rejected, judged)
+        counts &= valid if image_index is None else valid[image_index.long()]
+    return index_of(chosen, rejected, counts)
 
 
-def known(mask: Shaped[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """Return where a mask is not ignored."""
-    # 255 is uint8's −1; a comparison with a number takes six times as long as both of these.
+def not_ignored(mask: Shaped[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Return which pixels of a mask are not ignored."""
+    # Inverted, 255 of uint8 is 0. A comparison with 255 takes six times as long.
     return mask.bitwise_not().bool() if mask.dtype == torch.uint8 else mask != IGNORE
 
 
 def count_pixels(masks: Bool[Tensor, "masks *space"]) -> Int64[Tensor, "masks"]:
-    """Return how many pixels of each mask are True."""
+    """Return the number of True pixels of each mask."""
     if masks.device.type != "cpu":
         return masks.flatten(1).count_nonzero(1)
-    # One by one: along a dimension a CPU counts several times as slowly.
+    # One by one, since counting along a dimension is several times slower on a CPU.
     return torch.stack([mask.count_nonzero() for mask in masks])
 
 
 def index_of(
     chosen: Shaped[Tensor, "pairs *space"],
     rejected: Shaped[Tensor, "pairs *space"],
-    judged: Bool[Tensor, "pairs *space"],
+    counts: Bool[Tensor, "pairs *space"],
 ) -> PairIndex:
-    """Find where the masks of each pair differ, among the pixels that are judged."""
-    differs = (judged & (chosen != rejected)).flatten(1)
+    """Find where the masks of each pair differ, among the pixels that count."""
+    differs = (counts & (chosen != rejected)).flatten(1)
     position = differs.flatten().nonzero()[:, 0]
     plus, minus = (mask.flatten().index_select(0, position) for mask in (chosen, rejected))
     as_ids = torch.uint8 if chosen.dtype == torch.bool else chosen.dtype
-    valid, differing = (count_pixels(mask) for mask in (judged, differs))
+    valid, differing = (count_pixels(mask) for mask in (counts, differs))
     pixels = differs.shape[1]
-    whole = judged.device.type == "cpu" and min(valid.tolist(), default=0) == pixels
+    whole = counts.device.type == "cpu" and min(valid.tolist(), default=0) == pixels
     return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels, whole)
 
 
@@ -128,19 +131,19 @@ Pairs = Integer[Tensor, "pairs two"]
 
 @dataclass(eq=False)
 class MaskIndex:
-    """Where masks differ, as rows of pixels; a pair's margin is the sum of one row less that of another.
+    """Where masks differ, as rows of pixels; a pair's margin is the sum over one row minus that over another.
 
-    Where the masks of an image are not all ignored at the same pixels, each of its pairs is judged on pixels of its
-    own, and has a row of its own. Not frozen, as PairIndex is not.
+    A row compares a mask with the base mask of its image. Where the masks of an image ignore different pixels, each
+    pair has a row of its own instead. Not frozen, for the reason given at `PairIndex`.
 
     Attributes:
         rows: the index of the rows, as if each were a pair.
-        row_image: which image each row belongs to.
-        ahead: of each pair, the row that is added; the number after the last row stands for none.
-        behind: of each pair, the row that is taken away.
-        valid: how many pixels of each pair are judged.
-        differing: at how many of them its masks differ.
-        shared: whether the masks of every image are judged at the same pixels.
+        row_image: the image of each row.
+        ahead: for each pair, the row that is added; the number after the last row means none.
+        behind: for each pair, the row that is subtracted.
+        valid: the number of valid pixels of each pair.
+        differing: the number of valid pixels of each pair where its masks differ.
+        shared: True if the masks of every image are valid at the same pixels.
     """
 
     rows: PairIndex
@@ -156,25 +159,25 @@ class MaskIndex:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "MaskIndex":
-        """Page-lock the tensors, so that `to(device, non_blocking=True)` does not wait."""
+        """Pin the tensors in memory, so that `to(device, non_blocking=True)` does not wait."""
         return self.map(Tensor.pin_memory)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "MaskIndex":
-        """Return the index with each tensor put through a function."""
+        """Return the index with a function applied to each tensor."""
         tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, rows=self.rows.map(function), **tensors)  # type: ignore[arg-type]
 
     def check_fits(self, *, pairs: int, pixels: int, device: torch.device) -> None:
-        """Refuse to serve other pairs, masks of another size, or logits elsewhere; looks at no value."""
+        """Raise an error for other pairs, masks of another size or another device; reads no values."""
         if len(self.ahead) != pairs:
             raise ValueError(
-                f"Expected an index of these {pairs} pairs but got one of {len(self.ahead)}; make it from the very "
-                "masks that are scored with mask_index(masks, pairs, …), or leave it out."
+                f"Expected an index of these {pairs} pairs but got one of {len(self.ahead)}; make it from the "
+                "masks that are scored with mask_index(masks, pairs, …), or omit it."
             )
         self.rows.check_fits(pairs=len(self.row_image), pixels=pixels, device=device)
 
     def margins(self, sums: Shaped[Tensor, "rows"]) -> Shaped[Tensor, "pairs"]:
-        """Return each pair's number from the rows'."""
+        """Return the margin of each pair from the sums of the rows."""
         padded = torch.cat([sums, sums.new_zeros(1)])
         return padded.index_select(0, self.ahead) - padded.index_select(0, self.behind)
 
@@ -185,9 +188,13 @@ def mask_index(
     mask_image: Integer[Tensor, "masks"],
     valid: Bool[Tensor, "images *space"] | None = None,
 ) -> MaskIndex:
-    """Find where the masks of each image differ from one of them, the one that the fewest pixels set apart.
+    """Find where the masks of each image differ from a base mask, the one that differs least from all others.
 
-    `pairs` number the masks, chosen first; `mask_image` says which image each mask belongs to.
+    Args:
+        masks: class ids [masks, *spatial], 255 = ignore.
+        pairs: int64 [pairs, 2], the numbers of the chosen and the rejected mask; both of one image.
+        mask_image: [masks], the image of each mask.
+        valid: bool [images, *spatial]; False = the pixel does not count.
 
     >>> masks = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 0]]).byte()
     >>> index = mask_index(masks, torch.tensor([[0, 1], [0, 2], [1, 2]]), torch.zeros(3).long())
@@ -213,17 +220,8 @@ def mask_index(
     return MaskIndex(rows, row_image, ahead, behind, rows.valid.index_select(0, counted), differing, plan.shared)
 
 
-def _judged_alike(masks: list[Tensor], judged: Tensor | None) -> bool:
-    first, *others = (known(mask) for mask in masks)
-    return all(_count(first != other, judged) == 0 for other in others)
-
-
-def _count(pixels: Bool[Tensor, "*space"], judged: Bool[Tensor, "*space"] | None) -> int:
-    return int((pixels if judged is None else pixels & judged).count_nonzero())
-
-
 class _Plan:
-    """Which two masks each row compares, and which rows each pair is the difference of."""
+    """The two masks that each row compares, and the rows of each pair."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int]] = []
@@ -236,8 +234,8 @@ class _Plan:
         self, masks: Masks, image: int, couples: dict[int, tuple[int, ...]], valid: Bool[Tensor, "images *space"] | None
     ) -> None:
         used = sorted({mask for couple in couples.values() for mask in couple})
-        judged = None if valid is None else valid[image]
-        shared = _judged_alike([masks[mask] for mask in used], judged)
+        counts = None if valid is None else valid[image]
+        shared = _ignore_alike([masks[mask] for mask in used], counts)
         self.shared &= shared
         if not shared or len(couples) < len(used):
             for number, (first, last) in couples.items():
@@ -247,7 +245,7 @@ class _Plan:
         apart = {mask: dict.fromkeys(used, 0) for mask in used}
         for at, mask in enumerate(used):
             for other in used[:at]:
-                apart[mask][other] = apart[other][mask] = _count(masks[mask] != masks[other], judged)
+                apart[mask][other] = apart[other][mask] = _count(masks[mask] != masks[other], counts)
         base = min(used, key=lambda mask: sum(apart[mask].values()))
         row_of: dict[int, int | None] = {base: None}
         for mask in used:
@@ -257,3 +255,12 @@ class _Plan:
         for number, (first, last) in couples.items():
             self.ahead[number], self.behind[number] = row_of[first], row_of[last]
             self.counted[number] = apart[first][last]
+
+
+def _ignore_alike(masks: list[Tensor], valid: Tensor | None) -> bool:
+    first, *others = (not_ignored(mask) for mask in masks)
+    return all(_count(first != other, valid) == 0 for other in others)
+
+
+def _count(pixels: Bool[Tensor, "*space"], valid: Bool[Tensor, "*space"] | None) -> int:
+    return int((pixels if valid is None else pixels & valid).count_nonzero())

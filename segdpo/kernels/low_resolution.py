@@ -1,4 +1,4 @@
-"""Scores of logits at the resolution of the head, upsampled band by band."""
+"""Scores from logits before their bilinear upsampling: margins by its adjoint, whole masks band by band."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Position = Integer[Tensor, "differing"]
 Weight = Float[Tensor, "differing"]
 SmallLogits = Float[Tensor, "images channels low_height low_width"]
 Axis = tuple[Tensor, Tensor, Tensor]
-"""For each pixel of an axis its two neighbours among the low-resolution ones, and the weight of the second."""
+"""For each pixel of an axis: its two low-resolution neighbours, and the weight of the second."""
 
-# Disagreeing pixels that are worked on at once: what bounds the memory, small enough to stay in a cache.
+# Disagreeing pixels processed at once: bounds the memory, and is small enough to stay in a cache.
 CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class LowResolution:
-    """Logits before the upsampling that brings them to an image's size.
+    """Logits before the bilinear upsampling to the size of the image.
 
     Args:
-        logits: what the network has before it upsamples.
-        grid: (height, width) that they are upsampled to.
-        size: (height, width) of the image: what is left of the grid, at the top left, when padding is cropped away.
+        logits: [images, channels, low height, low width], before the upsampling.
+        grid: (height, width) after the upsampling.
+        size: (height, width) of the image, the top left part of the grid; the rest is padding.
         align_corners: as in F.interpolate.
     """
 
@@ -40,7 +40,7 @@ class LowResolution:
     align_corners: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no image can be cut out of."""
+        """Check the shapes."""
         if self.logits.ndim != 4 or not self.logits.is_floating_point():
             raise ValueError(
                 "Expected floating-point logits of shape [images, channels, height, width] but got "
@@ -51,16 +51,16 @@ class LowResolution:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """The shape that the logits would have at the image's size."""
+        """The shape of the logits after upsampling and cropping."""
         images, channels = self.logits.shape[:2]
         return (images, channels, *self.size)
 
     def detach(self) -> "LowResolution":
-        """Return the same logits without their history."""
+        """Return the same logits, detached from the graph."""
         return LowResolution(self.logits.detach(), self.grid, self.size, self.align_corners)
 
     def axis(self, number: int, device: torch.device | None = None) -> Axis:
-        """Return the neighbours of the image's rows (0) or columns (1), as F.interpolate takes them."""
+        """Return the neighbours of the rows (0) or columns (1) of the image, as F.interpolate selects them."""
         small, whole, kept = self.logits.shape[2 + number], self.grid[number], self.size[number]
         device = self.logits.device if device is None else device
         return neighbours(small, whole, kept, self.align_corners, score_dtype(self.logits), device)
@@ -69,10 +69,10 @@ class LowResolution:
 def neighbours(
     small: int, whole: int, kept: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Axis:
-    """Return where the first `kept` of `whole` pixels read an axis of `small` ones: two neighbours and a share.
+    """Return two neighbours, among `small` pixels, and a share for each of the first `kept` of `whole` pixels.
 
-    In F.interpolate's own order of operations and precision: in another one the shares differ from its in the fifth
-    digit, since a share is what is left of a position of up to a thousand pixels.
+    In the same order of operations and precision as F.interpolate. Otherwise shares would differ in the fifth digit,
+    since a share is the fractional part of a position of up to a thousand pixels.
     """
     pixel = torch.arange(kept, device=device, dtype=dtype)
     if align_corners:
@@ -95,18 +95,26 @@ def low_resolution_margin(
 ) -> PerPair:
     """Return Σ weight · (logit of `plus` − logit of `minus`) for every pair, over its disagreeing pixels.
 
-    `position` are flat indices into [pairs, height · width] of the image, `plus` and `minus` the classes there, as a
-    PairIndex holds them. For log-likelihood, or for log-odds of one channel with the weights doubled.
+    For log-likelihood, or for log-odds of one channel with the weights doubled.
+
+    Args:
+        low: the logits.
+        position: flat indices into [pairs, height · width] of the image, as a `PairIndex` holds them.
+        plus: the chosen mask's class at each position.
+        minus: the rejected mask's class at each position.
+        weight: the weight of each position.
+        pairs: the number of pairs.
+        image_index: the image of each pair; None: pair i belongs to image i.
     """
     legal = [ids.clamp(0, max(2, low.shape[1]) - 1) for ids in (plus, minus)]
-    # A class that the logits do not have gives no number, rather than another class's.
+    # A class that the logits do not have gives NaN rather than the value of another class.
     weight = weight.masked_fill((plus != legal[0]) | (minus != legal[1]), float("nan"))
     result: PerPair = _LowResolutionMargin.apply(low.logits, low, position, *legal, weight, pairs, image_index)
     return result
 
 
 class _LowResolutionMargin(torch.autograd.Function):
-    """Gather four neighbours, subtract, sum by pair. Saves where the masks differ, never a logit."""
+    """Gather four neighbours, subtract, sum by pair. Saves where the masks differ, and no logits."""
 
     @staticmethod
     def forward(
@@ -139,7 +147,7 @@ class _LowResolutionMargin(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_margin: PerPair) -> tuple[Tensor | None, ...]:
         position, plus, minus, weight, image_index = ctx.saved_tensors
-        # Many pixels meet in one logit: summed in fp32, or bf16 would drop small terms.
+        # Many pixels share a logit: summed in fp32, since bf16 would drop small terms.
         grad = torch.zeros(ctx.shape.numel(), dtype=grad_margin.dtype, device=ctx.device)
         for some in range(0, len(position), CHUNK):
             part = slice(some, some + CHUNK)
@@ -152,7 +160,7 @@ class _LowResolutionMargin(torch.autograd.Function):
 
 
 class _Places:
-    """Where in the low-resolution logits the pixels of an image are read."""
+    """The places in the low-resolution logits that the pixels of an image read."""
 
     def __init__(self, low: LowResolution) -> None:
         self.rows, self.columns = low.axis(0), low.axis(1)
@@ -161,7 +169,7 @@ class _Places:
         self.width, self.pixels = low.size[1], low.size[0] * low.size[1]
 
     def of(self, position: Position, image_index: ImageIndex | None) -> tuple[Tensor, Iterator[tuple[Tensor, Weight]]]:
-        """Return each position's pair, and for its four neighbours the flat index in class 0 and the share."""
+        """Return the pair of each position, and for its four neighbours the flat index in class 0 and the share."""
         pair = torch.div(position, self.pixels, rounding_mode="floor")
         pixel = position - pair * self.pixels
         row = torch.div(pixel, self.width, rounding_mode="floor")
@@ -188,16 +196,16 @@ def _entries(shape: torch.Size, index: Tensor, plus: Tensor, minus: Tensor) -> I
 
 
 def _ratio(numerator: int, denominator: int, dtype: torch.dtype) -> Tensor:
-    # One pixel has nowhere to go: it reads the first.
+    # An axis of one pixel reads the first.
     return torch.tensor(float(numerator), dtype=dtype) / max(denominator, 1) if denominator > 0 else torch.zeros(())
 
 
 ScoreBand = Callable[[Sequence[Logits], slice], PerPair]
-"""Takes upsampled logits [images, channels, pixels] of one band and which of the image's pixels these are."""
+"""Takes upsampled logits [images, channels, pixels] of one band, and the slice of pixels of the image they cover."""
 
-# Upsampled numbers in a band: with what scoring makes of it, a few MB that a CPU's caches mostly hold.
+# Upsampled logits in a band: with the intermediate results of scoring a few MB, which a CPU's caches mostly hold.
 CPU_BAND, DEVICE_BAND = 1 << 18, 1 << 23
-# Thinner bands read about as many rows as they make, and are widened anew for each.
+# Thinner bands would read about as many rows as they make.
 LEAST_ROWS = 8
 
 
@@ -205,10 +213,10 @@ def sum_of_bands(score: ScoreBand, low: LowResolution, *beside: LowResolution, n
     """Return Σ score(band, pixels) over the bands of an image, differentiable in the logits of `low`.
 
     Args:
-        score: scores one band; called again in the backward, so it must give the same each time.
+        score: scores one band; called again in the backward, so it must be deterministic.
         low: the logits.
-        beside: further logits of the same image that the score reads (a reference's); they get no gradient.
-        numbers: about how many upsampled numbers a band may have.
+        beside: further logits of the same image that the score reads, such as a reference's; they get no gradient.
+        numbers: about how many upsampled logits a band may have.
     """
     if numbers is None:
         numbers = CPU_BAND if low.logits.device.type == "cpu" else DEVICE_BAND
@@ -218,7 +226,7 @@ def sum_of_bands(score: ScoreBand, low: LowResolution, *beside: LowResolution, n
 
 
 class _SumOfBands(torch.autograd.Function):
-    """Keeps the low-resolution logits and what the score brings along; works out each band twice."""
+    """Saves the low-resolution logits, and computes each band twice."""
 
     @staticmethod
     def forward(
@@ -237,11 +245,11 @@ class _SumOfBands(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_score: PerPair) -> tuple[Tensor | None, ...]:
-        # once_differentiable would let a constant slope through, and the second derivative be taken for 0.
+        # once_differentiable would accept a constant slope and return 0 as the second derivative.
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "Expected one backward through low-resolution scores but a second was asked for (create_graph=True), "
-                "which they do not have; upsample the logits yourself and call score_pairs(backend='reference')."
+                "Expected one derivative of low-resolution scores but a second was requested (create_graph=True); "
+                "upsample the logits yourself and call score_pairs(backend='reference')."
             )
         (logits,) = ctx.saved_tensors
         own, *others = ctx.rows
@@ -257,16 +265,16 @@ class _SumOfBands(torch.autograd.Function):
 
 
 class Rows:
-    """Rows of logits at the image's size, made when they are asked for: the numbers of F.interpolate."""
+    """Upsampled rows of logits, computed on request; equal to those of F.interpolate."""
 
     def __init__(self, low: LowResolution) -> None:
         self.low = low.detach()
         self._above, self._below, self._down = low.axis(0)
-        # Known on the CPU, so that no slice waits for a device.
+        # On the CPU, so that no slice waits for a device.
         self._first, self._last = (part.tolist() for part in low.axis(0, torch.device("cpu"))[:2])
 
     def span(self, some: slice) -> slice:
-        """Return which low-resolution rows the rows `some` read."""
+        """Return the slice of low-resolution rows that the rows `some` read."""
         return slice(self._first[some.start], self._last[some.stop - 1] + 1)
 
     def read(self, some: slice) -> SmallLogits:
@@ -275,9 +283,9 @@ class Rows:
         return part.to(score_dtype(part))
 
     def upsample(self, some: slice, part: SmallLogits | None = None) -> Logits:
-        """Return the rows `some`, flat; `part`: what they read, if it is there already."""
+        """Return the rows `some`, flat; `part`: the low-resolution rows that they read, if already at hand."""
         part = self.read(some) if part is None else part
-        # Along the rows while they are few, then between them: less work than four neighbours for every pixel.
+        # First along the few low-resolution rows, then between them: less work than four neighbours per pixel.
         size = (part.shape[2], self.low.grid[1])
         wide = F.interpolate(part, size, mode="bilinear", align_corners=self.low.align_corners)
         wide = wide[..., : self.low.size[1]]
@@ -287,7 +295,7 @@ class Rows:
 
 
 def _bands(size: tuple[int, int], rows: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows and the pixels of each band."""
+    """Yield the slices of rows and of pixels of each band."""
     height, width = size
     for first in range(0, height, rows):
         last = min(first + rows, height)
@@ -295,5 +303,5 @@ def _bands(size: tuple[int, int], rows: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _no_autocast(device: torch.device) -> torch.autocast:
-    # The backward runs outside of the autocast that the forward ran in, and has to make the same numbers.
+    # The backward runs outside the forward's autocast, and has to compute the same numbers.
     return torch.autocast(device.type, enabled=False)

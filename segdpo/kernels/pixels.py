@@ -1,4 +1,4 @@
-"""Scores of single pixels, and the types that all kernels share."""
+"""Scores of single pixels, measures, and the types that all kernels share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,20 @@ ImageIndex = Integer[Tensor, "pairs"]
 PixelScores = Float[Tensor, "pairs pixels"]
 PerPair = Float[Tensor, "pairs"]
 Scores = tuple[list[PerPair], list[PerPair | None]]
-"""Of each measure the margins, and the chosen scores where they are wanted."""
+"""For each measure the margins, and the chosen scores where they are wanted."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How pixels become scores: which are counted, how much each, of which image, in which quantity.
+    """How the pixels of each pair are weighted and summed to a score.
 
-    The weight of a pixel inside is `weights[pair, weigh_by]`, or `weights[pair, 0]` if the table has one column.
+    Attributes:
+        inside: the pixels that count.
+        weights: a table of weights. A pixel weighs `weights[pair, weigh_by]`, or `weights[pair, 0]` if the table has
+            one column.
+        weigh_by: the class of each pixel that selects its weight.
+        image_index: the image of each pair; None: pair i belongs to image i.
+        quantity: "log_likelihood" or "log_odds".
     """
 
     inside: Bool[Tensor, "pairs pixels"]
@@ -32,16 +38,16 @@ class Measure:
     quantity: str
 
     def spread(self, values: PixelScores) -> PixelScores:
-        """Return weight · value inside and 0 outside, pixel by pixel."""
+        """Return weight · value for pixels inside and 0 for pixels outside."""
         table = self.weights
         weight = table if table.shape[1] == 1 else table.gather(1, self.weigh_by.long())
         return torch.where(self.inside, values, 0.0) * weight
 
 
 class EvenMeasure(Measure):
-    """A Measure under which all pixels inside weigh the same, and every pixel where the masks differ is inside.
+    """A Measure with one weight for all pixels inside, where every pixel at which the masks differ is inside.
 
-    So a margin needs no look at whole masks: `inside` and `weigh_by` are found when first asked for.
+    A margin then never reads whole masks, so `inside` and `weigh_by` are computed only when they are first read.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class EvenMeasure(Measure):
         image_index: ImageIndex | None,
         quantity: str,
     ) -> None:
-        # Around the frozen parent's own, which would ask for the masks now.
+        # The frozen parent's own __init__ would need the masks now.
         vars(self).update(_find=find, weights=weights, image_index=image_index, quantity=quantity)
 
     @cached_property
@@ -61,12 +67,12 @@ class EvenMeasure(Measure):
 
     @property
     def inside(self) -> Bool[Tensor, "pairs pixels"]:
-        """Which pixels are counted."""
+        """The pixels that count."""
         return self._masks[0]
 
     @property
     def weigh_by(self) -> Labels:
-        """What picks a pixel's weight: here nothing does, all of a pair have one."""
+        """The chosen labels; all pixels of a pair have the same weight, so they select nothing."""
         return self._masks[1]
 
 
@@ -76,30 +82,30 @@ def whole_score(logits: Logits, labels: Labels, measure: Measure) -> PerPair:
 
 
 def log_sum_exp_cancels(quantity: str, channels: int) -> bool:
-    """Whether a margin is a sum of differences of logits.
+    """Return whether a margin is a weighted sum of differences of logits.
 
-    In log-odds of several classes each is left out of its own log-sum-exp, so it does not cancel.
+    In log-odds of several classes each class is left out of its own log-sum-exp, so the terms do not cancel.
     """
     return quantity == "log_likelihood" or channels == 1
 
 
-def step_factor(quantity: str) -> float:
-    """Return what z[y⁺] − z[y⁻] counts: log-odds of one channel are ±z, and swapping the class moves them by 2z."""
+def difference_factor(quantity: str) -> float:
+    """Return the factor of z[y⁺] − z[y⁻]: log-odds of one channel are ±z, and swapping the class changes them by 2z."""
     return 2.0 if quantity == "log_odds" else 1.0
 
 
 def wide_dtype(values: Tensor) -> torch.dtype:
-    """Return what sums are made in: adding in fp32 loses what the identity has saved, and MPS has no fp64."""
+    """Return the dtype of sums: fp64, since fp32 sums lose the digits that the exact margin keeps; MPS has no fp64."""
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 def score_dtype(logits: Tensor) -> torch.dtype:
-    """Scores are fp32 whatever the logits are, and float64 for float64 (gradient checks)."""
+    """Return the dtype of scores: float32 for logits of at most 32 bits, float64 for float64."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def pixel_scores(logits: Logits, labels: Labels, image_index: ImageIndex | None, quantity: str) -> PixelScores:
-    """Return log p(label), or log p/(1−p), for every pixel of every mask; labels must lie within the classes."""
+    """Return log p(label), or log p/(1−p), for every pixel of every mask; labels must be legal classes."""
     logits = logits.to(score_dtype(logits))
     if logits.shape[1] == 1:
         return _binary(logits, labels, image_index, quantity)
@@ -120,7 +126,7 @@ def _binary(logits: Logits, labels: Labels, image_index: ImageIndex | None, quan
 
 
 def _log_odds(logits: Float[Tensor, "pairs channels pixels"], labels: Labels) -> PixelScores:
-    # log p − log(1−p) loses every digit as p → 1; leaving the class out of the log-sum-exp loses none.
+    # log p − log(1−p) loses all digits as p → 1; a log-sum-exp without the class loses none.
     index = labels.long()[:, None]
     others = logits.scatter(1, index, float("-inf")).logsumexp(1)
     return logits.gather(1, index)[:, 0] - others
@@ -139,24 +145,22 @@ def _of_each_pair(values: Tensor, image_index: ImageIndex | None) -> Tensor:
     return values if image_index is None else values.index_select(0, image_index)
 
 
-def agreement_drift(
+def mean_kl(
     policy: Logits, reference: Logits, agree: Bool[Tensor, "pairs pixels"], image_index: ImageIndex | None
 ) -> Float[Tensor, "pairs"]:
-    """Return the mean over `agree` of KL(reference ‖ policy) of each pixel's class distribution."""
-    divergence = pixel_kl(policy, reference)
-    if image_index is not None:
-        divergence = divergence.index_select(0, image_index)
-    total = torch.where(agree, divergence, 0.0).sum(1)
-    return total / agree.sum(1).clamp(min=1)
+    """Return the mean over the pixels in `agree` of KL(reference ‖ policy)."""
+    divergence = _of_each_pair(pixel_kl(policy, reference), image_index)
+    return torch.where(agree, divergence, 0.0).sum(1) / agree.sum(1).clamp(min=1)
 
 
 def pixel_kl(policy: Logits, reference: Logits) -> Float[Tensor, "images pixels"]:
     """Return KL(reference ‖ policy) for every pixel; one channel is a Bernoulli, several a categorical."""
-    policy, reference = (_log_probs(logits) for logits in (policy, reference))
+    policy, reference = (log_probs(logits) for logits in (policy, reference))
     return (reference.exp() * (reference - policy)).sum(1)
 
 
-def _log_probs(logits: Logits) -> Float[Tensor, "images classes pixels"]:
+def log_probs(logits: Float[Tensor, "images channels *spatial"]) -> Float[Tensor, "images classes *spatial"]:
+    """Return log p of every class at every pixel; one channel gives two classes."""
     logits = logits.to(score_dtype(logits))
     if logits.shape[1] == 1:
         return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)

@@ -1,7 +1,8 @@
-"""Whole masks under logits on a CPU: Σ weight · quantity and its gradient, in chunks of pixels that stay in the cache.
+"""Scores of whole masks on a CPU: Σ weight · quantity and its gradient, in chunks of pixels that stay in the cache.
 
-What a plain log-softmax writes to memory and reads again, two times the logits and once more in the backward, here
-never leaves the cache: the backward computes the softmax of a chunk anew and writes the gradient, nothing else.
+A plain log-softmax writes twice the size of the logits to memory, reads it again, and does so once more in the
+backward. Here these values stay in the cache: the backward recomputes the softmax of a chunk and writes only the
+gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,53 +18,26 @@ from segdpo.kernels.pixels import Labels, Logits, Measure, score_dtype
 
 Row = Float[Tensor, "chunk"]
 Label = Integer[Tensor, "chunk"]
-
-TOGETHER = 16
-
-
-def odds_of(chunk: Float[Tensor, "channels chunk"]) -> Row:
-    """Return log p(1)/p(0)."""
-    return chunk[0] if len(chunk) == 1 else chunk[1] - chunk[0]
-
-
-def signed(odds: Row, label: Label) -> Row:
-    """Return the log-odds of a label: ±d."""
-    return label.to(odds.dtype).mul_(2).sub_(1).mul_(odds)
-
-
-def sum_log_likelihood(odds: Row, label: Label, inside: UInt8[Tensor, "chunk"] | None) -> Float[Tensor, ""]:
-    """Return Σ log p of a label over the pixels inside (None: all), in fp64."""
-    linear, p = signed(odds, label).clamp_(max=0), odds.abs().sigmoid_()
-    if inside is not None:
-        linear.mul_(inside)
-        p.sub_(1).mul_(inside).add_(1)  # exact, as ½ ≤ p ≤ 1
-    return linear.sum(dtype=torch.float64) + _sum_log(p)
-
-
-def _sum_log(p: Row) -> Float[Tensor, ""]:
-    even = len(p) - len(p) % TOGETHER
-    total = p[:even].view(TOGETHER, -1).prod(0).log_().sum(dtype=torch.float64)
-    return total if even == len(p) else total + p[even:].log_().sum(dtype=torch.float64)
-
-
 Chunk = Float[Tensor, "channels chunk"]
 Slope = tuple[Label, str, Tensor]
-"""A plane's labels in a chunk, a quantity, and how much it counts in the end, pixel by pixel or as one number."""
+"""A plane's labels in a chunk, a quantity, and its derivative, per pixel or as one number."""
 
 CHUNK = 2**18
-"""Logits a chunk, 1 MiB of fp32: about a core's L2 cache. A third of it took a fifth longer, five times as much more
-than twice as long (21 classes)."""
+"""Logits in a chunk: 1 MiB of fp32, about the L2 cache of a core. With 21 classes, a third of this took 1.2 times as
+long, and five times this more than twice as long."""
+# Σ log p = log(p₁ ⋯ p₁₆): one logarithm for 16 pixels. Each p is at least ½, so the product is at least 2⁻¹⁶.
+FACTORS = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Masks to be scored whole, `labels` [planes, pixels], each under all of the measures (rows of their tables)."""
+    """Whole masks to score, `labels` [planes, pixels]; each is scored under every measure."""
 
     labels: Labels
     measures: Sequence[Measure]
 
     def of_images(self, images: int) -> list[list[int]]:
-        """Return the numbers of each image's planes."""
+        """Return the planes of each image."""
         index = self.measures[0].image_index
         if index is None:
             return [[plane] for plane in range(images)]
@@ -73,14 +47,14 @@ class Planes:
         return found
 
     def inside(self, number: int, plane: int, part: slice) -> UInt8[Tensor, "chunk"] | None:
-        """Return 1 where a pixel counts under a measure and 0 where it does not; None: all do."""
+        """Return 1 for pixels that count under a measure and 0 for others; None if all count."""
         if self._full[number][plane]:
             return None
-        # Products with bool take three times as long.
+        # A product with bool takes three times as long.
         return self.measures[number].inside[plane, part].view(torch.uint8)
 
     def spread(self, row: Float[Tensor, "columns"], number: int, plane: int, part: slice) -> Tensor:
-        """Return each pixel's own of a row of a table like the measure's weights; one number if all have the same."""
+        """Return each pixel's entry of a row of a table like the measure's weights; one number if all are equal."""
         inside = self.inside(number, plane, part)
         if len(row) > 1:
             row = row.index_select(0, self.measures[number].weigh_by[plane, part].long())
@@ -91,7 +65,7 @@ class Planes:
         return [[bool(n) for n in measure.inside.view(torch.uint8).amin(1).tolist()] for measure in self.measures]
 
     def check_classes(self, channels: int) -> None:
-        """Refuse what is no class: arithmetic takes any number for one of two, and looking costs next to nothing."""
+        """Raise an error for illegal classes: the arithmetic of two classes would accept any number."""
         low, high = (int(end) for end in torch.stack(self.labels.aminmax()).tolist())
         if low < 0 or high >= max(2, channels):
             raise ValueError(f"Expected classes from 0 to {max(2, channels) - 1} but got masks from {low} to {high}.")
@@ -100,7 +74,7 @@ class Planes:
 def plane_sums(logits: Logits, planes: Planes) -> Float[Tensor, "measures planes"]:
     """Return Σ weight · quantity of every plane under every measure, in fp64."""
     planes.check_classes(logits.shape[1])
-    # Sums of chunks are kept as they come and added in one go: small operations cost more than small sums.
+    # The sums of all chunks are added at the end in one operation, which is faster than many small ones.
     found: dict[tuple[int, int], list[Tensor]] = {}
     for image, own in enumerate(planes.of_images(len(logits))):
         for part in _parts(logits) if own else ():
@@ -121,8 +95,8 @@ def plane_sums(logits: Logits, planes: Planes) -> Float[Tensor, "measures planes
     return torch.stack(rows)
 
 
-def write_plane_slopes(out: Logits, logits: Logits, planes: Planes, grad: Float[Tensor, "measures planes"]) -> None:
-    """Write the gradient of Σ grad · sums to `out`, which may be the logits themselves."""
+def write_plane_gradient(out: Logits, logits: Logits, planes: Planes, grad: Float[Tensor, "measures planes"]) -> None:
+    """Write the gradient of Σ grad · sums with respect to the logits to `out`."""
     tables = [(measure.weights * slope[:, None]).unbind() for measure, slope in zip(planes.measures, grad, strict=True)]
     write = _write_two if logits.shape[1] <= 2 else _write_many
     for image, own in enumerate(planes.of_images(len(logits))):
@@ -139,34 +113,34 @@ def write_plane_slopes(out: Logits, logits: Logits, planes: Planes, grad: Float[
 
 
 class _Chunk:
-    """Some pixels' log p, or log p/(1−p) of one channel, under any labels; what all labels share is made once."""
+    """The log p of some pixels, or log p/(1−p) of one channel, for any labels; computes what labels share once."""
 
     def __init__(self, chunk: Chunk) -> None:
         chunk = chunk.to(score_dtype(chunk))
         self._log_p = torch.log_softmax(chunk, 0) if len(chunk) > 2 else None
-        self._odds = odds_of(chunk) if len(chunk) <= 2 else None
+        self._odds = _odds_of(chunk) if len(chunk) <= 2 else None
 
     def each(self, label: Label, quantity: str) -> Row:
-        """Return the quantity, pixel by pixel."""
+        """Return the quantity of every pixel."""
         if self._odds is None:
             assert self._log_p is not None
             return self._log_p.gather(0, label.long()[None])[0]
-        odds = signed(self._odds, label)
+        odds = _signed(self._odds, label)
         return odds if quantity == "log_odds" else F.logsigmoid(odds)
 
     def total(self, label: Label, quantity: str, inside: UInt8[Tensor, "chunk"] | None) -> Float[Tensor, ""]:
         """Return the quantity's sum over the pixels inside, in fp64."""
         if self._odds is not None and quantity == "log_likelihood":
-            return sum_log_likelihood(self._odds, label, inside)
+            return _sum_log_likelihood(self._odds, label, inside)
         value = self.each(label, quantity)
         return (value if inside is None else value * inside).sum(dtype=torch.float64)
 
 
 def _write_two(out: Chunk, chunk: Chunk, slopes: list[Slope]) -> None:
-    # Of one or two channels: d/dz log p(y) = y − σ(z), and d/dz log-odds = ±1.
-    p, parts = odds_of(chunk).sigmoid(), []
+    # One or two channels: d/dz log p(y) = y − σ(z), and d/dz log-odds = ±1.
+    p, parts = _odds_of(chunk).sigmoid(), []
     for label, quantity, slope in slopes:
-        step = label - p if quantity == "log_likelihood" else signed(torch.ones_like(p), label)
+        step = label - p if quantity == "log_likelihood" else _signed(torch.ones_like(p), label)
         parts.append(step.mul_(slope))
     total = parts[0]
     for more in parts[1:]:
@@ -178,7 +152,7 @@ def _write_two(out: Chunk, chunk: Chunk, slopes: list[Slope]) -> None:
 
 
 def _write_many(out: Chunk, chunk: Chunk, slopes: list[Slope]) -> None:
-    # d/dz log p(y) = onehot(y) − softmax(z); that of log-odds is not linear, and not asked for here.
+    # d/dz log p(y) = onehot(y) − softmax(z). Log-odds of several classes are not scored here.
     softmax, down = torch.softmax(chunk, 0), -slopes[0][2]
     for _, _, slope in slopes[1:]:
         down = down - slope
@@ -187,6 +161,32 @@ def _write_many(out: Chunk, chunk: Chunk, slopes: list[Slope]) -> None:
         result.scatter_add_(0, label.long()[None], slope.expand(len(label))[None])
     if result is not out:
         out.copy_(result)
+
+
+def _odds_of(chunk: Chunk) -> Row:
+    """Return log p(1)/p(0)."""
+    return chunk[0] if len(chunk) == 1 else chunk[1] - chunk[0]
+
+
+def _signed(odds: Row, label: Label) -> Row:
+    """Return the log-odds of a label: ±odds."""
+    return label.to(odds.dtype).mul_(2).sub_(1).mul_(odds)
+
+
+def _sum_log_likelihood(odds: Row, label: Label, inside: UInt8[Tensor, "chunk"] | None) -> Float[Tensor, ""]:
+    """Return Σ log p of a label over the pixels inside (None: all), in fp64."""
+    # log σ(d) = min(d, 0) + log σ(|d|).
+    linear, p = _signed(odds, label).clamp_(max=0), odds.abs().sigmoid_()
+    if inside is not None:
+        linear.mul_(inside)
+        p.sub_(1).mul_(inside).add_(1)  # exact, as ½ ≤ p ≤ 1
+    return linear.sum(dtype=torch.float64) + _sum_log(p)
+
+
+def _sum_log(p: Row) -> Float[Tensor, ""]:
+    whole = len(p) - len(p) % FACTORS
+    total = p[:whole].view(FACTORS, -1).prod(0).log_().sum(dtype=torch.float64)
+    return total if whole == len(p) else total + p[whole:].log_().sum(dtype=torch.float64)
 
 
 def _parts(logits: Logits) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""The Triton kernels: margins, chosen scores and gradients."""
+"""The Triton kernels of margins, chosen scores and gradients."""
 
 from typing import no_type_check
 
@@ -9,7 +9,7 @@ import triton.language as tl
 @triton.jit
 @no_type_check
 def own_pixels(pixels, block: tl.constexpr):
-    """Return which row (pair or image) and which of its pixels this program takes, and which of them exist."""
+    """Return the row (pair or image), the tile and the pixels of this program, and which of the pixels exist."""
     blocks = tl.cdiv(pixels, block)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     tile = (tl.program_id(0) % blocks).to(tl.int64)
@@ -20,7 +20,7 @@ def own_pixels(pixels, block: tl.constexpr):
 @triton.jit
 @no_type_check
 def pairs_of(image, starts, indexed: tl.constexpr):
-    """Return the range of places in the list of pairs, sorted by image, that holds the image's own."""
+    """Return the range of an image's pairs in the list of pairs sorted by image."""
     if indexed:
         first = tl.load(starts + image)
         last = tl.load(starts + image + 1)
@@ -33,9 +33,9 @@ def pairs_of(image, starts, indexed: tl.constexpr):
 @triton.jit
 @no_type_check
 def class_logit(logits, label, channels, channel_stride, wanted, binary: tl.constexpr, acc: tl.constexpr):
-    """Return z[label] at `logits`, the pixels' addresses in channel 0; one channel is two classes of logits 0 and z.
+    """Return z[label] at `logits`, the addresses of the pixels in channel 0; one channel means two classes of 0 and z.
 
-    A label that is no class gives NaN: on a GPU nobody looks at the labels first, and a wrong number would pass unseen.
+    An illegal label gives NaN, since labels are not checked on a GPU.
     """
     if binary:
         value = tl.load(logits, mask=wanted & (label > 0), other=0.0).to(acc)
@@ -48,14 +48,14 @@ def class_logit(logits, label, channels, channel_stride, wanted, binary: tl.cons
 @triton.jit
 @no_type_check
 def counted(inside, at, wanted, even: tl.constexpr):
-    """Return which of the wanted pixels a score counts: all of them where it is even."""
+    """Return which of the wanted pixels a score counts; an even score counts all of them."""
     return wanted if even else wanted & (tl.load(inside + at, mask=wanted, other=0) != 0)
 
 
 @triton.jit
 @no_type_check
 def pixel_weight(table, weigh_by, score, pair, at, inside, pairs, columns: tl.constexpr):
-    """Return `table[score, pair, class]`, the class read from `weigh_by`; a table of one column weighs all alike."""
+    """Return `table[score, pair, class]` with the class from `weigh_by`; one column is one weight for all classes."""
     row = table + (score * pairs + pair) * columns
     if columns == 1:
         weight = tl.load(row)
@@ -79,7 +79,7 @@ def slopes(
     even: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Return Σ table over those of the scores (bits) that count the pixel; what a step of its quantity changes."""
+    """Return Σ table over those of the scores (bits) that count the pixel: the derivative of its quantity."""
     total = tl.zeros(wanted.shape, table.dtype.element_ty)
     for score in tl.static_range(len(insides)):
         if (scores >> score) & 1:
@@ -114,7 +114,7 @@ def margin_forward(
     acc: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Write `partial[score, pair, tile]` = Σ weight · (z[y⁺] − z[y⁻]) over the tile's pixels; one program a tile."""
+    """Write `partial[score, pair, tile]` = Σ weight · (z[y⁺] − z[y⁻]) over a tile; one program per tile."""
     pair, tile, pixel, real = own_pixels(pixels, block)
     at = pair * pixels + pixel
     plus = tl.load(chosen + at, mask=real, other=0)
@@ -123,7 +123,7 @@ def margin_forward(
     image = pair
     if indexed:
         image = tl.load(image_index + pair).to(tl.int64)
-    # One for each pixel: Triton's interpreter gives a single comparison a wrong type when it spreads it.
+    # One value per pixel: Triton's interpreter gives a broadcast scalar comparison a wrong type.
     image += tl.zeros([block], tl.int64)
     known = differ & (image >= 0) & (image < images)
     here = logits + image * image_stride + pixel * pixel_stride
@@ -141,7 +141,7 @@ def margin_forward(
 @no_type_check
 def log_sum_exp(logits, channels, channel_stride, real, acc: tl.constexpr, block: tl.constexpr, group: tl.constexpr):
     """Return the largest logit m of each pixel and log Σ exp(z − m), from `group` channels at a time."""
-    # A finite start: −inf − −inf would be NaN.
+    # Starts at a finite number, since −inf − −inf would be NaN.
     top = tl.full([block], -3.0e38, acc)
     total = tl.zeros([block], acc)
     for first in range(0, channels, group):
@@ -152,14 +152,14 @@ def log_sum_exp(logits, channels, channel_stride, real, acc: tl.constexpr, block
         higher = tl.maximum(top, tl.max(values, 1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(values - higher[:, None]), 1)
         top = higher
-    # Pixels past the end have no logit: any finite number does.
+    # Pixels past the end have no logits; any finite number is fine.
     return tl.where(real, top, 0.0), tl.log(tl.where(real, total, 1.0))
 
 
 @triton.jit
 @no_type_check
 def log_sigmoid(odds):
-    """Return log σ(odds) to the last digit: 1 + e would swallow a small e, its rounding error is divided out again."""
+    """Return log σ(odds) to the last digit, with the rounding error of 1 + e for small e divided out (log1p)."""
     small = tl.exp(-tl.abs(odds))
     rounded = 1.0 + small
     lost = tl.where(rounded == 1.0, 1.0, rounded - 1.0)
@@ -197,10 +197,10 @@ def chosen_forward(
     block: tl.constexpr,
     group: tl.constexpr,
 ):
-    """Write `partial[0, score, pair, tile]`, the margin's part, and `partial[1, …]`, the chosen mask's, where wanted.
+    """Write `partial[0, score, pair, tile]` of the margins, and `partial[1, …]` of the chosen scores that are wanted.
 
-    One program a tile of an image; the image's pairs are looped inside, so that its log-sum-exp is made once.
-    `wanted` and `odds` are bits: of which scores the chosen one is wanted, and which of them count log-odds.
+    One program per tile of an image loops over the image's pairs, so that the log-sum-exp is computed once.
+    `wanted` and `odds` have one bit per score: whether its chosen score is wanted, and whether it is in log-odds.
     """
     image, tile, pixel, real = own_pixels(pixels, block)
     tiles = tl.cdiv(pixels, block)
@@ -226,7 +226,7 @@ def chosen_forward(
             log_odds = tl.where(plus > 0, value, -value)
             log_p = log_sigmoid(log_odds)
         else:
-            # In this order no digit of a large m is lost.
+            # In this order no digit is lost to a large m.
             log_p = (z_plus - top) - rest
         for score in tl.static_range(len(insides)):
             inside = counted(insides[score], at, real, (even >> score) & 1)
@@ -260,10 +260,10 @@ def slopes_of_pair(
     even: tl.constexpr,
     columns: tl.constexpr,
 ):
-    """Return a pair's two labels of each pixel, and the slopes of its chosen scores and of its margins there."""
+    """Return both labels of each pixel of a pair, and the slopes of its chosen scores and of its margins."""
     every: tl.constexpr = (1 << len(insides)) - 1
     at = pair * pixels + pixel
-    # Narrow, since every channel is compared with them; the forward has looked for labels that are no class.
+    # int32, since every channel is compared with them; the forward has turned illegal labels into NaN.
     plus = tl.load(chosen + at, mask=real, other=0).to(tl.int32)
     minus = tl.load(rejected + at, mask=real, other=0).to(tl.int32)
     differ = real & (plus != minus)
@@ -312,7 +312,7 @@ def softmax_gradient(
     block: tl.constexpr,
     group: tl.constexpr,
 ):
-    """Write the gradient of logits of several channels; `wanted` = 0 reads no logits. May overwrite them."""
+    """Write the gradient of logits of several channels; with `wanted` = 0 no logits are read."""
     image, _, pixel, real = own_pixels(pixels, block)
     here = logits + image * image_stride + pixel * pixel_stride
     there = gradient + image * gradient_image_stride + pixel * gradient_pixel_stride

@@ -1,6 +1,6 @@
-"""Launch the Triton kernels: which one, over how many tiles, with tiles of which size. The one file that needs triton.
+"""Launch the Triton kernels: the choice of the kernel, of the number of tiles, and of their size.
 
-Sizes are reasoned, not tuned, and fixed: another size would add in another order and change the last bits.
+Tile sizes are fixed, not autotuned: another size would add in another order and change the last bits.
 """
 
 import torch
@@ -16,21 +16,21 @@ from segdpo.kernels.triton_scores import Plan
 Values = Float[Tensor, "kinds scores pairs"]
 LogTotal = Float[Tensor, "images pixels"]
 
-# 1024 pixels are 8 a thread (128 threads): eight bytes of a uint8 mask in one load.
+# 1024 pixels are 8 per thread (128 threads): eight bytes of a uint8 mask in one load.
 FLAT_BLOCK = 1024
-# From so many classes on, a log-sum-exp kept in fp32 is a sixteenth of fp32 logits or less. With fewer classes a tile
-# is still in the cache when the gradient reads it a second time, and making it anew costs no memory.
+# From this number of classes on, a stored fp32 log-sum-exp takes at most a sixteenth of fp32 logits. With fewer classes
+# a tile is still in the cache when the gradient reads it a second time, and recomputing it takes no memory.
 KEPT_FROM = 16
 
 
 def scores_of(
     logits: Logits, chosen: Labels, rejected: Labels, plan: Plan, *, keep: bool
 ) -> tuple[Values, LogTotal | None]:
-    """Return the margins, and the chosen scores as a second kind if any is wanted; and the log-sum-exp if kept."""
+    """Return the margins, with the chosen scores as a second kind if any is wanted, and the log-sum-exp if stored."""
     images, channels, pixels = logits.shape
     block, group = _tile(logits, most=4) if plan.wanted else (FLAT_BLOCK, 1)
     kinds, tiles = (2 if plan.wanted else 1), triton.cdiv(pixels, block)
-    # A pair whose image does not exist is never met: NaN says so, and nobody has to look first.
+    # No program visits a pair whose image does not exist, so its score stays NaN.
     partial = logits.new_full((kinds, len(plan.insides), len(chosen), tiles), float("nan"), dtype=score_dtype(logits))
     stored = keep and bool(plan.wanted) and channels >= KEPT_FROM
     log_total = partial.new_empty((images, pixels)) if stored else None
@@ -71,7 +71,7 @@ def gradient_of(
     grad: Values,
     out: Logits,
 ) -> None:
-    """Write into `out`, which may be the logits themselves, what `grad` of the scores comes to in the logits."""
+    """Write the gradient with respect to the logits into `out`, given the gradient `grad` of the scores."""
     images, channels, pixels = logits.shape
     block, group = _tile(logits, most=16 if plan.image_index is not None else 4)
     margin_slopes = grad[0][..., None] * plan.margin_table
@@ -114,13 +114,13 @@ def gradient_of(
 
 
 def _tile(logits: Logits, most: int) -> tuple[int, int]:
-    """Return how many pixels a tile has, and how many channels are read at a time.
+    """Return the number of pixels of a tile, and the number of channels read at a time.
 
-    Planes (NCHW): each of 128 threads takes 16 bytes of each channel. A group's channels then lie in one thread's
-    registers and are added up without exchange; 4 loads in flight hide the memory's latency, at most 3 are idle.
-    With many pairs an image the masks are read anew for each group of the gradient, so groups are wider (`most`).
-    Channels last: a pixel's channels are one stretch of memory, and a wide group reads it whole.
-    Wide groups keep to 2048 values a tile: with 4096, their addresses alone fill the registers.
+    NCHW: each of 128 threads reads 16 bytes of each channel. The channels of a group are then in the registers of one
+    thread and are summed without communication; 4 loads in flight hide the latency of the memory.
+    With many pairs per image, the gradient reads the masks again for each group, so groups are wider (`most`).
+    Channels last: the channels of a pixel are contiguous, and a wide group reads them in one go.
+    Wide groups are limited to 2048 values per tile: with 4096, the addresses alone would fill the registers.
     """
     channels_last = logits.stride(1) < logits.stride(2)
     group = min(triton.next_power_of_2(logits.shape[1]), 32 if channels_last else most)

@@ -1,4 +1,4 @@
-"""Losses: objectives and anchors of pairs, rankings, reward models, policy gradients."""
+"""Losses: objectives of pairs and rankings, anchors, `PreferenceLoss`, reward models, policy gradients."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,8 @@
-"""`PreferenceLoss`: an objective and its anchors, as one loss."""
+"""`PreferenceLoss`: an objective and its anchors as one loss. The terms are plain functions of `PairScores`."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -10,128 +11,36 @@ from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
 from segdpo.kernels import PairIndex
-from segdpo.scores import PairScores, Score, score_drift, score_pairs_by
+from segdpo.scores import Pairs, PairScores, Score, kl_to_reference, score_pairs_by
 
 Term = Callable[..., Tensor]
-GIVEN = ("policy", "reference", "drift")
-"""What PreferenceLoss gives to a term that names it; every other argument is a hyperparameter."""
+Reference = Tensor | PairScores | Mapping[Score, PairScores]
+
+# Arguments of terms that PreferenceLoss passes by name; every other argument is a hyperparameter.
+GIVEN = ("policy", "reference", "kl_to_reference", "drift")
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """`total` is what to minimise; `parts` holds every term's unweighted values, one a pair or list of masks."""
+    """A loss and its parts.
+
+    Attributes:
+        total: the scalar to minimise.
+        parts: the unweighted values of every term, one for each pair or ranking.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
 
 
-@lru_cache(maxsize=256)
-def asks_for(term: Term) -> frozenset[str]:
-    """Return the names of the arguments that the term still takes."""
-    bound = set(term.keywords) if isinstance(term, partial) else set()
-    return frozenset(set(inspect.signature(term).parameters) - bound)
-
-
-def check_term(name: str, term: Term, score: Score) -> None:
-    """Refuse a term with misspelt or missing hyperparameters, or one that is not defined on its score."""
-    if not callable(term):
-        raise TypeError(f"Expected the term {name!r} to be a function but got {term!r}.")
-    function, keywords = (term.func, term.keywords) if isinstance(term, partial) else (term, {})
-    parameters = inspect.signature(function).parameters
-    own = [key for key in parameters if key not in GIVEN]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for key in keywords:
-        if key not in parameters and not takes_any:
-            raise TypeError(f"{_title(function)} has no hyperparameter {key!r}; it takes {', '.join(own) or 'none'}.")
-    for key in own:
-        if parameters[key].default is inspect.Parameter.empty and key not in keywords and not takes_any:
-            raise TypeError(
-                f"{_title(function)} needs the hyperparameter {key!r}: partial({_title(function)}, {key}=…)."
-            )
-    _check_requirements(_title(function), getattr(function, "requires", {}), score)
-
-
-def dry_run(name: str, term: Term) -> None:
-    """Call the term once on two even pairs, so that a value out of range or a mean too early is found at once."""
-    with torch.no_grad():
-        zeros = torch.full((2,), -1.0)
-        even = PairScores(chosen=zeros, rejected=zeros)
-        given = {"policy": even, "reference": even, "drift": torch.zeros(2)}
-        check_result(name, term(**{key: given[key] for key in asks_for(term) & set(GIVEN)}), even)
-
-
-def check_result(name: str, values: Tensor, policy: PairScores) -> None:
-    """Refuse a term that returned anything but one finite value a pair."""
-    pairs = tuple(policy.margin.shape)
-    if not isinstance(values, Tensor) or tuple(values.shape) != pairs:
-        got = tuple(values.shape) if isinstance(values, Tensor) else values
-        raise ValueError(
-            f"Expected the term {name!r} to return one value a pair, shape {pairs}, but got {got}; "
-            "leave weights and the mean to PreferenceLoss."
-        )
-    # Looking at values on a GPU would wait for it; there a NaN travels on into the total, where it shows.
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(values).all():
-        wrong = (~torch.isfinite(values)).nonzero().flatten().tolist()
-        raise ValueError(
-            f"Expected finite values from the term {name!r} but pair {wrong[0]} gave {values[wrong[0]].item()} "
-            f"({len(wrong)} of {len(values)} pairs); its scores are too large or NaN: "
-            "lower the learning rate, or look at that pair."
-        )
-
-
-def _check_requirements(title: str, requirements: dict[str, tuple[str, ...]], score: Score) -> None:
-    for option, allowed in requirements.items():
-        value = getattr(score, option)
-        if value not in allowed:
-            raise ValueError(
-                f"{title} is defined on scores with {option} {' or '.join(allowed)} but its score has "
-                f"{option}={value}; give it score=Score({option}={allowed[0]!r})."
-            )
-
-
-def _title(function: Term) -> str:
-    return getattr(function, "__name__", repr(function))
-
-
-@dataclass(frozen=True)
-class ChosenReaders:
-    """Scores whose s⁺ or s⁻ is read: under the policy by a term that is optimised, and under the reference by any."""
-
-    policy: frozenset[Score]
-    reference: frozenset[Score]
-
-
-def chosen_readers(terms: Mapping[str, tuple[Term, Score]], watched: Collection[str]) -> ChosenReaders:
-    """Call each term on two even pairs that note who reads them; `watched` are the terms of weight 0.
-
-    A watched term may compute the policy's s⁺ when it asks, without a gradient and so without much memory.
-    """
-    policy: set[Score] = set()
-    reference: set[Score] = set()
-    with torch.no_grad():
-        for name, (term, score) in terms.items():
-            given = {"policy": _spy(set() if name in watched else policy, score), "reference": _spy(reference, score)}
-            asked = asks_for(term)
-            term(**{key: value for key, value in (given | {"drift": torch.zeros(2)}).items() if key in asked})
-    return ChosenReaders(frozenset(policy), frozenset(reference))
-
-
-def _spy(noted: set[Score], score: Score) -> PairScores:
-    def chosen() -> Tensor:
-        noted.add(score)
-        return torch.full((2,), -1.0)
-
-    return PairScores(chosen=chosen, margin=torch.zeros(2))
-
-
-Reference = Tensor | PairScores | Mapping[Score, PairScores]
-
-
 @dataclass(frozen=True)
 class Anchor:
-    """A term beside the objective. Weight 0 = watched in `LossTerms.parts`, not optimised.
+    """A term beside the objective.
 
-    `score` is what this anchor reads when the loss scores logits itself; left out: the score of the loss.
+    Args:
+        weight: α; 0 = the term is computed for `LossTerms.parts` but not optimised.
+        term: a function of `policy`, `reference` or `kl_to_reference`, with its hyperparameters bound.
+        score: what the term reads when the loss scores logits itself; None: the score of the loss.
     """
 
     weight: float
@@ -140,8 +49,30 @@ class Anchor:
 
 
 @dataclass(frozen=True)
+class ChosenReaders:
+    """The scores of which s⁺ or s⁻ is read, so that it should be computed in the same pass as the margin.
+
+    Attributes:
+        policy: under the policy, by a term that is optimised. A term of weight 0 computes s⁺ without a gradient.
+        reference: under the reference, by any term.
+    """
+
+    policy: frozenset[Score]
+    reference: frozenset[Score]
+
+
+@dataclass(frozen=True)
 class PreferenceLoss:
     """total = mean over pairs of objective + Σ weight · anchor.
+
+    A term is a function that takes by name what it needs: `policy` and `reference` (`PairScores`), and
+    `kl_to_reference` (one number for each pair). It returns one value for each pair. Its hyperparameters are bound with
+    `functools.partial`. Mistakes in terms are found when the loss is built.
+
+    Args:
+        objective: the term that compares the masks of a pair.
+        anchors: further terms by name.
+        score: what the terms read when the loss scores logits itself; an anchor may have its own.
 
     >>> from functools import partial
     >>> from segdpo import Anchor, anchors, objectives
@@ -152,8 +83,6 @@ class PreferenceLoss:
     >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
     >>> loss(scores, scores).total
     tensor(1.6931)
-
-    `reads_chosen` says for which scores some term reads s⁺ or s⁻; where none does, margins are all that is computed.
     """
 
     objective: Term
@@ -162,36 +91,37 @@ class PreferenceLoss:
     reads_chosen: ChosenReaders = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Find every mistake that can be found before the first step."""
+        """Check the terms, and find out which scores they read."""
         if "objective" in self.anchors:
             raise ValueError('Expected anchors under names of their own but one is called "objective".')
         for name, anchor in self.anchors.items():
             if not isinstance(anchor, Anchor):
                 raise TypeError(
                     f"Expected anchor {name!r} to be Anchor(weight=…, term=…) but got {anchor!r}; "
-                    "in yaml, the loss needs the line `_convert_: all`, or Hydra takes its anchors apart."
+                    "in yaml, the loss needs the line `_convert_: all`, so that Hydra builds its anchors."
                 )
             check_range("weight", anchor.weight)
-        for name, (term, score) in self._scored_terms().items():
-            check_term(name, term, score)
-            dry_run(name, term)
-        watched = {name for name, anchor in self.anchors.items() if anchor.weight == 0}
-        object.__setattr__(self, "reads_chosen", chosen_readers(self._scored_terms(), watched))
+        policy: set[Score] = set()
+        reference: set[Score] = set()
+        for name, (term, score, weight) in self._terms().items():
+            _check_term(name, term, score)
+            _try_term(name, term, score, policy if weight else set(), reference)
+        object.__setattr__(self, "reads_chosen", ChosenReaders(frozenset(policy), frozenset(reference)))
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any term asks for the reference; if none does, none has to exist."""
-        return any(asks_for(term) & {"reference", "drift"} for term, _ in self._scored_terms().values())
+        """Whether any term needs the reference."""
+        return any(_needs(term) & set(GIVEN[1:]) for term, *_ in self._terms().values())
 
     @property
-    def needs_drift(self) -> bool:
-        """Whether any term asks for `drift`, which takes the reference's logits rather than its scores."""
-        return any("drift" in asks_for(term) for term, _ in self._scored_terms().values())
+    def needs_reference_logits(self) -> bool:
+        """Whether any term needs `kl_to_reference`, which takes the reference's logits rather than its scores."""
+        return any(_needs(term) & set(GIVEN[2:]) for term, *_ in self._terms().values())
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """The distinct scores of all terms, each computed once a step."""
-        return tuple(dict.fromkeys(score for _, score in self._scored_terms().values()))
+        """The distinct scores of all terms; each is computed once."""
+        return tuple(dict.fromkeys(score for _, score, _ in self._terms().values()))
 
     def __call__(
         self,
@@ -199,15 +129,24 @@ class PreferenceLoss:
         reference: PairScores | Mapping[Score, PairScores] | None = None,
         *,
         weight: Tensor | None = None,
+        kl_to_reference: Tensor | None = None,
         drift: Tensor | None = None,
     ) -> LossTerms:
-        """Combine scores that are already there: one for each of `scores`, or one that every term reads.
+        """Compute the loss from scores.
 
-        `weight` [pairs] weighs pairs: 2 is the pair twice, 0 the pair left out. `drift` comes from `score_drift`.
+        Args:
+            policy: the policy's scores, for each of `scores`, or one that every term reads.
+            reference: the same of the reference; None for losses that need none.
+            weight: [pairs]; 2 counts the pair twice, 0 leaves it out. None: 1 for every pair.
+            kl_to_reference: [pairs], from `segdpo.kl_to_reference`; only for terms that need it.
+            drift: the old name of `kl_to_reference`.
         """
+        if drift is not None:
+            _warn_of_drift("the keyword drift=")
+            kl_to_reference = drift
         policies = dict.fromkeys(self.scores, policy) if isinstance(policy, PairScores) else policy
         references = dict.fromkeys(self.scores, reference) if isinstance(reference, PairScores) else reference
-        return self._combine(policies, references, weight, drift)
+        return self._combine(policies, references, weight, kl_to_reference)
 
     def on_logits(
         self,
@@ -222,27 +161,25 @@ class PreferenceLoss:
         weight: Tensor | None = None,
         index: PairIndex | None = None,
         backend: str = "auto",
-        in_place: bool = False,
     ) -> LossTerms:
-        """Score the pairs from logits, all distinct scores in one pass, and combine.
+        """Score the pairs from logits, all distinct scores in one pass, and compute the loss.
 
-        `reference` is the reference's logits, or scores cached earlier: one `PairScores`, or one for each of
-        `scores`. None for losses that need none. `index` comes from `pair_index`; left out: found on the spot.
-        With `in_place` the backward writes the gradient over the policy's logits, which saves a tensor of their size;
-        nobody may read them afterwards.
+        Args:
+            policy_logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
+            reference: logits of the same shape, or cached scores: one `PairScores`, or one for each of `scores`. None
+                for losses that need none.
+            chosen: class ids [pairs, *spatial], 255 = ignore.
+            rejected: like `chosen`.
+            valid: bool, [images, *spatial] or [pairs, *spatial]; False = the pixel does not count.
+            image_index: [pairs], the image of each pair; None: pair i belongs to image i.
+            region_mask: bool, shaped like `valid`; for `Score(region="given")`.
+            weight: [pairs]; 2 counts the pair twice, 0 leaves it out. None: 1 for every pair.
+            index: where the masks differ, from `pair_index`; None: computed.
+            backend: as for `score_pairs`.
         """
-        measure = partial(
-            self.score_logits,
-            chosen=chosen,
-            rejected=rejected,
-            valid=valid,
-            image_index=image_index,
-            region_mask=region_mask,
-            index=index,
-            backend=backend,
-        )
+        pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index)
         references: Mapping[Score, PairScores] | None
-        drift = None
+        kl = None
         if isinstance(reference, PairScores):
             if len(self.scores) > 1:
                 raise ValueError(
@@ -252,14 +189,14 @@ class PreferenceLoss:
             references = dict.fromkeys(self.scores, reference)
         elif isinstance(reference, Tensor) and self.needs_reference:
             with torch.no_grad():
-                references = measure(reference)
-            if self.needs_drift:
-                drift = score_drift(
+                references = self._score(reference, pairs, backend)
+            if self.needs_reference_logits:
+                kl = kl_to_reference(
                     policy_logits, reference.detach(), chosen, rejected, valid=valid, image_index=image_index
                 )
         else:
             references = None if isinstance(reference, Tensor) else reference
-        return self._combine(measure(policy_logits, in_place=in_place), references, weight, drift)
+        return self._combine(self._score(policy_logits, pairs, backend), references, weight, kl)
 
     def score_logits(
         self,
@@ -272,27 +209,19 @@ class PreferenceLoss:
         region_mask: Tensor | None = None,
         index: PairIndex | None = None,
         backend: str = "auto",
-        in_place: bool = False,
     ) -> dict[Score, PairScores]:
-        """Return every distinct score that the terms read; what a cache of reference scores has to keep."""
-        return score_pairs_by(
-            self.scores,
-            logits,
-            chosen,
-            rejected,
-            wants_chosen=self.reads_chosen.policy if torch.is_grad_enabled() else self.reads_chosen.reference,
-            valid=valid,
-            image_index=image_index,
-            region_mask=region_mask,
-            index=index,
-            backend=backend,
-            in_place=in_place,
-        )
+        """Return each of `scores`, such as for a cache of reference scores. The arguments are those of `on_logits`."""
+        return self._score(logits, Pairs(chosen, rejected, valid, image_index, region_mask, index), backend)
 
-    def _scored_terms(self) -> dict[str, tuple[Term, Score]]:
-        terms = {"objective": (self.objective, self.score)}
+    def _score(self, logits: Tensor, pairs: Pairs, backend: str) -> dict[Score, PairScores]:
+        wanted = self.reads_chosen.policy if torch.is_grad_enabled() else self.reads_chosen.reference
+        return score_pairs_by(self.scores, logits, pairs, wants_chosen=wanted, backend=backend)
+
+    def _terms(self) -> dict[str, tuple[Term, Score, float]]:
+        """Return the terms with their scores and weights."""
+        terms = {"objective": (self.objective, self.score, 1.0)}
         for name, anchor in self.anchors.items():
-            terms[name] = (anchor.term, anchor.score or self.score)
+            terms[name] = (anchor.term, anchor.score or self.score, anchor.weight)
         return terms
 
     def _combine(
@@ -300,57 +229,129 @@ class PreferenceLoss:
         policies: Mapping[Score, PairScores],
         references: Mapping[Score, PairScores] | None,
         weight: Tensor | None,
-        drift: Tensor | None,
+        kl: Tensor | None,
     ) -> LossTerms:
         parts: dict[str, Tensor] = {}
         optimised: list[Tensor] = []
-        weights = {"objective": 1.0} | {name: anchor.weight for name, anchor in self.anchors.items()}
-        for name, (term, score) in self._scored_terms().items():
-            given = _give(name, asks_for(term), policies[score], (references or {}).get(score), drift)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weights[name] != 0):
-                parts[name] = term(**given)
-            check_result(name, parts[name], policies[score])
-            if weights[name] != 0:
-                optimised.append(weights[name] * parts[name])
+        for name, (term, score, term_weight) in self._terms().items():
+            arguments = _arguments(name, term, policies[score], (references or {}).get(score), kl)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and term_weight != 0):
+                parts[name] = term(**arguments)
+            _check_result(name, parts[name], policies[score])
+            if term_weight != 0:
+                optimised.append(term_weight * parts[name])
         return LossTerms(total=_mean(torch.stack(optimised).sum(0), weight), parts=parts)
 
 
-def _give(
-    name: str,
-    asked: frozenset[str],
-    policy: PairScores,
-    reference: PairScores | None,
-    drift: Tensor | None,
+@lru_cache(maxsize=256)
+def _needs(term: Term) -> frozenset[str]:
+    """Return which of GIVEN the term takes."""
+    bound = set(term.keywords) if isinstance(term, partial) else set()
+    return frozenset((set(inspect.signature(term).parameters) - bound) & set(GIVEN))
+
+
+def _arguments(
+    name: str, term: Term, policy: PairScores, reference: PairScores | None, kl: Tensor | None
 ) -> dict[str, PairScores | Tensor]:
-    """Pick what the term asks for by name; say what is missing."""
-    given: dict[str, PairScores | Tensor] = {}
-    if "policy" in asked:
-        given["policy"] = policy
-    if "reference" in asked:
+    """Return what the term needs by name."""
+    needs = _needs(term)
+    arguments: dict[str, PairScores | Tensor] = {}
+    if "policy" in needs:
+        arguments["policy"] = policy
+    if "reference" in needs:
         if reference is None:
             raise ValueError(
                 f"Expected reference scores for the term {name!r} but got none; pass the frozen network's scores or "
                 "logits, or choose a loss that needs no reference (cpo, simpo, orpo, arpo, sft)."
             )
         check_same_shape("the reference's scores", reference.margin, "the policy's", policy.margin)
-        given["reference"] = reference
-    if "drift" in asked:
-        if drift is None:
+        arguments["reference"] = reference
+    for key in GIVEN[2:]:
+        if key in needs:
+            if kl is None:
+                raise ValueError(
+                    f"Expected kl_to_reference for the term {name!r} but got none: it needs the reference's logits, "
+                    "not only its scores; pass logits to on_logits, or kl_to_reference=segdpo.kl_to_reference(…)."
+                )
+            arguments[key] = kl
+    return arguments
+
+
+def _check_term(name: str, term: Term, score: Score) -> None:
+    """Raise an error for misspelt or missing hyperparameters, and for a term that is not defined on its score."""
+    if not callable(term):
+        raise TypeError(f"Expected the term {name!r} to be a function but got {term!r}.")
+    function, keywords = (term.func, term.keywords) if isinstance(term, partial) else (term, {})
+    title = getattr(function, "__name__", repr(function))
+    parameters = inspect.signature(function).parameters
+    own = [key for key in parameters if key not in GIVEN]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in keywords:
+        if key not in parameters and not takes_any:
+            raise TypeError(f"{title} has no hyperparameter {key!r}; it takes {', '.join(own) or 'none'}.")
+    for key in own:
+        if parameters[key].default is inspect.Parameter.empty and key not in keywords and not takes_any:
+            raise TypeError(f"{title} needs the hyperparameter {key!r}: partial({title}, {key}=…).")
+    _check_requirements(title, getattr(function, "requires", {}), score)
+    if "drift" in _needs(term):
+        _warn_of_drift(f"the argument drift of the term {title}")
+
+
+def _check_requirements(title: str, requirements: dict[str, tuple[str, ...]], score: Score) -> None:
+    for option, allowed in requirements.items():
+        value = getattr(score, option)
+        if value not in allowed:
             raise ValueError(
-                f"Expected drift for the term {name!r} but got none: it needs the reference's logits, not only its "
-                "scores; pass logits to on_logits, or drift=score_drift(…)."
+                f"{title} is defined on scores with {option} {' or '.join(allowed)} but its score has "
+                f"{option}={value}; give it score=Score({option}={allowed[0]!r})."
             )
-        given["drift"] = drift
-    return given
+
+
+def _try_term(name: str, term: Term, score: Score, policy: set[Score], reference: set[Score]) -> None:
+    """Call the term on two equal pairs: check what it returns, and add `score` to the networks whose s⁺ it reads."""
+    with torch.no_grad():
+        scores = _recording(policy, score), _recording(reference, score)
+        _check_result(name, term(**_arguments(name, term, *scores, torch.zeros(2))), scores[0])
+
+
+def _recording(readers: set[Score], score: Score) -> PairScores:
+    def chosen() -> Tensor:
+        readers.add(score)
+        return torch.full((2,), -1.0)
+
+    return PairScores(chosen=chosen, margin=torch.zeros(2))
+
+
+def _check_result(name: str, values: Tensor, policy: PairScores) -> None:
+    """Raise an error unless the term returned one finite value for each pair."""
+    pairs = tuple(policy.margin.shape)
+    if not isinstance(values, Tensor) or tuple(values.shape) != pairs:
+        got = tuple(values.shape) if isinstance(values, Tensor) else values
+        raise ValueError(
+            f"Expected the term {name!r} to return one value a pair, shape {pairs}, but got {got}; "
+            "leave weights and the mean to PreferenceLoss."
+        )
+    # Reading values on a GPU would wait for it; there a NaN shows in the total.
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(values).all():
+        wrong = (~torch.isfinite(values)).nonzero().flatten().tolist()
+        raise ValueError(
+            f"Expected finite values from the term {name!r} but pair {wrong[0]} gave {values[wrong[0]].item()} "
+            f"({len(wrong)} of {len(values)} pairs); its scores are too large or NaN: "
+            "lower the learning rate, or inspect that pair."
+        )
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return values.mean()
     check_same_shape("weight", weight, "the pairs", values)
-    looks = weight.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looks and not (torch.isfinite(weight) & (weight >= 0)).all():
+    reads = weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    if reads and not (torch.isfinite(weight) & (weight >= 0)).all():
         raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
-    # Divided by the weights' own sum: weight 2 is the pair twice, weight 0 the pair left out.
+    # Divided by the sum of the weights, so that weight 2 counts the pair twice and weight 0 leaves it out.
     weight = weight.to(values.dtype)
     return (weight * values).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def _warn_of_drift(what: str) -> None:
+    warnings.warn(f"{what} is now called kl_to_reference; rename it.", DeprecationWarning, stacklevel=4)

@@ -1,7 +1,7 @@
-"""Losses of reward models: numbers given to masks of one image, higher for the mask that is preferred.
+"""Losses of reward models, which give a number to each mask of an image, higher for the preferred mask.
 
-Each is a plain function of rewards; R⁺ and R⁻ below are those of the chosen and the rejected mask. `RewardLoss` joins
-an objective and the centring term, weighs the pairs and takes the mean.
+In the formulas R⁺ and R⁻ are the rewards of the chosen and the rejected mask. `RewardLoss` adds an objective and the
+centring term, and takes the weighted mean.
 """
 
 import inspect
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
+from segdpo.losses.listwise import ranking_nll
 from segdpo.losses.preference import LossTerms
 
 Objective = Callable[..., Tensor]
@@ -22,9 +23,14 @@ Objective = Callable[..., Tensor]
 def bradley_terry(
     chosen: Float[Tensor, "pairs"], rejected: Float[Tensor, "pairs"], *, margin: float | Tensor = 0.0
 ) -> Float[Tensor, "pairs"]:
-    """−log σ(R⁺ − R⁻ − m): the chosen mask shall be ahead by the margin m, one for all pairs or one a pair.
+    """Bradley–Terry: −log σ(R⁺ − R⁻ − m).
 
     Bradley and Terry, 1952; m: Touvron et al., "Llama 2", 2023.
+
+    Args:
+        chosen: R⁺.
+        rejected: R⁻.
+        margin: m, one for all pairs or [pairs].
 
     >>> bradley_terry(torch.tensor([2.0]), torch.tensor([1.0]), margin=1.0)
     tensor([0.6931])
@@ -36,9 +42,13 @@ def bradley_terry(
 
 
 def centring(chosen: Float[Tensor, "pairs"], rejected: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
-    """(R⁺ + R⁻)²: rewards stay about 0, which no loss of differences asks for.
+    """Centring: (R⁺ + R⁻)², which keeps rewards near 0; losses of differences leave their mean open.
 
     Eisenstein et al., "Helping or Herding?", 2023.
+
+    Args:
+        chosen: R⁺.
+        rejected: R⁻.
     """
     check_same_shape("chosen", chosen, "rejected", rejected)
     return (chosen + rejected) ** 2
@@ -47,11 +57,15 @@ def centring(chosen: Float[Tensor, "pairs"], rejected: Float[Tensor, "pairs"]) -
 def plackett_luce(
     rewards: Float[Tensor, "images masks"], kept: Bool[Tensor, "images masks"] | None = None
 ) -> Float[Tensor, "images"]:
-    """−Σ_k log(e^{R_k} / Σ_{j≥k} e^{R_j}) over a ranking of K masks, best first; for K = 2, `bradley_terry`.
+    """Plackett–Luce: −Σ_k log(e^{R_k} / Σ_{j≥k} e^{R_j}) over a ranking of K masks; for K = 2, `bradley_terry`.
 
-    Masks that are not `kept` are as if they were not in the ranking. Plackett, 1975; Luce, 1959.
+    Plackett, 1975; Luce, 1959.
 
-    >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, all alike
+    Args:
+        rewards: best first.
+        kept: False = the mask does not take part in the ranking; None: all do.
+
+    >>> plackett_luce(torch.zeros(1, 3)).exp()  # 3! orders, all equally likely
     tensor([6.])
     """
     if rewards.ndim != 2:
@@ -59,25 +73,19 @@ def plackett_luce(
             f"Expected rewards [images, masks], best first, but got shape {tuple(rewards.shape)}; "
             "give one row of rewards an image."
         )
-    kept = torch.ones_like(rewards, dtype=torch.bool) if kept is None else kept
-    check_same_shape("kept", kept, "rewards", rewards)
-    rewards = rewards.masked_fill(~kept, 0)
-    # [j, k]: log Σ_{j≥k} e^{R_j − R_k}. Differences first, or large rewards lose the small ones between them.
-    ahead = rewards[:, :, None] - rewards[:, None, :]
-    same = torch.eye(rewards.shape[1], dtype=torch.bool, device=rewards.device)
-    earlier = torch.ones_like(same).triu(diagonal=1)
-    ahead = ahead.masked_fill((earlier | ~kept[:, :, None]) & ~same, float("-inf"))
-    return ahead.logsumexp(1).masked_fill(~kept, 0).sum(1)
+    if kept is not None:
+        check_same_shape("kept", kept, "rewards", rewards)
+    return ranking_nll(rewards, kept)
 
 
 @dataclass(frozen=True)
 class RewardLoss:
-    """total = mean over lists (weighed) of objective + c · centring; a pair is a list of two, the chosen mask first.
+    """total = weighted mean over lists of objective + c · centring; a pair is a list of two, the chosen mask first.
 
     Args:
         objective: of pairs, called with (chosen, rejected) and `margin=`, or of rankings, called with (rewards).
-        centring: c; of a ranking, the square of twice the mean reward, which for a pair is (R⁺ + R⁻)².
-        margin_per_gap: the margin of a pair is this times the gap between its masks in the eyes of the judge.
+        centring: c; for a ranking, centring is the square of twice the mean reward, which for a pair is (R⁺ + R⁻)².
+        margin_per_gap: the margin of a pair is this times the gap that the judge sees between its masks.
 
     >>> terms = RewardLoss(bradley_terry, centring=0.5)(torch.tensor([[1.0, 1.0]]))
     >>> terms.total
@@ -89,7 +97,7 @@ class RewardLoss:
     margin_per_gap: float = 0.0
 
     def __post_init__(self) -> None:
-        """Find what is wrong before the first step."""
+        """Check the arguments."""
         check_range("centring", self.centring, least=0)
         check_range("margin_per_gap", self.margin_per_gap, least=0)
         if not callable(self.objective):
@@ -102,13 +110,16 @@ class RewardLoss:
 
     @property
     def is_of_pairs(self) -> bool:
-        """Whether the objective takes a chosen and a rejected mask, not a ranking."""
+        """Whether the objective takes the rewards of a chosen and a rejected mask rather than of a ranking."""
         return "chosen" in inspect.signature(self.objective).parameters
 
     def __call__(self, rewards: Tensor, *, weight: Tensor | None = None, gap: Tensor | None = None) -> LossTerms:
-        """Return total and parts of rewards [lists, masks], best first; `gap` [lists]: what the judge saw between two.
+        """Compute the loss.
 
-        `weight` [lists]: 2 is the list twice, 0 the list left out.
+        Args:
+            rewards: [lists, masks], best first.
+            weight: [lists]; 2 counts the list twice, 0 leaves it out. None: 1 for every list.
+            gap: [lists], the judge's gap between the masks of a pair; only for `margin_per_gap`.
         """
         if rewards.ndim != 2 or rewards.shape[1] < 2:
             raise ValueError(
@@ -145,11 +156,11 @@ class RewardLoss:
 
 
 def check_rewards(rewards: Tensor) -> None:
-    """Refuse rewards that are no numbers; on a GPU, where looking would wait, they show in the loss a step later."""
+    """Raise an error for rewards that are not finite. Not read on a GPU, since that would wait for it."""
     if rewards.device.type != "cpu" or torch.compiler.is_compiling() or bool(torch.isfinite(rewards.detach()).all()):
         return
     wrong = (~torch.isfinite(rewards.detach())).nonzero()
     raise ValueError(
         f"Expected finite rewards but {len(wrong)} of {rewards.numel()} are NaN or infinite, the first that of mask "
-        f"{int(wrong[0, -1])} in list {int(wrong[0, 0])}; lower the learning rate, or look at that image and its masks."
+        f"{int(wrong[0, -1])} in list {int(wrong[0, 0])}; lower the learning rate, or inspect that image and its masks."
     )

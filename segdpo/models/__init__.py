@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from segdpo.models.adapters import adapter_off as adapter_off
     from segdpo.models.adapters import add_lora as add_lora
     from segdpo.models.adapters import has_adapter as has_adapter
-    from segdpo.models.adapters import load_adapter as load_adapter
     from segdpo.models.adapters import merge_adapter as merge_adapter
     from segdpo.models.adapters import no_adapter as no_adapter
     from segdpo.models.adapters import save_adapter as save_adapter
+    from segdpo.models.allowed import ADAPTERS as ADAPTERS
+    from segdpo.models.allowed import EVALUATION as EVALUATION
     from segdpo.models.reward_model import DenseRewardModel as DenseRewardModel
     from segdpo.models.reward_model import RewardModel as RewardModel
-    from segdpo.models.reward_model import ValueHead as ValueHead
     from segdpo.models.reward_model import load_reward_model as load_reward_model
     from segdpo.models.reward_model import reward_inputs as reward_inputs
     from segdpo.models.reward_model import save_reward_model as save_reward_model
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from segdpo.models.segmenter import segformer as segformer
     from segdpo.models.segmenter import smp_model as smp_model
     from segdpo.models.segmenter import wrap as wrap
-    from segdpo.models.trust import ADAPTERS as ADAPTERS
-    from segdpo.models.trust import EVALUATION as EVALUATION
+    from segdpo.models.targets import current_name as current_name
     from segdpo.models.trust import build_named as build_named
     from segdpo.models.trust import check_resolvers as check_resolvers
     from segdpo.models.trust import check_targets as check_targets
     from segdpo.models.trust import checked as checked
-    from segdpo.models.trust import current_name as current_name
     from segdpo.models.trust import without_interpolations as without_interpolations
+    from segdpo.models.value_head import ValueHead as ValueHead
     from segdpo.models.weights import fingerprint as fingerprint
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors
     from segdpo.models.weights import from_json as from_json

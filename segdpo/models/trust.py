@@ -1,22 +1,20 @@
-"""Which targets a file may name: naming one means calling it, so a file from elsewhere names only what is listed.
+"""Build what a file names, if the file may name it: naming a target means calling it.
 
 Three kinds of files, three rules:
 
 - weights (their header): networks, `NETWORKS`; arguments are plain values that name no file, or further networks;
 - the config.yaml of a run: data and eval transforms, `EVALUATION`; only data sources take paths, in marked parameters;
-- a yaml that the user chose: any package, but nothing of the standard library and no `GADGETS`.
+- a yaml that the user chose: any package, but nothing of the standard library and nothing of `DANGEROUS`.
 
-`--trust PACKAGE` adds a package to the first two. docs/deploy.md says so to users.
+`--trust PACKAGE` adds a package to the first two; docs/deploy.md documents the rules.
 """
 
 import inspect
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
@@ -25,193 +23,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
 
-# Where the names of earlier versions are now. A name below the left side, such as segdpo.pairs.judges.iou, is a name of
-# the package on the right, segdpo.preferences.iou; the longest left side counts.
-MOVED: Mapping[str, str] = {
-    "segdpo.data": "segdpo.data",
-    "segdpo.losses": "segdpo.losses",
-    "segdpo.models": "segdpo.models",
-    "segdpo.pairs": "segdpo.preferences",
-    "segdpo.pairs.annotators": "segdpo.data",
-    "segdpo.reports": "segdpo.reports",
-    "segdpo.rewards": "segdpo.rl",
-    "segdpo.story": "segdpo.recipes",
-    "segdpo.training": "segdpo.training",
-    "segdpo.training.policy_gradient_settings": "segdpo.rl",
-}
-# Names that changed themselves, or whose parameters did.
-RENAMED: Mapping[str, str] = {
-    "segdpo.data.mined.Mined": "segdpo.preferences.mined_of_old",
-    "segdpo.story.best_of.run": "segdpo.recipes.run_best_of",
-    "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",
-    "segdpo.story.policy_gradient.run": "segdpo.recipes.run_policy_gradient",
-    "segdpo.story.preference.run": "segdpo.recipes.run_preference",
-    "segdpo.story.preferences.given": "segdpo.recipes.answered",
-    "segdpo.story.reward.run": "segdpo.recipes.run_reward",
-    "segdpo.story.supervised.run": "segdpo.recipes.run_supervised",
-    "segdpo.training.beta.constant": "segdpo.training.constant_beta",
-    "segdpo.training.beta.cosine": "segdpo.training.cosine_beta",
-    "segdpo.training.beta.linear": "segdpo.training.linear_beta",
-}
-
-
-@dataclass(frozen=True)
-class Family:
-    """Every class `prefix`.NAME, or `prefix`.MODULE.NAME, that derives from one of `bases` and is defined in `home`."""
-
-    prefix: str
-    home: str
-    bases: tuple[str, ...]
-    besides: frozenset[str] = frozenset()
-
-    def has(self, target: str) -> bool:
-        """Return whether the target is of the family; imports modules of `home` only."""
-        found = re.fullmatch(rf"{re.escape(self.prefix)}\.(?:[a-z]\w*\.)?[A-Za-z]\w*", target)
-        if not found:
-            return False
-        try:
-            *_, cls = passed_on_the_way(target)
-        except Exception:  # whatever an import may raise
-            return False
-        if not isinstance(cls, type) or not f"{cls.__module__}.".startswith(f"{self.home}."):
-            return False
-        # By the names of the classes, since libraries export them under others too.
-        mro = cls.__mro__
-        derives = any(f"{base.__module__}.{base.__qualname__}" in self.bases for base in mro)
-        return derives and not any(base.__name__ in self.besides for base in mro)
-
-
-@dataclass(frozen=True)
-class Table:
-    """The targets that a kind of file may name: exact names with their parameters that take paths, and families.
-
-    Of a table of `networks`, what would fetch or read weights becomes None; ours come from the file.
-    """
-
-    names: Mapping[str, tuple[str, ...]]
-    families: tuple[Family, ...] = ()
-    networks: bool = False
-
-    def has(self, target: str) -> bool:
-        """Return whether the table allows the target."""
-        return target in self.names or any(family.has(target) for family in self.families)
-
-
-def _under(package: str, names: str, paths: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
-    return {f"{package}.{name}": paths for name in names.split()}
-
-
-_MODULE = ("torch.nn.modules.module.Module",)
-
-NETWORKS = Table(
-    {
-        **_under("segdpo.models", "Segmenter smp_model wrap"),
-        **_under("segdpo.models", "segformer"),
-        **_under("segdpo.models", "RewardModel DenseRewardModel"),
-        **_under("segdpo.models", "ValueHead"),
-        **_under(
-            "segmentation_models_pytorch",
-            "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT create_model",
-        ),
-        **_under(
-            "torchvision.models.segmentation",
-            "deeplabv3_mobilenet_v3_large deeplabv3_resnet50 deeplabv3_resnet101 fcn_resnet50 fcn_resnet101 "
-            "lraspp_mobilenet_v3_large",
-        ),
-        **_under(
-            "transformers",
-            "BeitForSemanticSegmentation Data2VecVisionForSemanticSegmentation DPTForSemanticSegmentation "
-            "MobileNetV2ForSemanticSegmentation MobileViTForSemanticSegmentation MobileViTV2ForSemanticSegmentation "
-            "SegformerForSemanticSegmentation UperNetForSemanticSegmentation "
-            "BeitConfig Data2VecVisionConfig DPTConfig MobileNetV2Config MobileViTConfig MobileViTV2Config "
-            "SegformerConfig UperNetConfig ConvNextConfig ConvNextV2Config Dinov2Config ResNetConfig SwinConfig",
-        ),
-    },
-    (
-        Family("torch.nn", "torch.nn.modules", _MODULE),
-        Family("torch.nn.modules", "torch.nn.modules", _MODULE),
-        # Left out: those that look up or fetch what their arguments name.
-        Family(
-            "monai.networks.nets",
-            "monai.networks.nets",
-            _MODULE,
-            frozenset(
-                ["BertPreTrainedModel", "CellSamWrapper", "MILModel", "MultiModal", "TorchVisionFCModel", "Transchex"]
-            ),
-        ),
-    ),
-    networks=True,
-)
-
-ADAPTERS = Table(_under("segdpo.models", "add_lora no_adapter"), networks=True)
-
-# Steps that read files, or call functions, that their arguments name.
-_READING = (
-    "FDA HistogramMatching Lambda MixUp Mosaic OverlayElements PixelDistributionAdaptation TemplateTransform TextImage"
-)
-_STEP = ("albumentations.core.transforms_interface.BasicTransform", "albumentations.core.composition.BaseCompose")
-_STEPS = ("segdpo.data.albumentations", "albumentations")
-
-EVALUATION = Table(
-    {
-        **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
-        **_under("segdpo.data", "FolderDataset", ("root",)),
-        **_under("segdpo.data", "PackDataset", ("path",)),
-        **_under("segdpo.data", "PlainFolder", ("root",)),
-        **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
-        **_under("segdpo.data", "Shapes"),
-        **_under("segdpo.preferences", "Mined mined_of_old"),
-        **_under("segdpo.data", "split_by_fold split_by_fraction"),
-        **_under("segdpo.data", "Pipeline"),
-        # What makes and judges masks from records alone; sources that ask a network read its weights from a path.
-        **_under("segdpo.data", "Annotator annotate"),
-        **_under("segdpo.preferences", "existing"),
-        **_under("segdpo.preferences", "bradley_terry flipped"),
-        **_under("segdpo.preferences", "corrupt"),
-        **_under("segdpo.preferences", "agreement consensus dice iou"),
-        **_under("segdpo.preferences", "gumbel"),
-        **_under("segdpo.preferences", "boundary_iou hd95 surface_dice"),
-        **_under("segdpo.preferences", "mixture"),
-        **_under("segdpo.preferences", "adjacent_ranks all_pairs best_worst by_gap random_pairs"),
-    },
-    tuple(Family(prefix, "albumentations", _STEP, frozenset(_READING.split())) for prefix in _STEPS),
-)
-
-# Functions that run, import, fetch or unpickle what their arguments say, by where they are defined.
-GADGETS = (
-    "cloudpickle",
-    "dill",
-    "hydra",
-    "IPython",
-    "joblib",
-    "numexpr",
-    "numpy.f2py",
-    "numpy.load",
-    "omegaconf",
-    "pandas.eval",
-    "pandas.io",
-    "pip",
-    "segdpo.files",
-    "setuptools",
-    "sympy",
-    "timm.models._helpers",
-    "torch.hub",
-    "torch.jit",
-    "torch.package",
-    "torch.serialization",
-    "torch.utils.cpp_extension",
-    "torchvision.datasets.utils",
-)
-FETCHING = ("load_state_dict", "load_state_dict_from_url")
-# These look another target up, which their `path` names.
-LOOKING_UP = ("hydra.utils.get_method", "hydra.utils.get_class", "hydra.utils.get_object")
-RESOLVERS = frozenset({"oc.env", "oc.select", "hydra", "now", "run_name"})
+from segdpo.models.allowed import DANGEROUS, FETCHING, LOOKING_UP, NETWORKS, RESOLVERS, Table
+from segdpo.models.targets import current_name, home_of, locate, steps_to, with_current_names
 
 SPECIAL = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-# Parameters by which networks fetch or read weights; ours come from the file. So does every "pretrained…".
+# Parameters by which networks download or read weights, with every "pretrained…"; the weights come from the file.
 WEIGHTS = ("encoder_weights", "weights", "weights_backbone")
 FETCHED = (*WEIGHTS, "checkpoint", "checkpoint_path", "ckpt_path", "cache_dir", "path_or_repo_id")
-# Options that make a library run code, or take a file for more than numbers.
+# Options that make a library run code, or read more than numbers from a file.
 NEVER = (
     "attn_implementation",
     "auto_map",
@@ -222,6 +41,72 @@ NEVER = (
     "weights_only",
 )
 DEPTH, NESTING = 4, 16
+
+
+def build_named(config: Any, path: Path, where: str, *, table: Table = NETWORKS, trusted: Sequence[str] = ()) -> Any:
+    """Build what a file names, after `checked`, whose arguments these are."""
+    content = checked(config, path, where, table=table, trusted=trusted)
+    try:
+        return instantiate(content, _convert_="all")
+    except Exception as error:  # constructors may raise anything at unexpected arguments
+        raise ValueError(f"{path}: {where} cannot be built from its description: {error}") from error
+
+
+def checked(config: Any, path: Path, where: str, *, table: Table = NETWORKS, trusted: Sequence[str] = ()) -> Any:
+    """Return plain values that name only targets of the table or of trusted packages; refuse everything else.
+
+    Old names become today's, and arguments that would download or read weights become None.
+
+    Args:
+        config: content of the file: plain values, lists and dicts.
+        path: the file, for messages.
+        where: the key of `config` in that file, for messages.
+        table: what may be named.
+        trusted: packages that may be named too; arguments of what they define are not checked.
+    """
+    return _Reader(path, table, tuple(trusted)).value(config, where)
+
+
+def check_targets(content: Any) -> Any:
+    """Refuse, in a user's yaml that is filled in, the standard library and functions that run text.
+
+    Returns:
+        The content with today's names in the place of those of earlier versions.
+    """
+    content = with_current_names(content)
+    for name, value in _texts(content):
+        if "${" in value:
+            raise ValueError(f"Expected {name} to be filled in once but it holds {value!r}; write the value itself.")
+    for node in _nodes(content):
+        target = str(node["_target_"])
+        for one in (target, str(node.get("path", ""))) if target in LOOKING_UP else (target,):
+            if one not in LOOKING_UP and (why := _refusal(one)):
+                raise ValueError(f"Expected a class or function that builds a part of the run but got {one!r}: {why}.")
+        for key, unsafe in (("trust_remote_code", True), ("weights_only", False)):
+            if node.get(key) is unsafe:
+                raise ValueError(f"{target} with {key}={unsafe} may run any code; call it in a function of your own.")
+    return content
+
+
+def check_resolvers(config: Any) -> None:
+    """Refuse resolvers other than `RESOLVERS` in a composed configuration, before any is called."""
+    raw = OmegaConf.to_container(config._get_root() if OmegaConf.is_config(config) else config, resolve=False)
+    for name, value in _texts(raw):
+        for resolver in _resolvers_in(value) if "${" in value else ():
+            if resolver not in RESOLVERS:
+                allowed = ", ".join(sorted(RESOLVERS))
+                raise ValueError(f"Expected ${{…}} of {allowed} only but {name} asks {resolver!r}: {value}.")
+
+
+def without_interpolations(config: Any, path: Path) -> Any:
+    """Refuse ${…} in the content of a file: programs write files with every value filled in."""
+    for name, value in _texts(config):
+        if "${" in value:
+            raise ValueError(
+                f"{path}: Expected every value filled in but {name} holds ${{…}}, which may run anything when it is "
+                "filled in; write the value itself, or take a file that train.py wrote."
+            )
+    return config
 
 
 @dataclass(frozen=True)
@@ -340,141 +225,13 @@ class _Reader:
             )
 
 
-def checked(config: Any, path: Path, where: str, *, table: Table = NETWORKS, trusted: Sequence[str] = ()) -> Any:
-    """Return plain values that name nothing but what the table, or a trusted package, has; refuse the rest.
-
-    Old names become today's, and what would fetch or read weights becomes None.
-
-    Args:
-        config: what a file says: plain values, lists and dicts.
-        path: the file, for messages.
-        where: the key of `config` in that file, for messages.
-        table: what may be named.
-        trusted: packages beside it; arguments of what they define are free.
-    """
-    return _Reader(path, table, tuple(trusted)).value(config, where)
-
-
-def build_named(config: Any, path: Path, where: str, *, table: Table = NETWORKS, trusted: Sequence[str] = ()) -> Any:
-    """Build what a file names, after checking it."""
-    content = checked(config, path, where, table=table, trusted=trusted)
-    try:
-        return instantiate(content, _convert_="all")
-    except Exception as error:  # whatever a constructor raises at arguments that it was not made for
-        raise ValueError(f"{path}: {where} cannot be built from its description: {error}") from error
-
-
-def without_interpolations(config: Any, path: Path) -> Any:
-    """Refuse ${…} anywhere in what a file says: files that programs write have every value filled in."""
-    for name, value in _texts(config):
-        if "${" in value:
-            raise ValueError(
-                f"{path}: Expected every value filled in but {name} holds ${{…}}, which may run anything when it is "
-                "filled in; write the value itself, or take a file that train.py wrote."
-            )
-    return config
-
-
-def check_targets(content: Any) -> Any:
-    """Refuse gadgets in a yaml of the user's that is filled in: the standard library, and functions that run text.
-
-    Returns:
-        The content with today's names in the place of those of earlier versions.
-    """
-    content = with_current_names(content)
-    for name, value in _texts(content):
-        if "${" in value:
-            raise ValueError(f"Expected {name} to be filled in once but it holds {value!r}; write the value itself.")
-    for node in _nodes(content):
-        target = str(node["_target_"])
-        for one in (target, str(node.get("path", ""))) if target in LOOKING_UP else (target,):
-            if one not in LOOKING_UP and (why := _refusal(one)):
-                raise ValueError(f"Expected a class or function that builds a part of the run but got {one!r}: {why}.")
-        for key, unsafe in (("trust_remote_code", True), ("weights_only", False)):
-            if node.get(key) is unsafe:
-                raise ValueError(f"{target} with {key}={unsafe} may run any code; call it in a function of your own.")
-    return content
-
-
-def check_resolvers(config: Any) -> None:
-    """Refuse resolvers other than `RESOLVERS` anywhere in a composed configuration, before any is called."""
-    raw = OmegaConf.to_container(config._get_root() if OmegaConf.is_config(config) else config, resolve=False)
-    for name, value in _texts(raw):
-        for resolver in _resolvers_in(value) if "${" in value else ():
-            if resolver not in RESOLVERS:
-                allowed = ", ".join(sorted(RESOLVERS))
-                raise ValueError(f"Expected ${{…}} of {allowed} only but {name} asks {resolver!r}: {value}.")
-
-
-def current_name(target: str) -> str:
-    """Return today's name of a target of an earlier version, by `RENAMED` and `MOVED`.
-
-    >>> current_name("segdpo.pairs.judges.iou")
-    'segdpo.preferences.iou'
-    """
-    if target in RENAMED:
-        return RENAMED[target]
-    package = max((old for old in MOVED if target.startswith(f"{old}.")), key=len, default="")
-    if not package:
-        return target
-    *modules, name = target.removeprefix(f"{package}.").split(".")
-    inner = "albumentations." if modules[-1:] == ["albumentations"] else ""
-    return f"{MOVED[package]}.{inner}{name}"
-
-
-def with_current_names(content: Any) -> Any:
-    """Return a filled-in yaml with today's names in the place of those of earlier versions, each with a warning."""
-    if isinstance(content, list):
-        return [with_current_names(part) for part in content]
-    if not isinstance(content, Mapping):
-        return content
-    renamed = {key: with_current_names(value) for key, value in content.items()}
-    target = renamed.get("_target_")
-    if isinstance(target, str) and (now := current_name(target)) != target:
-        warnings.warn(f"_target_: {target} is now {now}; the old name goes with the next release.", FutureWarning, 2)
-        renamed["_target_"] = now
-    return renamed
-
-
 def is_fetched(name: Any) -> bool:
-    """Return whether a parameter of this name makes a constructor fetch or read a file."""
+    """Return whether a parameter of this name makes a constructor download or read a file."""
     return name in FETCHED or "pretrained" in str(name)
 
 
-def locate(target: str, path: Path, where: str) -> Any:
-    """Return what a target means."""
-    try:
-        *_, found = passed_on_the_way(target)
-    except Exception as error:  # whatever an import may raise
-        raise ValueError(
-            f"{path}: Expected {target!r} ({where}) to exist but it does not import ({error}); install its package."
-        ) from error
-    return found
-
-
-def passed_on_the_way(target: str) -> list[Any]:
-    """Return what a dotted name passes on the way to what it means, that at the end; as Hydra finds it."""
-    first, *rest = target.split(".")
-    found: list[Any] = [import_module(first)]
-    for number, name in enumerate(rest, 1):
-        try:
-            found.append(getattr(found[-1], name))
-        except AttributeError:
-            if not isinstance(found[-1], ModuleType):
-                raise
-            found.append(import_module(".".join([first, *rest[:number]])))
-    return found
-
-
-def home_of(found: Any) -> str:
-    """Return where a class or function is defined, whatever name it was found under."""
-    owner = getattr(found, "__objclass__", found)  # of methods that C defines
-    named = inspect.isclass(owner) or inspect.isroutine(owner) or "__module__" in getattr(owner, "__dict__", ())
-    return f"{owner.__module__}.{getattr(found, '__qualname__', '')}" if named else ""
-
-
 def _not_fetched(parameters: Mapping[str, Any], given: Mapping[str, Any], names: Sequence[str]) -> dict[str, None]:
-    """Return None for what would be fetched by default."""
+    """Return None for arguments that would download something by default."""
     positional = names[: len(given.get("_args_", ()))]
     return {
         name: None
@@ -494,7 +251,7 @@ def _parameters_of(found: Any) -> Mapping[str, inspect.Parameter]:
 def _problem_of_name(value: str, where: str) -> str | None:
     if re.search(r"[/\\:]", value):
         return "be a name, without / \\ and :"
-    # It becomes a keyword of the network: the one that fetches weights.
+    # It becomes a keyword of the network, perhaps one that downloads weights.
     return "name the classes" if where.endswith(".classes_argument") and is_fetched(value) else None
 
 
@@ -512,22 +269,22 @@ def _is_inside(name: str, packages: Sequence[str]) -> bool:
 
 
 def _refusal(target: str) -> str | None:
-    """Return why no yaml may name a target, None if it may; what does not import is for the builder to say."""
+    """Return why no yaml may name a target, or None; a target that does not import is the builder's error."""
     parts = target.split(".")
     if parts[0] in sys.stdlib_module_names:
         return "it is of Python's standard library"
     if any(part.startswith("__") for part in parts):
         return "it reaches into Python's internals"
-    if parts[-1] in FETCHING or _is_inside(target, GADGETS):
-        return "it runs, fetches or unpickles what its arguments say"
+    if parts[-1] in FETCHING or _is_inside(target, DANGEROUS):
+        return "it runs, downloads or unpickles what its arguments say"
     try:
-        *passed, found = passed_on_the_way(target)
+        *passed, found = steps_to(target)
     except Exception:  # whatever an import may raise
         return None
     homes = [*(parent.__name__ for parent in passed if isinstance(parent, ModuleType)), home_of(found)]
     if any(home.partition(".")[0] in sys.stdlib_module_names for home in homes):
         return "it is of Python's standard library"
-    return "it runs, fetches or unpickles what its arguments say" if _is_inside(home_of(found), GADGETS) else None
+    return "it runs, downloads or unpickles what its arguments say" if _is_inside(home_of(found), DANGEROUS) else None
 
 
 def _nodes(content: Any) -> Iterator[Mapping[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with a header, checkpoints of Lightning and state_dicts of PyTorch."""
+"""Weights on disk: safetensors with a header, Lightning checkpoints and PyTorch state_dicts."""
 
 import hashlib
 import json
@@ -13,13 +13,61 @@ from torch import Tensor, nn
 
 from segdpo.files import write_atomically
 
-SHOWN = 3
+# What precedes the network's own names in the checkpoints of the tasks.
+PREFIXES = ("", "policy.", "network.")
+
+
+def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:
+    """Write all parameters and buffers as safetensors; if that fails, the old file stays.
+
+    Args:
+        path: the file.
+        module: the network.
+        header: texts to keep in the file.
+    """
+    save_tensors(path, module.state_dict(), header or {})
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write named tensors as safetensors, atomically."""
+    wrong = [key for key, value in header.items() if not isinstance(value, str)]
+    if wrong:
+        raise TypeError(f"Expected strings in the header of {path} but {wrong[0]!r} is not one; write it as JSON.")
+    copies: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        # Tied weights: safetensors refuses two names for the same memory.
+        copies[name] = copy.clone() if copy.untyped_storage().data_ptr() in seen else copy
+        seen.add(copy.untyped_storage().data_ptr())
+    write_atomically(path, save(copies, dict(header)))
+
+
+def load_weights(path: str | Path, module: nn.Module) -> None:
+    """Load weights into a network of the same architecture, all of them or, with an error, none.
+
+    Never runs code from the file.
+
+    Args:
+        path: a .safetensors, a Lightning checkpoint ("policy.…" or "network.…" under "state_dict"), or a state_dict of
+            PyTorch.
+        module: the network.
+
+    Raises:
+        ValueError: if the file is damaged, or its weights do not fit; says what differs.
+    """
+    state = _within(read_tensors(path), module)
+    check_fits(path, state, module.state_dict())
+    module.load_state_dict(state)
 
 
 def check_fits(path: str | Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse weights of another architecture, another number of classes, or with an adapter where there is none.
+    """Refuse weights of another architecture, of another number of classes, or of a network with an adapter.
 
-    `own` are the tensors that the network has, by name.
+    Args:
+        path: the file, for the message.
+        state: its tensors by name.
+        own: the network's tensors by name.
     """
     missing = [name for name in own if name not in state]
     unexpected = sorted(name for name in state if name not in own)
@@ -36,11 +84,89 @@ def check_fits(path: str | Path, state: Mapping[str, Tensor], own: Mapping[str, 
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
         if names
     ]
-    mend = _mend(missing, unexpected, shapes)
-    raise ValueError(f"Expected {path} to hold the weights of this network but found {', '.join(found)}; {mend}")
+    fix = _fix(missing, unexpected, shapes)
+    raise ValueError(f"Expected {path} to hold the weights of this network but found {', '.join(found)}; {fix}")
 
 
-def _mend(
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, on the CPU."""
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path, device="cpu")
+        except Exception as error:
+            raise _damaged(path, error) from error
+    content = read_checkpoint(path)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f'Expected a state_dict in {path}, bare or under "state_dict", but found no tensors in it.')
+    odd = [name for name, value in tensors.items() if value.layout != torch.strided or value.is_quantized]
+    if odd:
+        raise ValueError(f"Expected dense tensors in {path} but {_some(odd)} is sparse or quantized; convert it.")
+    return tensors
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
+    """Return the tensors and plain values that `torch.save` wrote; never runs code from the file.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors on disk until they are used.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # damaged bytes raise OSError, KeyError, AttributeError and more
+        raise _damaged(path, error) from error
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """Return the header that `save_weights` wrote, without reading the weights."""
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected a .safetensors file but {path} cannot be read as one ({_first_line(error)}); "
+            "take another file, or save the weights again."
+        ) from error
+
+
+def from_json(text: str, path: str | Path) -> Any:
+    """Return the JSON value in a text of the header; `path` is for the message."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: Expected JSON in the header but it cannot be read ({error}).") from error
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return 32 hex digits over the names, types, shapes and bytes of all parameters and buffers."""
+    return fingerprint_tensors(module.state_dict())
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return 32 hex digits over names, types, shapes and bytes, independent of order and device."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Remove the prefix under which most of the network's names are found, and the tensors that are not under it."""
+    own = module.state_dict().keys()
+    candidates = [
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    return max(candidates, key=lambda state: len(state.keys() & own))
+
+
+def _fix(
     missing: Sequence[str], unexpected: Sequence[str], shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> str:
     outputs = {(theirs[:1], ours[:1]) for theirs, ours in shapes.values() if theirs[1:] == ours[1:]}
@@ -62,127 +188,7 @@ def _outputs(channels: int) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-
-
-# What stands before the network's own names in the checkpoints of the tasks.
-PREFIXES = ("", "policy.", "network.")
-
-
-def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:
-    """Write all parameters and buffers as safetensors, with `header` beside them; the old file stays if that fails."""
-    save_tensors(path, module.state_dict(), header or {})
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write named tensors as safetensors, whole or not at all."""
-    wrong = [key for key, value in header.items() if not isinstance(value, str)]
-    if wrong:
-        raise TypeError(f"Expected strings in the header of {path} but {wrong[0]!r} is none; write it as JSON.")
-    alone: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        kept = tensor.detach().cpu().contiguous()
-        # Tied weights: safetensors refuses two names for one piece of memory.
-        alone[name] = kept.clone() if kept.untyped_storage().data_ptr() in seen else kept
-        seen.add(kept.untyped_storage().data_ptr())
-    write_atomically(path, save(alone, dict(header)))
-
-
-def load_weights(path: str | Path, module: nn.Module) -> None:
-    """Load weights into a network of the same architecture, all or (with an error that says what differs) none.
-
-    Reads .safetensors, checkpoints of Lightning ("policy.…" or "network.…" under "state_dict") and state_dicts of
-    PyTorch; never runs code that a file brings.
-    """
-    state = _within(read_tensors(path), module)
-    check_fits(path, state, module.state_dict())
-    module.load_state_dict(state)
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return every tensor of a file under its name there, on the CPU."""
-    path = _existing(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path, device="cpu")
-        except Exception as error:
-            raise _damaged(path, error) from error
-    content = read_checkpoint(path)
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f'Expected a state_dict in {path}, bare or under "state_dict", but found no tensors in it.')
-    odd = [name for name, value in tensors.items() if value.layout != torch.strided or value.is_quantized]
-    if odd:
-        raise ValueError(f"Expected dense tensors in {path} but {_some(odd)} is sparse or quantized; convert it.")
-    return tensors
-
-
-def read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
-    """Return the tensors and plain values that `torch.save` wrote; never runs code that a file brings.
-
-    Args:
-        path: the file.
-        mmap: leave the tensors on disk until they are used.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # damaged bytes raise OSError, KeyError, AttributeError and more
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
-        "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
-    )
-
-
-def read_header(path: str | Path) -> dict[str, str]:
-    """Return what `save_weights` was given as header, without reading the weights."""
-    path = _existing(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(
-            f"Expected a .safetensors file but {path} cannot be read as one ({_first_line(error)}); "
-            "take another file, or save the weights again."
-        ) from error
-
-
-def from_json(text: str, path: str | Path) -> Any:
-    """Return what a text of the header says."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: Expected JSON in the header but it cannot be read ({error}).") from error
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return 32 hex digits over the names, types, shapes and bytes of all parameters and buffers."""
-    return fingerprint_tensors(module.state_dict())
-
-
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return 32 hex digits over names, types, shapes and bytes, whatever the order and the device."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Cut off the prefix under which most of the network's names are found, and leave out what is not under it."""
-    own = module.state_dict().keys()
-    candidates = [
-        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        for prefix in PREFIXES
-    ]
-    return max(candidates, key=lambda state: len(state.keys() & own))
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _existing(path: str | Path) -> Path:
@@ -192,6 +198,13 @@ def _existing(path: str | Path) -> Path:
     there = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".ckpt", ".pt", ".pth"))
     hint = f"; {path.parent} has {', '.join(there[:5])}" if there else ""
     raise FileNotFoundError(f"Expected a file of weights at {path} but there is none{hint}; check the path.")
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
+        "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
+    )
 
 
 def _first_line(error: Exception) -> str:

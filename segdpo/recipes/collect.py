@@ -201,7 +201,9 @@ def reads_rejected(loss: PreferenceLoss) -> bool:
     margin = torch.zeros(2, requires_grad=True)
     policy = PairScores(chosen=torch.full((2,), -1.0, requires_grad=True), margin=margin)
     reference = PairScores(chosen=torch.full((2,), -1.0), margin=torch.zeros(2))
-    total = loss(dict.fromkeys(loss.scores, policy), dict.fromkeys(loss.scores, reference), drift=torch.zeros(2)).total
+    total = loss(
+        dict.fromkeys(loss.scores, policy), dict.fromkeys(loss.scores, reference), kl_to_reference=torch.zeros(2)
+    ).total
     return torch.autograd.grad(total, margin, allow_unused=True)[0] is not None
 
 

@@ -77,7 +77,7 @@ def compare_networks(
     """
     config, folder, classes = run.config, run.folder, run.classes
     if has_adapter(policy):
-        save_adapter(folder / "adapter.safetensors", policy)
+        save_adapter(folder / "adapter", policy)
     save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
     save_weights(folder / "reference.safetensors", reference, header_for(config, classes))
     summary = _compare_on_test(run, policy, reference, device)

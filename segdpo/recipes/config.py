@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import segdpo
 from segdpo.models import check_resolvers, check_targets, without_interpolations
@@ -57,6 +58,7 @@ def check_at_start(config: DictConfig) -> None:
         ValueError: a value is missing, or a ${…} is not allowed.
     """
     check_resolvers(config)
+    check_beta(config)
     whole = plain(config)
     for name, value in leaves(whole):
         if value == MISSING:
@@ -100,6 +102,17 @@ def leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(part, f"{name}.{key}" if name else str(key))
     else:
         yield name, content
+
+
+def check_beta(config: DictConfig) -> None:
+    """Raise an error for a score that `default_beta` of conf/train.yaml does not know, unless beta is given."""
+    try:
+        config.get("beta")
+    except OmegaConfBaseException as error:
+        raise ValueError(
+            "Expected beta=NUMBER with this score, since default_beta in conf/train.yaml has no entry for it, but got "
+            f"score={plain(config.score)}."
+        ) from error
 
 
 def key_for(config: DictConfig, names: Sequence[str], **own: Any) -> str:

@@ -17,7 +17,7 @@ from segdpo.recipes.fitting import description_of, fit, header_for, make_data, v
 from segdpo.recipes.reference import Reference, train_or_load_reference
 from segdpo.recipes.reward_test import RewardTest, run_reward_test
 from segdpo.recipes.run import Run, Summary, check_class_count
-from segdpo.training import Judged, RewardTask
+from segdpo.training import JudgeScores, RewardTask
 
 
 def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
@@ -62,7 +62,7 @@ def make_task(run: Run, preferences: Preferences) -> RewardTask:
         loss,
         build(config.optimizer),
         scheduler=build(config.scheduler),
-        judged=scores_of(preferences) if loss.margin_per_gap else None,
+        judge_scores=scores_of(preferences) if loss.margin_per_gap else None,
     )
 
 
@@ -76,7 +76,7 @@ def make_model(config: DictConfig, classes: Sequence[str]) -> nn.Module:
     return model
 
 
-def scores_of(preferences: Preferences) -> Judged:
+def scores_of(preferences: Preferences) -> JudgeScores:
     """Return the judge's scores of the masks of each record, by the record's id.
 
     Raises:

@@ -89,9 +89,7 @@ class Parameter:
     def __post_init__(self) -> None:
         ranged = self.low is not None and self.high is not None
         if ranged == bool(self.choices):
-            raise ValueError(
-                f"Expected {self.key} to have low and high, or choices, but got {self}; give one of both."
-            )
+            raise ValueError(f"Expected {self.key} to have low and high, or choices, but got {self}; give one of both.")
         if (
             self.low is not None
             and self.high is not None

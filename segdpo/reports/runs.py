@@ -171,7 +171,7 @@ def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:
         return math.nan
     try:
         return float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"Expected a number at {'.'.join(place)} but got {found!r}") from None
 
 

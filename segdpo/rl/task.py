@@ -17,7 +17,7 @@ from segdpo.rl.algorithm import Algorithm
 from segdpo.rl.rewards import Reward, RewardRequest, rewards_of
 from segdpo.rl.rollout import Loss, Rollout, loss_of, mean_inside, roll_out
 from segdpo.scores import entropy, kl, log_probs, predicted_classes
-from segdpo.training import MakeOptimizer, MakeScheduler, Reference, Task, naming
+from segdpo.training import MakeOptimizer, MakeScheduler, Reference, Task, batch_in_errors
 
 PARTS = ("surrogate", "divergence", "entropy", "value")
 POLICY = ("kl", "entropy", "kl_to_old", "ratio", "clip_fraction", "one_class", "epochs", "gradient_norm")
@@ -113,14 +113,14 @@ class PolicyGradientTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Draw masks, then take optimiser steps on them for all epochs."""
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             rollout = self._roll_out(batch)
         single = self.collapse.check(rollout.logits, batch.valid, batch.gold, batch.ids)
         values = _values_of(rollout) | {"policy/one_class": single.float()}
         if self.reference is not None:
             divergence = self.algorithm.divergence
             values["kl_coefficient"] = torch.tensor(self.kl_scale * max(divergence.reward, divergence.loss))
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             values |= self._optimise(rollout, batch)
         weight = torch.ones(len(batch.ids), device=batch.image.device)
         self.count("train", {name: value.expand(len(weight)) for name, value in values.items()}, weight)
@@ -250,7 +250,7 @@ class PolicyGradientTask(Task):
         self.count_overlap(stage, logits, batch)
         index = torch.arange(len(logits), device=logits.device)
         request = RewardRequest(batch.image, predicted_classes(logits), index, batch.gold, batch.valid, self.classes)
-        with naming(batch.ids, self.global_step):
+        with batch_in_errors(batch.ids, self.global_step):
             self.count(stage, {"reward": rewards_of(self.reward, request)}, torch.ones_like(index))
 
     def _with_groups(self, make: MakeOptimizer) -> MakeOptimizer:

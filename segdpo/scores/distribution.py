@@ -1,6 +1,8 @@
-"""The distribution over masks that logits define: log-probability, entropy, KL, the most probable mask, samples."""
+"""The distribution over masks that logits define: log-probability, entropy, KL, the most likely mask, samples."""
 
 import math
+import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +10,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from segdpo.checks import IGNORE, check_labels, check_range, check_same_shape, check_shapes
-from segdpo.kernels import agreement_drift, pixel_kl, score_dtype
-from segdpo.scores.measures import prepare
+from segdpo.kernels import log_probs, mean_kl, pixel_kl, score_dtype
+from segdpo.scores.masks import Pairs
 
 Logits = Float[Tensor, "images channels *spatial"]
 PerPixel = Float[Tensor, "images *spatial"]
@@ -20,9 +22,12 @@ def log_prob(
     masks: Int[Tensor, "masks *spatial"] | UInt8[Tensor, "masks *spatial"],
     image_index: Tensor | None = None,
 ) -> Float[Tensor, "masks *spatial"]:
-    """Return log p of the mask's class at every pixel; 0, without a gradient, where the mask is ignored (255).
+    """Return log p of the mask's class at every pixel; 0, without a gradient, at ignored pixels.
 
-    `image_index` [masks] says which image each mask belongs to; left out: one mask an image.
+    Args:
+        logits: one channel (sigmoid) or one for each class (softmax).
+        masks: class ids, 255 = ignore.
+        image_index: [masks], the image of each mask; None: mask i belongs to image i.
 
     >>> log_prob(torch.zeros(1, 1, 1, 2), torch.tensor([[[1, 255]]]))
     tensor([[[-0.6931,  0.0000]]])
@@ -36,8 +41,8 @@ def log_prob(
         own = logits[:, 0] if image_index is None else logits[:, 0].index_select(0, image_index)
         found = F.logsigmoid(torch.where(labels > 0, own, -own))
     else:
-        # Not kernels.pixels.pixel_scores, whose `take` has no deterministic gradient on CUDA; `gather` has one.
-        # One row for each class of each image, so that no image's logits are copied for each of its masks.
+        # Not pixel_scores of the kernels: its `take` has no deterministic gradient on CUDA, and `gather` has one.
+        # One row for each class of each image, so that logits are not copied for each mask of an image.
         rows = F.log_softmax(logits, dim=1).flatten(0, 1)
         images = torch.arange(len(masks), device=masks.device) if image_index is None else image_index
         first = (images * logits.shape[1]).view(-1, *[1] * (masks.ndim - 1))
@@ -46,7 +51,7 @@ def log_prob(
 
 
 def entropy(logits: Logits) -> PerPixel:
-    """Return −Σ_c p_c log p_c of every pixel, in nats.
+    """Return the entropy −Σ_c p_c log p_c of every pixel, in nats.
 
     >>> entropy(torch.zeros(1, 1, 1, 1))
     tensor([[[0.6931]]])
@@ -62,24 +67,60 @@ def kl(logits: Logits, reference_logits: Logits) -> PerPixel:
     tensor([[[0.4338]]])
     """
     check_same_shape("reference_logits", reference_logits, "logits", logits)
-    # The kernel is named after preference training's drift, KL(reference ‖ policy): the roles are swapped here.
+    # The kernel computes KL(second ‖ first).
     return pixel_kl(reference_logits.flatten(2), logits.flatten(2)).view(len(logits), *logits.shape[2:])
 
 
+def kl_to_reference(
+    policy_logits: Logits,
+    reference_logits: Logits,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    valid: Tensor | None = None,
+    image_index: Tensor | None = None,
+    check: bool | None = None,
+) -> Float[Tensor, "pairs"]:
+    """Return the mean KL(π_ref ‖ π_θ) over the valid pixels where the two masks of a pair agree.
+
+    A pair says nothing about these pixels; `anchors.hold` keeps the policy near the reference there.
+
+    Args:
+        policy_logits: [images, channels, *spatial].
+        reference_logits: of the same shape.
+        chosen: class ids [pairs, *spatial], 255 = ignore.
+        rejected: like `chosen`.
+        valid: bool, [images, *spatial] or [pairs, *spatial]; False = the pixel does not count.
+        image_index: [pairs], the image of each pair; None: pair i belongs to image i.
+        check: as for `score_pairs`.
+
+    Returns:
+        [pairs], in nats; 0 where the masks agree nowhere.
+
+    >>> square, left = torch.tensor([[[1, 1]]]), torch.tensor([[[1, 0]]])  # they agree in the first pixel
+    >>> kl_to_reference(torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 2.0), square, left)
+    tensor([0.3278])
+    """
+    check_same_shape("policy_logits", policy_logits, "reference_logits", reference_logits)
+    masks = Pairs(chosen, rejected, valid, image_index).prepare(policy_logits, check)
+    agree = masks.counts.flatten(1) & (masks.label(0) == masks.label(1))
+    return mean_kl(policy_logits.flatten(2), reference_logits.flatten(2), agree, masks.image_index)
+
+
+def score_drift(
+    policy_logits: Tensor, reference_logits: Tensor, chosen: Tensor, rejected: Tensor, **options: Any
+) -> Tensor:
+    """Return `kl_to_reference`; the old name, for one release."""
+    warnings.warn("score_drift is now kl_to_reference; use segdpo.kl_to_reference.", DeprecationWarning, stacklevel=2)
+    return kl_to_reference(policy_logits, reference_logits, chosen, rejected, **options)
+
+
 def predicted_classes(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
-    """Return the most likely mask, class ids: logit > 0 for one channel, else the class of the largest logit."""
+    """Return the most likely mask as class ids: logit > 0 for one channel, else the class of the largest logit."""
     return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else logits.argmax(1).byte()
 
 
-def log_probs(logits: Logits) -> Float[Tensor, "images classes *spatial"]:
-    """Return log p of every class at every pixel; two classes for one channel."""
-    logits = logits.to(score_dtype(logits))
-    if logits.shape[1] == 1:
-        return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)
-    return F.log_softmax(logits, dim=1)
-
-
-# How many sigmas of the Gaussian are kept; beyond, its weight is below e^{-9}.
+# Radius of the Gaussian kernel in units of sigma; weights beyond it are below e^{-9}.
 REACH = 3
 
 
@@ -92,22 +133,27 @@ def sample(
     smoothness: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> UInt8[Tensor, "masks *spatial"]:
-    """Return `count` masks of each image, image by image: masks [images · count, *spatial].
+    """Draw `count` masks of each image; the masks of an image follow each other.
 
     Args:
-        logits: one channel (sigmoid) or one a class (softmax).
-        count: masks an image.
-        temperature: what logits are divided by; 1: the policy as it is.
-        smoothness: σ in pixels of the noise's Gaussian correlation; 0: independent pixels.
-        generator: of random numbers, on the device of the logits; left out: the global one.
+        logits: one channel (sigmoid) or one for each class (softmax).
+        count: masks per image.
+        temperature: divides the logits.
+        smoothness: σ in pixels of the Gaussian correlation of the noise; 0: independent pixels.
+        generator: a generator on the device of the logits; None: the global one.
+
+    Returns:
+        Class ids [images · count, *spatial].
     """
     check_range("count", count, least=1)
     check_range("temperature", temperature, above=0)
     check_range("smoothness", smoothness, least=0)
     if not torch.isfinite(logits).all():
-        raise ValueError("Expected finite logits to sample masks from but some are NaN or infinite; lower the rate.")
+        raise ValueError(
+            "Expected finite logits to sample masks from but some are NaN or infinite; lower the learning rate."
+        )
     logits = logits.to(score_dtype(logits)) / temperature
-    # One mask of every image at a time: the noise of all classes of all masks at once would take count times as much.
+    # One mask of every image at a time: noise for all masks at once would take `count` times the memory.
     drawn = [_draw(logits, smoothness, generator) for _ in range(count)]
     return torch.stack(drawn, 1).flatten(0, 1)
 
@@ -116,17 +162,17 @@ def _draw(logits: Tensor, smoothness: float, generator: torch.Generator | None) 
     uniform = _uniform(logits, smoothness, generator)
     if logits.shape[1] == 1:
         return (uniform < logits.sigmoid())[:, 0].byte()
-    # Gumbel noise, one field a class: no class is the neighbour of another, as in a cumulative sum they would be.
+    # The Gumbel trick with one noise field per class. A cumulative sum would make neighbours of consecutive classes.
     tiny = torch.finfo(uniform.dtype).tiny
     return (logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()).argmax(1).byte()
 
 
 def _uniform(like: Tensor, smoothness: float, generator: torch.Generator | None) -> Tensor:
-    """Return numbers that are uniform at every place, and alike at places that are near each other."""
+    """Return numbers that are uniform at every pixel and correlated between near pixels."""
     if smoothness == 0:
         return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
     reach = math.ceil(REACH * smoothness)
-    # Wider by the kernel's reach: at the border too, each place is a sum of as many independent numbers.
+    # Padded by the kernel's radius, so that pixels at the border are sums of as many independent numbers.
     shape = [*like.shape[:2], *(side + 2 * reach for side in like.shape[2:])]
     field = torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
     places = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
@@ -138,29 +184,3 @@ def _uniform(like: Tensor, smoothness: float, generator: torch.Generator | None)
         field = smooth.view(*moved.shape[:-1], -1).movedim(-1, axis)
     uniform: Tensor = torch.special.ndtr(field)
     return uniform
-
-
-def score_drift(
-    policy_logits: Tensor,
-    reference_logits: Tensor,
-    chosen: Tensor,
-    rejected: Tensor,
-    *,
-    valid: Tensor | None = None,
-    image_index: Tensor | None = None,
-    check: bool | None = None,
-) -> Tensor:
-    """Return the mean KL(π_ref ‖ π_θ) over the valid pixels where the two masks agree, one number a pair.
-
-    What nobody judged should stay as it was: `hold_anchor` keeps this small. 0 where the masks agree nowhere.
-    """
-    check_same_shape("policy_logits", policy_logits, "reference_logits", reference_logits)
-    labels, measure = prepare(
-        policy_logits,
-        {"chosen": chosen, "rejected": rejected},
-        valid=valid,
-        image_index=image_index,
-        check=check,
-    )
-    agree = measure.inside & (labels[0] == labels[1])
-    return agreement_drift(policy_logits.flatten(2), reference_logits.flatten(2), agree, measure.image_index)

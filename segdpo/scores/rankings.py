@@ -1,4 +1,4 @@
-"""Scores of K masks of an image and of rankings."""
+"""Scores of K masks of an image: pairs that share masks (`score_masks`) and rankings (`score_ranking`)."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -7,22 +7,23 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from segdpo.checks import check_finite, check_labels
+from segdpo.checks import check_finite
 from segdpo.kernels import (
+    Disagreement,
     MaskIndex,
     Measure,
     Planes,
-    Steps,
     choose_backend,
-    fused_chosen,
+    chosen_score,
+    difference_factor,
     log_sum_exp_cancels,
     mask_index,
     scores_by,
-    step_factor,
     sums_of,
 )
-from segdpo.scores.measures import Masks, RegionChoice, even_weights, is_even
-from segdpo.scores.pairs import PairScores, Score, score_pairs_by, unless_written
+from segdpo.scores.masks import MaskPairs, Prepared, Rankings, even_weights
+from segdpo.scores.pairs import score_pairs_by, unless_changed
+from segdpo.scores.score import PairScores, RegionChoice, Score
 
 
 def score_masks(
@@ -39,160 +40,107 @@ def score_masks(
     check: bool | None = None,
     backend: str = "auto",
 ) -> PairScores:
-    """Score pairs of masks that occur in several pairs: the numbers of `score_pairs`, each mask paid for once.
+    """Score pairs that share masks: the same numbers as `score_pairs`, with each mask read once.
 
     Args:
         logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
         masks: class ids [masks, *spatial], 255 = ignore.
         pairs: int64 [pairs, 2], the numbers of the chosen and the rejected mask; both of one image.
         mask_image: [masks], the image of each mask.
-        valid: bool [images, *spatial]; False = do not judge this pixel.
+        valid: bool [images, *spatial]; False = the pixel does not count.
         quantity: as for `score_pairs`, like region, reduction, check and backend.
         region: "image", "disagreement" or "boundary".
         reduction: "sum", "mean" or "class_balanced".
-        index: where the masks differ, from `mask_index` of the same masks; left out: found on the spot.
-        check: look at the values.
-        backend: which kernels.
+        index: where the masks differ, from `mask_index` of the same masks; None: computed if needed.
+        check: read the values and raise an error for illegal ones.
+        backend: the kernel.
+
+    Returns:
+        PairScores with `chosen`, `rejected` and `margin` [pairs].
 
     >>> masks = torch.tensor([[[1, 1]], [[0, 1]], [[0, 0]]]).byte()
-    >>> logits, everyone = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[0, 1], [0, 2], [1, 2]])
-    >>> score_masks(logits, masks, everyone, torch.zeros(3).long(), reduction="sum").margin
+    >>> logits, pairs = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[0, 1], [0, 2], [1, 2]])
+    >>> score_masks(logits, masks, pairs, torch.zeros(3).long(), reduction="sum").margin
     tensor([1., 4., 3.])
     """
-    score = Score(quantity, region, reduction)
-    found = score_masks_by(
-        [score], logits, masks, pairs, mask_image, valid=valid, index=index, check=check, backend=backend
-    )
-    return found[score]
+    score, among = Score(quantity, region, reduction), MaskPairs(masks, pairs, mask_image, valid, index)
+    return score_masks_by([score], logits, among, check=check, backend=backend)[score]
 
 
 def score_masks_by(
     scores: Iterable[Score],
     logits: Tensor,
-    masks: Tensor,
-    pairs: Tensor,
-    mask_image: Tensor,
+    masks: MaskPairs,
     *,
     wants_chosen: Collection[Score] = (),
-    valid: Tensor | None = None,
-    index: MaskIndex | None = None,
     check: bool | None = None,
     backend: str = "auto",
-    in_place: bool = False,
 ) -> dict[Score, PairScores]:
-    """Score the pairs under several Scores together; see `score_masks` and `score_pairs_by`."""
+    """Score pairs that share masks under several Scores; the arguments are those of `score_pairs_by`."""
     scores, wanted = list(scores), [score for score in scores if score in wants_chosen]
-    _check_pairs(masks, pairs, mask_image, index)
+    masks.check()
     if backend == "auto":
-        backend = choose_backend(logits, wants_chosen=bool(wanted), index=index is not None, meets=True)
-    many = _ManyMasks(logits, masks, pairs, mask_image.long(), valid, check, backend)
-    if backend == "sparse" and all(many.is_sum(score) for score in scores):
-        found = mask_index(masks, pairs, mask_image, valid) if index is None else index
-        if found.shared and all(score.region == "image" for score in wanted):
-            return many.from_sums(scores, wanted, found, many.each(index), in_place)
-    return many.by_pairs(scores, wanted, in_place)
+        backend = choose_backend(logits, wants_chosen=bool(wanted), index=masks.index is not None, overlaps=True)
+    if backend == "sparse" and all(score.is_even and _cancels(score, logits) for score in scores):
+        index = masks.index
+        if index is None:
+            index = mask_index(masks.masks, masks.pairs, masks.mask_image.long(), masks.valid)
+        if index.shared and all(score.region == "image" for score in wanted):
+            return _SharedSums(logits, masks, masks.prepare_masks(logits, check), index, check).scores(scores, wanted)
+    return score_pairs_by(scores, logits, masks.split(), wants_chosen=wanted, check=check, backend=backend)
+
+
+def _cancels(score: Score, logits: Tensor) -> bool:
+    return log_sum_exp_cancels(score.quantity, logits.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
-class _ManyMasks:
-    """What was asked, and the two ways to answer."""
+class _SharedSums:
+    """Margins as differences of sums, and chosen scores of single masks, each computed once for all pairs.
+
+    The masks of an image must be valid at the same pixels.
+    """
 
     logits: Tensor
-    masks: Tensor
-    pairs: Tensor
-    mask_image: Tensor
-    valid: Tensor | None
+    given: MaskPairs
+    masks: Prepared
+    index: MaskIndex
     check: bool | None
-    backend: str
 
-    def is_sum(self, score: Score) -> bool:
-        """Whether the score's margins are differences of sums that several pairs share."""
-        return log_sum_exp_cancels(score.quantity, self.logits.shape[1]) and is_even(score.region, score.reduction)
-
-    def by_pairs(self, scores: list[Score], wanted: list[Score], in_place: bool = False) -> dict[Score, PairScores]:
-        """Score each pair by itself."""
-        chosen, rejected = (self.masks.index_select(0, side) for side in self.pairs.unbind(1))
-        return score_pairs_by(
-            scores,
-            self.logits,
-            chosen,
-            rejected,
-            wants_chosen=wanted,
-            valid=self.valid,
-            image_index=self.mask_image.index_select(0, self.pairs[:, 0]),
-            check=self.check,
-            backend=self.backend,
-            in_place=in_place,
-        )
-
-    def from_sums(
-        self, scores: list[Score], wanted: list[Score], index: MaskIndex, each: Masks, in_place: bool
-    ) -> dict[Score, PairScores]:
-        """Score every mask, and every difference, once: masks of an image are judged at the same pixels."""
-        steps, planes = Steps(index.rows, index.row_image, [None]), None
-        if wanted and self.logits.device.type == "cpu":  # elsewhere chosen scores come when they are asked for
-            each.check_chosen()
-            planes = Planes(each.label(0), [each.measure(score.quantity, "image", "sum") for score in wanted])
-        sums, whole = sums_of(self.logits.flatten(2), steps, planes, in_place=in_place)
+    def scores(self, scores: list[Score], wanted: list[Score]) -> dict[Score, PairScores]:
+        differing, planes = Disagreement(self.index.rows, self.index.row_image, [None]), None
+        if wanted and self.logits.device.type == "cpu":  # on other devices chosen scores are computed when read
+            self.masks.check_chosen()
+            planes = Planes(self.masks.label(0), [self._whole_mask(score) for score in wanted])
+        sums, whole = sums_of(self.logits.flatten(2), differing, planes)
         assert sums is not None
         found = {}
         for score in scores:
-            weight = even_weights(str(score.region), score.reduction, index.valid, index.differing, each.dtype)[:, 0]
-            margin = index.margins(sums[0]) * weight * step_factor(score.quantity)
-            later = partial(self._chosen_later, score, each, weight)
-            chosen: Tensor | Callable[[], Tensor] = unless_written(self.logits, later)
+            weight = even_weights(score, self.index.valid, self.index.differing, self.masks.dtype)[:, 0]
+            margin = self.index.margins(sums[0]) * weight * difference_factor(score.quantity)
+            chosen: Tensor | Callable[[], Tensor] = unless_changed(
+                self.logits, partial(self._chosen_later, score, weight)
+            )
             if whole is not None and score in wanted:
                 chosen = self._of_pairs(whole[wanted.index(score)], weight)
-            found[score] = PairScores(chosen=chosen, margin=margin.to(each.dtype))
-        if each.looks:
+            found[score] = PairScores(chosen=chosen, margin=margin.to(self.masks.dtype))
+        if self.masks.checks:
             check_finite([pairs.margin for pairs in found.values()], self.logits)
         return found
 
-    def each(self, given: MaskIndex | None) -> Masks:
-        """Return the masks one by one, looked at as far as no index was given that says it has been done."""
-        masks = Masks(
-            self.logits,
-            {"masks": self.masks},
-            valid=self.valid,
-            image_index=self.mask_image,
-            check=self.check,
-            trusted=given is not None,
-        )
-        if masks.looks and given is not None:
-            check_labels({"masks": given.rows.plus}, self.logits.shape[1])
-            check_labels({"masks": given.rows.minus}, self.logits.shape[1])
-        return masks
+    def _whole_mask(self, score: Score) -> Measure:
+        return self.masks.measure(Score(score.quantity, "image", "sum"))
 
-    def _chosen_later(self, score: Score, each: Masks, weight: Tensor) -> Tensor:
+    def _chosen_later(self, score: Score, weight: Tensor) -> Tensor:
         if score.region != "image":
-            return self.by_pairs([score], [])[score].chosen
-        each.check_chosen()
-        measure = each.measure(score.quantity, "image", "sum")
-        return self._of_pairs(fused_chosen(self.logits.flatten(2), each.label(0), measure), weight)
+            pairs = self.given.split()
+            return score_pairs_by([score], self.logits, pairs, check=self.check, backend="sparse")[score].chosen
+        self.masks.check_chosen()
+        measure = self._whole_mask(score)
+        return self._of_pairs(chosen_score(self.logits.flatten(2), self.masks.label(0), measure), weight)
 
     def _of_pairs(self, sums: Tensor, weight: Tensor) -> Tensor:
-        return (sums.index_select(0, self.pairs[:, 0]) * weight).to(weight.dtype)
-
-
-def _check_pairs(masks: Tensor, pairs: Tensor, mask_image: Tensor, index: MaskIndex | None) -> None:
-    """Refuse pairs that are no pairs of these masks, without a look at values on a device."""
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64 or not len(pairs):
-        raise ValueError(
-            "Expected pairs as int64 [pairs, 2], the numbers of the chosen and the rejected mask, but got "
-            f"{str(pairs.dtype).removeprefix('torch.')} of shape {tuple(pairs.shape)}."
-        )
-    if tuple(mask_image.shape) != (len(masks),):
-        raise ValueError(
-            f"Expected mask_image of shape ({len(masks)},), the image of each mask, but got {tuple(mask_image.shape)}."
-        )
-    if pairs.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(pairs.min()), int(pairs.max())
-        if low < 0 or high >= len(masks):
-            raise ValueError(f"pairs name mask {low if low < 0 else high} but there are {len(masks)} masks.")
-        if not torch.equal(mask_image[pairs[:, 0]], mask_image[pairs[:, 1]]):
-            raise ValueError("Expected both masks of a pair to be of one image, but mask_image says otherwise.")
-    if index is not None:
-        index.check_fits(pairs=len(pairs), pixels=masks[0].numel(), device=masks.device)
+        return (sums.index_select(0, self.given.pairs[:, 0]) * weight).to(weight.dtype)
 
 
 def score_ranking(
@@ -206,41 +154,57 @@ def score_ranking(
     reduction: str = "mean",
     check: bool | None = None,
 ) -> PairScores:
-    """Score rankings of K masks, `ranking` [lists, K, *spatial], best first; for `plackett_luce`.
+    """Score rankings of K masks, for `plackett_luce`.
 
     All K masks share one set of pixels and the weights of the best one, so that differences are exact margins.
-    `chosen` and `rejected` of the result are the best and the worst mask, so that anchors work on rankings too.
-    The region "disagreement" holds the pixels where any two masks differ; a region function sees best and worst.
+
+    Args:
+        logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
+        ranking: class ids [lists, K, *spatial], best first, 255 = ignore.
+        valid: bool, [images, *spatial] or [lists, *spatial]; False = the pixel does not count.
+        image_index: [lists], the image of each ranking; None: ranking i belongs to image i.
+        quantity: as for `score_pairs`, like reduction and check.
+        region: as for `score_pairs`. "disagreement" holds the pixels where any two masks differ; a function is called
+            with the best and the worst mask.
+        reduction: "sum", "mean" or "class_balanced".
+        check: read the values and raise an error for illegal ones.
+
+    Returns:
+        PairScores with `ranked` [lists, K], each up to a constant of its list. `chosen` and `rejected` are the best and
+        the worst mask, so that anchors work on rankings too.
     """
-    if ranking.ndim != logits.ndim or ranking.shape[1] < 2:
-        raise ValueError(
-            "Expected a ranking of shape [lists, K, *spatial] with K of at least 2 masks, best first, "
-            f"but got {tuple(ranking.shape)} for logits {tuple(logits.shape)}."
-        )
-    masks = Masks(
-        logits,
-        {f"ranking[:, {k}]": mask for k, mask in enumerate(ranking.unbind(1))},
-        valid=valid,
-        image_index=image_index,
-        check=check,
-    )
-    measure = masks.measure(quantity, region, reduction)
+    region_mask, region = (region, "given") if isinstance(region, Tensor) else (None, region)
+    score, rankings = Score(quantity, region, reduction), Rankings(ranking, valid, image_index, region_mask)
+    return score_rankings_by([score], logits, rankings, check=check)[score]
+
+
+def score_rankings_by(
+    scores: Iterable[Score], logits: Tensor, rankings: Rankings, *, check: bool | None = None
+) -> dict[Score, PairScores]:
+    """Score rankings under several Scores, as `score_ranking` does."""
+    masks = rankings.prepare(logits, check)
+    return {score: _ranking_scores(score, logits, masks) for score in scores}
+
+
+def _ranking_scores(score: Score, logits: Tensor, masks: Prepared) -> PairScores:
+    measure = masks.measure(score)
     flat, (*better, worst), others = logits.flatten(2), masks.labels, len(masks.labels) - 1
-    # Relative to the worst mask: K − 1 exact margins say all that a ranking loss can see. As pairs of their images,
-    # so that one pass over the logits makes them all.
+    # A ranking loss needs only the K − 1 margins to the worst mask. They are passed as pairs of their images, so that
+    # one pass over the logits computes all of them.
     lists = torch.arange(len(worst), device=worst.device)
     image = lists if measure.image_index is None else measure.image_index
-    every = Measure(
+    repeated = Measure(
         measure.inside.repeat(others, 1),
         measure.weights.repeat(others, 1),
         measure.weigh_by.repeat(others, 1),
         image.repeat(others),
-        quantity,
+        measure.quantity,
     )
-    margins, _ = scores_by(choose_backend(logits), flat, torch.cat(better), worst.repeat(others, 1), [every], [False])
+    backend, best = choose_backend(logits), better[0]
+    margins, _ = scores_by(backend, flat, torch.cat(better), worst.repeat(others, 1), [repeated], [False])
     by_rank = margins[0].unflatten(0, (others, len(worst)))
     return PairScores(
-        chosen=unless_written(logits, lambda: fused_chosen(flat, better[0], measure)),
+        chosen=unless_changed(logits, lambda: chosen_score(flat, best, measure)),
         margin=by_rank[0],
         ranked=torch.cat([by_rank, torch.zeros_like(by_rank[:1])]).T,
     )

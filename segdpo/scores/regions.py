@@ -1,4 +1,4 @@
-"""Which pixels of a pair count (regions), and how much each of them does (reductions)."""
+"""Regions: the pixels of a pair that count. Reductions: their weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from segdpo.checks import IGNORE
 
 Masks = Shaped[Tensor, "pairs *space"]
 RegionFunction = Callable[[Tensor, Tensor], Tensor]
-"""Takes `(chosen, rejected)`, both [P, *spatial], and returns a bool mask of the same shape."""
+"""Takes `(chosen, rejected)`, both [pairs, *spatial], and returns a bool mask of the same shape."""
 
 
 def image(chosen: Masks, rejected: Masks) -> Bool[Tensor, "pairs *space"]:
-    """Return every pixel; the valid mask does the rest."""
+    """Return every pixel."""
     return torch.ones_like(chosen, dtype=torch.bool)
 
 
@@ -29,13 +29,13 @@ def disagreement(chosen: Masks, rejected: Masks) -> Bool[Tensor, "pairs *space"]
 class Boundary:
     """The pixels at most `width` pixels from a contour of either mask (Chebyshev distance).
 
-    A dataclass rather than a closure, so that equal widths are equal scores and are computed once.
+    A dataclass, so that Scores with equal widths are equal and are computed once.
     """
 
     width: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse a width that makes no band."""
+        """Check the width."""
         if self.width < 1:
             raise ValueError(f"Expected a boundary width of at least 1 pixel but got {self.width}.")
 
@@ -52,7 +52,7 @@ REGIONS: dict[str, RegionFunction] = {
 
 
 def contour_band(mask: Masks, width: int) -> Bool[Tensor, "pairs *space"]:
-    """Return the pixels whose (2·width+1)-wide window holds two different classes; ignored pixels make no contour."""
+    """Return the pixels whose window of 2·width + 1 pixels holds two classes; ignored pixels make no contour."""
     labels = mask.float()
     ignored = mask == IGNORE
     highest = _window_max(labels.masked_fill(ignored, -1.0), width)
@@ -61,7 +61,7 @@ def contour_band(mask: Masks, width: int) -> Bool[Tensor, "pairs *space"]:
 
 
 def _window_max(values: Float[Tensor, "pairs *space"], width: int) -> Float[Tensor, "pairs *space"]:
-    # A square window is separable: one 1-D pooling an axis serves any number of spatial dimensions.
+    # A square window is separable, so one 1-D pooling per axis works in any number of dimensions.
     for axis in range(1, values.ndim):
         rows = values.movedim(axis, -1)
         pooled = F.max_pool1d(rows.reshape(-1, 1, rows.shape[-1]), 2 * width + 1, stride=1, padding=width)
@@ -70,7 +70,7 @@ def _window_max(values: Float[Tensor, "pairs *space"], width: int) -> Float[Tens
 
 
 ReductionFunction = Callable[[Tensor, Tensor, int], Tensor]
-"""Takes `(labels, inside, classes)`; returns what a pixel's score is divided by, by class: [P, classes] or [P, 1]."""
+"""Takes `(labels, inside, classes)`; returns the divisor of each class, [pairs, classes], or of all, [pairs, 1]."""
 
 Labels = Integer[Tensor, "pairs pixels"]
 Inside = Bool[Tensor, "pairs pixels"]
@@ -87,7 +87,7 @@ def mean_divisor(labels: Labels, inside: Inside, classes: int) -> Integer[Tensor
 
 
 def class_balanced_divisor(labels: Labels, inside: Inside, classes: int) -> Integer[Tensor, "pairs classes"]:
-    """Every class of `labels` weighs the same, whatever its area: 1 / (classes present · pixels of the class)."""
+    """Every class of `labels` has the same total weight; a pixel weighs 1 / (classes present · pixels of its class)."""
     counts = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(1, labels.long(), inside.long())
     return (counts > 0).sum(1, keepdim=True) * counts
@@ -103,5 +103,5 @@ REDUCTIONS: dict[str, ReductionFunction] = {
 def pixel_weights(
     divisor: Integer[Tensor, "pairs classes_or_1"], dtype: torch.dtype
 ) -> Float[Tensor, "pairs classes_or_1"]:
-    """Return 1 / divisor, and 0 where nothing is there to divide: an empty region scores 0, not 0/0."""
+    """Return 1 / divisor, and 0 where the divisor is 0: the score of an empty region is 0, not 0/0."""
     return torch.where(divisor > 0, 1.0 / divisor.clamp(min=1).to(dtype), 0.0)

@@ -1,4 +1,4 @@
-"""metrics.csv: all that a run logs, one row a logged step, in one file that a resumed run goes on with."""
+"""A logger that writes metrics.csv and continues it when a run is resumed."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ Row = dict[str, str]
 
 
 class MetricsFile(Logger):
-    """Writes FOLDER/metrics.csv, columns epoch and step first.
+    """Write FOLDER/metrics.csv, one row per logged step, columns epoch and step first.
 
     Lightning's CSVLogger deletes the file of an earlier run in the same folder, and with it the history of every
-    resumed run. Here rows from the resumed step on are replaced by those of the run that goes on; earlier ones stay.
+    resumed run. Here the rows before the resumed step stay and later ones are replaced.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -31,12 +31,12 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """No name of its own: the folder is the run's."""
+        """Empty: the folder belongs to one run."""
         return ""
 
     @property
     def version(self) -> str:
-        """No version: the folder is the run's."""
+        """Empty: the folder belongs to one run."""
         return ""
 
     @property
@@ -46,7 +46,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: the run folder holds the whole configuration."""
+        """Do nothing: the run folder holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -59,7 +59,7 @@ class MetricsFile(Logger):
         self._append(row)
 
     def _open(self, first: Row) -> None:
-        """Keep what an earlier run left up to the first step of this one."""
+        """Keep the rows of an earlier run that are older than the first row of this one."""
         self._opened = True
         if not self.path.exists():
             self._rewrite(["epoch", "step"], [])
@@ -75,8 +75,8 @@ class MetricsFile(Logger):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"Expected to add a row to {self.path} but {error.strerror}; what was there before is whole; free some "
-                "space there, then go on from the last checkpoint.",
+                f"Expected to add a row to {self.path} but {error.strerror}; the earlier rows are intact; free some "
+                "space there, then resume from the last checkpoint.",
             ) from error
 
     def _rows(self) -> list[Row]:
@@ -95,7 +95,7 @@ class MetricsFile(Logger):
 
 
 def _before(row: Row, first: Row) -> bool:
-    """Say whether a row is older than the first of the run that goes on, or of its step but about other metrics."""
+    """Return whether a row is older than the first row of the resumed run, or of its step with other metrics."""
     step, started = int(row["step"]), int(first["step"])
     known = {name for name, value in row.items() if value}
     return step < started or (step == started and not (known & first.keys()) - {"epoch", "step"})

@@ -1,6 +1,6 @@
-"""References: what the policy is held against. Each is asked with a batch and answers under no_grad, in eval mode.
+"""References: what the policy is compared with. Each is called with a batch, under no_grad and in evaluation mode.
 
-A reference is no part of the task's parameters: it is not trained, not switched by `train()`, not in the optimiser.
+A reference is not part of the task's parameters: it is not trained, not switched by `train()`, not in the optimiser.
 """
 
 import copy
@@ -21,54 +21,66 @@ Answer = Logits | Mapping[Score, PairScores]
 
 
 class Reference:
-    """What the task asks of a reference; a reference of your own answers `__call__` and whichever of these it needs."""
+    """Base class: a reference of your own overrides `__call__`, and of the other methods those that it needs."""
 
-    low_resolution = False  # the task sets it while it trains on logits before their upsampling
+    low_resolution = False
+    """Whether the task wants logits before their upsampling; set by the task."""
 
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
-        """Return the reference's logits for the batch's images, or its scores of the batch's pairs."""
+        """Return the reference's logits for the batch's images, or its scores of the batch's pairs.
+
+        Args:
+            batch: pairs or rankings, on the policy's device.
+            policy: the network that is trained.
+        """
         raise NotImplementedError
 
     def logits(self, network: nn.Module, batch: PreferenceBatch) -> Logits:
-        """Return a network's logits for the batch's images, at the resolution that the task asks for."""
+        """Return a network's logits for the batch's images, at the resolution that the task wants."""
         return logits_of(network, batch.image, self.low_resolution)
 
     def beside_policy(self, policy: nn.Module) -> AbstractContextManager[None]:
-        """Surround a batch for which first the reference is asked and then the policy."""
+        """Return a context in which first the reference and then the policy is called with a batch."""
         return nullcontext()
 
     def check(self, loss: PreferenceLoss) -> None:
-        """Refuse, before training, a loss that asks for what this reference cannot give."""
+        """Refuse, before training, a loss that reads what this reference does not provide."""
 
     def prepare(self, task: LightningModule, policy: nn.Module, scores: Sequence[Score]) -> None:
-        """Get ready when training starts: the task has its trainer, the trainer its data module."""
+        """Prepare when training starts; `task.trainer` and its data module are set.
+
+        Args:
+            task: the task.
+            policy: the network that is trained.
+            scores: all scores that will be read.
+        """
 
     def see(self, batch: PreferenceBatch) -> None:
-        """Look at a batch while it is still on the CPU."""
+        """Receive a batch while it is still on the CPU."""
 
     def after_step(self, policy: nn.Module, step: int) -> None:
-        """Follow the policy after a step of the optimiser."""
+        """Update the reference after a step of the optimiser."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return what a checkpoint has to contain."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, or refuse one of another reference."""
+        """Restore the state of a checkpoint, or refuse one of another reference."""
 
 
 class NoReference(Reference):
-    """For losses that ask for none: cpo, simpo, orpo, arpo, sft."""
+    """No reference, for losses that need none: cpo, simpo, orpo, arpo, sft."""
 
     def __init__(self, network: nn.Module | None = None) -> None:
-        """Take a network as every reference does, and let go of it."""
+        """Accept a network, as every reference does, and ignore it."""
 
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return no scores."""
         return {}
 
     def check(self, loss: PreferenceLoss) -> None:
-        """Refuse a loss that asks for a reference."""
+        """Refuse a loss that needs a reference."""
         if loss.needs_reference:
             raise ValueError(
                 "Expected a reference for this loss but got reference=none; use reference=frozen, "
@@ -77,7 +89,7 @@ class NoReference(Reference):
 
 
 class FrozenCopy(Reference):
-    """A copy of the network with the weights it has now, for ever. One more forward a step, one more copy in memory."""
+    """A copy of the network that never changes: one more forward per step, one more copy in memory."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = frozen_copy(network)
@@ -89,7 +101,7 @@ class FrozenCopy(Reference):
         return self.logits(beside(self.network, policy), batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights these are."""
+        """Return the fingerprint of the weights."""
         return {"fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,10 +110,10 @@ class FrozenCopy(Reference):
 
 
 class AdapterOff(Reference):
-    """The policy with its adapter switched off: no second copy in memory, one more forward a step."""
+    """The policy with its adapter switched off: no second copy in memory, one more forward per step."""
 
     def __init__(self, network: nn.Module | None = None) -> None:
-        """Take a network as every reference does, and let go of it: the policy holds these weights."""
+        """Accept a network, as every reference does, and ignore it: the policy contains its weights."""
 
     @torch.no_grad()
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
@@ -111,9 +123,12 @@ class AdapterOff(Reference):
 
 
 class Moving(Reference):
-    """A copy that follows the policy: by a moving average (`decay`), or taken anew every `every` steps.
+    """A copy that follows the policy; checkpoints contain its weights.
 
-    After each step: reference = decay · reference + (1 − decay) · policy. Its weights are kept in checkpoints.
+    Args:
+        network: what it starts as.
+        decay: after each step, reference = decay · reference + (1 − decay) · policy.
+        every: instead, copy the policy every so many steps.
     """
 
     def __init__(self, network: nn.Module, *, decay: float | None = None, every: int | None = None) -> None:
@@ -133,7 +148,7 @@ class Moving(Reference):
 
     @torch.no_grad()
     def after_step(self, policy: nn.Module, step: int) -> None:
-        """Move, or be copied if it is time."""
+        """Move the average, or copy the policy if it is time."""
         if self._every is not None and step % self._every:
             return
         own, new = beside(self.network, policy).state_dict(), policy.state_dict()
@@ -153,7 +168,7 @@ class Moving(Reference):
         return {"network": self.network.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the weights of the checkpoint."""
+        """Restore the weights."""
         if "network" not in state:
             raise ValueError(
                 "Expected the weights of a moving reference in the checkpoint but it has none; "
@@ -163,12 +178,12 @@ class Moving(Reference):
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
-    """Return a copy in eval mode that nothing trains."""
+    """Return a copy in evaluation mode that is not trained."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def beside(network: nn.Module, policy: nn.Module) -> nn.Module:
-    """Bring the network to the policy's device and precision, if it is not there yet."""
+    """Return the network, moved to the policy's device and precision."""
     own, like = next(network.parameters(), None), next(policy.parameters(), None)
     if own is not None and like is not None and (own.device != like.device or own.dtype != like.dtype):
         network.to(device=like.device, dtype=like.dtype)
@@ -176,17 +191,17 @@ def beside(network: nn.Module, policy: nn.Module) -> nn.Module:
 
 
 def check_fingerprint(expected: object, own: str) -> None:
-    """Refuse to go on from a checkpoint that was trained against other weights."""
+    """Refuse a checkpoint that was trained against other weights."""
     if expected != own:
         raise ValueError(
-            f"Expected the reference that the checkpoint was trained against (fingerprint {expected}) but this one's "
-            f"weights are others ({own}); resume with the same reference, or start anew from the checkpoint's weights."
+            f"Expected the reference that the checkpoint was trained against (fingerprint {expected}) but this one has "
+            f"other weights ({own}); resume with the same reference, or start a new run from the checkpoint's weights."
         )
 
 
 @contextmanager
 def in_eval(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module into eval mode inside the `with`, and back into its own mode after it."""
+    """Put every submodule into evaluation mode inside the `with`, and back into its own mode after it."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""A reference that shares the policy's encoder: for policies that train their decoder and head alone."""
+"""A reference that shares the policy's frozen encoder."""
 
 import copy
 import itertools
@@ -15,20 +15,20 @@ from segdpo.models import fingerprint, fingerprint_tensors, parts_of
 from segdpo.training.references import Answer, Reference, beside, check_fingerprint
 from segdpo.training.scoring import PreferenceBatch
 
-# What Lightning's precisions make of a network's weights.
+# Types to which Lightning's precisions cast a network's weights.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class SharedEncoder(Reference):
-    """A frozen copy of all but the encoder, which is the policy's own: it runs once a step, for both networks.
+    """A frozen copy of everything but the encoder: the policy's encoder runs once per step, for both networks.
 
-    The encoder has to be frozen, held in eval mode and of the reference's weights, so that it is the reference's too;
-    anything else is refused. The features that it gives the reference are handed to the policy.
+    For policies that train only their decoder and head. The policy's encoder has to be frozen, in evaluation mode and
+    of the reference's weights; anything else is refused. Its features for the reference are reused for the policy.
 
     Args:
         network: the reference; its encoder is not copied.
-        encoder: name of the submodule in network and policy alike, such as "network.backbone" (torchvision) or
-            "network.segformer" (Hugging Face). Whatever follows it must not change features in place.
+        encoder: name of the submodule in both networks, such as "network.backbone" (torchvision) or
+            "network.segformer" (Hugging Face). What follows it must not change features in place.
     """
 
     def __init__(self, network: nn.Module, encoder: str = "network.encoder") -> None:
@@ -36,44 +36,44 @@ class SharedEncoder(Reference):
         self._name = encoder
         self.fingerprint = fingerprint(network)
         self._print, self._prints = fingerprint(own), {dtype: _print_of(own, dtype) for dtype in DTYPES}
-        # Found in the memo, it is not copied: an empty module keeps its place.
+        # deepcopy takes what is in the memo instead of copying: an empty module in place of the encoder.
         self.network = copy.deepcopy(network, {id(own): nn.Module()}).eval().requires_grad_(False)
-        self._seen: tuple[Any, ...] = ()
-        self._shelf: _Shelf | None = None
+        self._checked_versions: tuple[Any, ...] = ()
+        self._features: _Features | None = None
 
     @torch.no_grad()
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
-        """Return the logits of the own decoder and head on the policy's encoder."""
-        # Inside beside_policy it has been looked at already.
-        encoder = self._checked(policy) if self._shelf is None else _submodule(policy, self._name)
+        """Return the logits of the reference's decoder and head on the policy's encoder."""
+        # Inside beside_policy it is checked already.
+        encoder = self._checked(policy) if self._features is None else _submodule(policy, self._name)
         network = beside(self.network, policy)
-        place = network.get_submodule(self._name)
+        empty = network.get_submodule(self._name)
         network.set_submodule(self._name, encoder)
-        # Whoever asks for the reference alone gets it, and leaves nothing on a shelf.
-        shelf = self._shelf or _Shelf(encoder.forward)
-        shelf.fills = True
+        # Called without the policy, the reference keeps no features.
+        features = self._features or _Features(encoder.forward)
+        features.keep = True
         try:
             return self.logits(network, batch)
         finally:
-            shelf.fills = False
-            network.set_submodule(self._name, place)
+            features.keep = False
+            network.set_submodule(self._name, empty)
 
     @contextmanager
     def beside_policy(self, policy: nn.Module) -> Iterator[None]:
-        """Inside the `with`, ask the reference first, then the policy: its encoder then gives the same features."""
+        """Reuse features inside the `with`: call the reference first, then the policy."""
         encoder = self._checked(policy)
         before = encoder.__dict__.get("forward")
-        self._shelf = encoder.__dict__["forward"] = _Shelf(encoder.forward)
+        self._features = encoder.__dict__["forward"] = _Features(encoder.forward)
         try:
             yield
         finally:
-            self._shelf = None
+            self._features = None
             del encoder.__dict__["forward"]
             if before is not None:
                 encoder.__dict__["forward"] = before
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights these are: those of the whole, as for a frozen copy."""
+        """Return the fingerprint of all weights, as a frozen copy does."""
         return {"fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ class SharedEncoder(Reference):
         check_fingerprint(state.get("fingerprint"), self.fingerprint)
 
     def _checked(self, policy: nn.Module) -> nn.Module:
-        """Return the policy's encoder, if it is the reference's too."""
+        """Return the policy's encoder, or refuse it if it is not the reference's too."""
         encoder = _submodule(policy, self._name)
         trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
         if trained:
@@ -93,14 +93,14 @@ class SharedEncoder(Reference):
         if moving is not None:
             raise ValueError(
                 f"Expected an encoder in eval mode but {self._name}{'.' * bool(moving)}{moving} is in training mode, "
-                "where statistics move and dropout draws; set hold_statistics=true, or use reference=frozen."
+                "where statistics change and dropout is active; set hold_statistics=true, or use reference=frozen."
             )
-        # To hash all weights takes long; whatever is written into them counts their versions up.
+        # Hashing all weights takes long; every write increases a tensor's version.
         tensors = itertools.chain(encoder.parameters(), encoder.buffers())
-        seen = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        if seen != self._seen:
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        if versions != self._checked_versions:
             self._check_weights(encoder)
-            self._seen = seen
+            self._checked_versions = versions
         return encoder
 
     def _check_weights(self, encoder: nn.Module) -> None:
@@ -113,34 +113,34 @@ class SharedEncoder(Reference):
             )
 
 
-class _Shelf:
-    """Stands for an encoder's forward: what it gave the reference is kept and given to the policy."""
+class _Features:
+    """Replaces an encoder's forward: features computed for the reference are kept and returned to the policy."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self._forward = forward
         self._kept: deque[tuple[Any, Any, list[int]]] = deque()
-        self.fills = False
+        self.keep = False
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Compute and keep, or give what was kept for the same input."""
-        asked = (args, keywords)
-        if not self.fills:
-            return self._take(asked) if self._kept else self._forward(*args, **keywords)
+        """Compute features and keep them, or return those that were kept for the same input."""
+        given = (args, keywords)
+        if not self.keep:
+            return self._take(given) if self._kept else self._forward(*args, **keywords)
         features = self._forward(*args, **keywords)
-        self._kept.append((asked, features, _versions(features)))
-        # A list of its own for each of the two. Tensors made in inference mode do not count what is written into them.
-        return tree_map(lambda one: one.clone() if _untracked(one) else one, features)
+        self._kept.append((given, features, _versions(features)))
+        # Lists are copied, one for each network; so are inference tensors, which have no versions.
+        return tree_map(lambda one: one.clone() if _has_no_version(one) else one, features)
 
-    def _take(self, asked: Any) -> Any:
-        shown, features, versions = self._kept.popleft()
-        if not _equal(shown, asked):
+    def _take(self, given: Any) -> Any:
+        kept, features, versions = self._kept.popleft()
+        if not _equal(kept, given):
             raise RuntimeError(
-                "Expected the policy to show its encoder what the reference showed it but the input is another; the "
-                "two networks have to be alike before the encoder, or use reference=frozen."
+                "Expected the same encoder input for policy and reference but got another for the policy; the two "
+                "networks have to be alike before the encoder, or use reference=frozen."
             )
         if _versions(features) != versions:
             raise RuntimeError(
-                "Expected features that stay as they are but the reference's decoder wrote into them (an operation in "
+                "Expected features that stay unchanged but the reference's decoder wrote into them (an operation in "
                 "place); use reference=frozen with this network."
             )
         return features
@@ -150,20 +150,20 @@ def _submodule(network: nn.Module, name: str) -> nn.Module:
     try:
         return network.get_submodule(name)
     except AttributeError as error:
-        there = parts_of(part for part, _ in network.named_modules() if part)
+        parts = parts_of(part for part, _ in network.named_modules() if part)
         raise ValueError(
-            f"Expected a submodule {name} in the network but there is none; it has {', '.join(there)}: set "
-            "reference.encoder to its encoder."
+            f"Expected a submodule {name} in the network but got {', '.join(parts)}; set reference.encoder to its "
+            "encoder."
         ) from error
 
 
 def _print_of(encoder: nn.Module, dtype: torch.dtype) -> str:
-    """Return the fingerprint that the encoder has when it is cast to `dtype`."""
+    """Return the encoder's fingerprint after a cast to `dtype`."""
     state = encoder.state_dict().items()
     return fingerprint_tensors({name: value.to(dtype) if value.is_floating_point() else value for name, value in state})
 
 
-def _untracked(value: Any) -> bool:
+def _has_no_version(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_inference()
 
 
@@ -172,7 +172,7 @@ def _versions(features: Any) -> list[int]:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Say whether two calls have the same arguments; the same tensor is not read."""
+    """Return whether two calls have equal arguments; identical tensors are not read."""
     pairs = zip(tree_leaves(one), tree_leaves(other), strict=False)
     return len(tree_leaves(one)) == len(tree_leaves(other)) and all(
         a is b or (torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b) for a, b in pairs

@@ -1,4 +1,4 @@
-"""What all tasks share: optimiser, logged means, and a loss that is checked to be finite."""
+"""What all tasks share: the optimiser, logged means over pairs or pixels, and a check that the loss is finite."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,128 +16,21 @@ from segdpo.data import Batch
 from segdpo.metrics import Overlap
 from segdpo.scores import predicted_classes
 
-
-class Means(Metric):
-    """Means of several named values, each weighed by the weight of the pairs (or pixels) that it was taken over.
-
-    One metric for all of them, so that processes exchange two short vectors and not two numbers a name.
-
-    >>> means = Means(["loss", "margin"])
-    >>> means.update({"loss": torch.tensor([1.0, 4.0])}, weight=torch.tensor([2.0, 1.0]))
-    >>> means.compute()
-    {'loss': tensor(2.)}
-    """
-
-    full_state_update = False
-    sums: Tensor
-    weights: Tensor
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        self._places: dict[tuple[str, ...], Tensor] = {}
-        for state in ("sums", "weights"):
-            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
-
-    def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
-        """Add values [pairs] with the pairs' weights [pairs]."""
-        weight = weight.detach().to(self.sums.dtype)
-        rows = torch.stack([value.detach().to(weight) for value in values.values()])
-        places = self._places_of(tuple(values))
-        # A product and a sum, not a matrix product: that one autocast would round to half precision.
-        self.sums = self.sums.index_add(0, places, (rows * weight).sum(1))
-        self.weights = self.weights.index_add(0, places, weight.sum().expand(len(places)))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means of what was seen; names without any weight are left out."""
-        seen = (self.weights > 0).tolist()
-        means = self.sums / self.weights
-        return {name: mean for name, mean, was_seen in zip(self.names, means, seen, strict=True) if was_seen}
-
-    def _places_of(self, names: tuple[str, ...]) -> Tensor:
-        """Return the names' numbers on the device; kept there, since sending them waits for the device."""
-        places = self._places.get(names)
-        if places is None or places.device != self.sums.device:
-            numbers = [self.names.index(name) for name in names]
-            places = self._places[names] = torch.tensor(numbers, device=self.sums.device)
-        return places
-
-
-MEND = "lower the learning rate, clip gradients (trainer.gradient_clip_val=1), or look at these images and masks"
-
-
-class NonFiniteLossError(ValueError):
-    """A loss became NaN or infinite."""
-
-
-@contextmanager
-def naming(ids: Sequence[str], step: int) -> Iterator[None]:
-    """Add step and images to whatever the loss finds wrong with a batch."""
-    try:
-        yield
-    except NonFiniteLossError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{error} (Step {step}, images: {', '.join(ids)}.)") from error
-
-
-class FiniteGuard:
-    """Looks at every loss: on a CPU at once, elsewhere one step later, so that no step waits for the device."""
-
-    def __init__(self) -> None:
-        self._pending: _Pending | None = None
-
-    def watch(self, total: Tensor, parts: Mapping[str, Tensor], ids: Sequence[str], step: int) -> None:
-        """Look at the values of the step before, and take note of these."""
-        self.look()
-        # One sum a part: it is finite only if every pair's value is.
-        values = torch.stack([total.detach().float(), *(part.detach().float().sum() for part in parts.values())])
-        self._pending = _Pending(values.isfinite(), ("loss", *parts), tuple(ids), step)
-        if total.device.type == "cpu":
-            self.look()
-
-    def look(self) -> None:
-        """Stop if the values noted last are no numbers."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.check()
-
-
-class _Pending:
-    """Flags on their way from the device, which goes on computing meanwhile."""
-
-    def __init__(self, flags: Tensor, names: tuple[str, ...], ids: tuple[str, ...], step: int) -> None:
-        self._names, self._ids, self._step = names, ids, step
-        self._arrived: torch.cuda.Event | None = None
-        self._flags = flags
-        if flags.device.type == "cuda":
-            # Pinned: a plain copy would wait for everything queued before it.
-            self._flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
-            self._flags.copy_(flags, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def check(self) -> None:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        if self._flags.all():
-            return
-        wrong = [name for name, fine in zip(self._names, self._flags.tolist(), strict=True) if not fine]
-        raise NonFiniteLossError(
-            f"Expected a finite loss but at step {self._step} {' and '.join(wrong)} became NaN or infinite on the "
-            f"images {', '.join(self._ids)}; {MEND}."
-        )
-
-
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]
 STAGES = ("train", "val", "test")
 
 
 class Task(LightningModule):
-    """A task logs means over pairs (or pixels), not over batches, and over all processes, not those of one.
+    """A LightningModule that logs means over pairs (or pixels) of all processes, instead of means over batches.
 
-    During training `train/…` are means since the last time that the Trainer logged.
+    During training, `train/…` are means since the last time that the Trainer logged.
+
+    Args:
+        names: of everything that is logged, without the stage.
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
+        background: whether val/iou and val/dice count class 0.
     """
 
     def __init__(
@@ -155,16 +48,15 @@ class Task(LightningModule):
         self._logged_at = -1
 
     def configure_optimizers(self) -> Any:
-        """Give the optimiser what is to be trained, and step the schedule after every step."""
+        """Build the optimiser of the trainable parameters, and a schedule that steps after every step."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not parameters:
             raise ValueError("Expected parameters to train but every one is frozen; freeze less of the network.")
         optimizer = self._make_optimizer(parameters)
         if self._make_scheduler is None:
             return optimizer
-        # A schedule that wants to know how long training is asks for `steps`.
-        asks = "steps" in inspect.signature(self._make_scheduler).parameters
-        steps = {"steps": int(self.trainer.estimated_stepping_batches)} if asks else {}
+        takes_steps = "steps" in inspect.signature(self._make_scheduler).parameters
+        steps = {"steps": int(self.trainer.estimated_stepping_batches)} if takes_steps else {}
         scheduler = self._make_scheduler(optimizer, **steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -176,9 +68,9 @@ class Task(LightningModule):
         return bool(trainer.fast_dev_run) or (every > 0 and (self.global_step + 1) % every == 0)
 
     def count(self, stage: str, values: Mapping[str, Tensor], weight: Tensor) -> None:
-        """Add values [pairs] to the means; in training, log them if it is time."""
+        """Add values [pairs] with the pairs' weights [pairs] to the means; in training, log them if it is time."""
         means = cast(Means, self.means[f"on_{stage}"])
-        # Not at once after logging: an accumulated step logs after its last batch only.
+        # Not immediately after logging: an accumulated step logs after its last batch only.
         if stage == "train" and self._logged_at not in (-1, self.global_step):
             means.reset()
             self._logged_at = -1
@@ -188,11 +80,21 @@ class Task(LightningModule):
             found = {f"train/{name}": value for name, value in means.compute().items()}
             self.log_dict(found, on_step=True, on_epoch=False)
 
-    def share(self, weight: Tensor) -> Tensor:
-        """Return the factor that makes the mean of the processes' gradients the gradient of the one mean of all.
+    def count_overlap(self, stage: str, logits: Tensor, batch: Batch) -> None:
+        """Add the overlap of the predicted masks with gold, if the batch has gold."""
+        if batch.gold is not None:
+            overlap = cast(Overlap, self.overlaps[f"on_{stage}"])
+            overlap.classes = max(2, logits.shape[1])
+            overlap.update(predicted_classes(logits), batch.gold.masked_fill(~batch.valid, IGNORE))
 
-        Each process's loss is a mean over its own pairs (or pixels), and DDP averages over processes: right only if
-        all have the same weight in sum. This process's loss has to count by its share of the weight.
+    def share(self, weight: Tensor) -> Tensor:
+        """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.
+
+        Each process's loss is a mean over its own pairs (or pixels), and DDP averages over processes, which is the
+        mean over all pairs only if every process has the same weight in sum.
+
+        Args:
+            weight: this process's weight, a scalar.
         """
         weight = weight.detach().float()
         if self.trainer.world_size == 1:
@@ -201,29 +103,22 @@ class Task(LightningModule):
         return weight * self.trainer.world_size / whole.clamp(min=torch.finfo(weight.dtype).tiny)
 
     def sum_over_processes(self, values: Tensor) -> Tensor:
-        """Return the sums over all processes; each of them has to call this."""
+        """Return the sums over all processes; every process has to call this."""
         if self.trainer.world_size == 1:
             return values
         return cast(Tensor, self.trainer.strategy.reduce(values.clone(), reduce_op="sum"))
 
-    def count_overlap(self, stage: str, logits: Tensor, batch: Batch) -> None:
-        """Hold the predicted masks against gold, if the batch has any."""
-        if batch.gold is not None:
-            overlap = cast(Overlap, self.overlaps[f"on_{stage}"])
-            overlap.classes = max(2, logits.shape[1])
-            overlap.update(predicted_classes(logits), batch.gold.masked_fill(~batch.valid, IGNORE))
-
     def on_validation_epoch_end(self) -> None:
-        """Log what was counted."""
+        """Log the means and overlaps."""
         self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log what was counted."""
+        """Log the means and overlaps."""
         self._log_epoch("test")
 
     def on_train_epoch_end(self) -> None:
-        """Look at the last loss too."""
-        self.guard.look()
+        """Check the last loss."""
+        self.guard.check_pending()
 
     def _log_epoch(self, stage: str) -> None:
         means, overlaps = cast(Means, self.means[f"on_{stage}"]), cast(Overlap, self.overlaps[f"on_{stage}"])
@@ -232,5 +127,122 @@ class Task(LightningModule):
             found |= {name: overlap[name] for name in ("iou", "dice")}
         means.reset()
         overlaps.reset()
-        # The same on every process already; Lightning wants to be told to share what is logged at the end of an epoch.
+        # Already the same on every process, but Lightning warns without sync_dist.
         self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
+
+
+class Means(Metric):
+    """Means of several named values, weighted by the weights of the pairs (or pixels) that they were taken over.
+
+    One metric for all names, so that processes exchange two short vectors instead of two numbers per name.
+
+    >>> means = Means(["loss", "margin"])
+    >>> means.update({"loss": torch.tensor([1.0, 4.0])}, weight=torch.tensor([2.0, 1.0]))
+    >>> means.compute()
+    {'loss': tensor(2.)}
+    """
+
+    full_state_update = False
+    sums: Tensor
+    weights: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self._rows: dict[tuple[str, ...], Tensor] = {}
+        for state in ("sums", "weights"):
+            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
+
+    def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
+        """Add values [pairs] with the pairs' weights [pairs]."""
+        weight = weight.detach().to(self.sums.dtype)
+        stacked = torch.stack([value.detach().to(weight) for value in values.values()])
+        rows = self._rows_of(tuple(values))
+        # A product and a sum instead of a matrix product, which autocast would round to half precision.
+        self.sums = self.sums.index_add(0, rows, (stacked * weight).sum(1))
+        self.weights = self.weights.index_add(0, rows, weight.sum().expand(len(rows)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means; names without any weight are left out."""
+        seen = (self.weights > 0).tolist()
+        means = self.sums / self.weights
+        return {name: mean for name, mean, was_seen in zip(self.names, means, seen, strict=True) if was_seen}
+
+    def _rows_of(self, names: tuple[str, ...]) -> Tensor:
+        """Return the names' numbers on the device; kept there, because sending them waits for the device."""
+        rows = self._rows.get(names)
+        if rows is None or rows.device != self.sums.device:
+            numbers = [self.names.index(name) for name in names]
+            rows = self._rows[names] = torch.tensor(numbers, device=self.sums.device)
+        return rows
+
+
+class NonFiniteLossError(ValueError):
+    """A loss became NaN or infinite."""
+
+
+class FiniteGuard:
+    """Check that every loss is finite: at once on a CPU, one step later elsewhere, so that no step waits."""
+
+    def __init__(self) -> None:
+        self._pending: _Pending | None = None
+
+    def watch(self, total: Tensor, parts: Mapping[str, Tensor], ids: Sequence[str], step: int) -> None:
+        """Check the loss of the step before and remember this one.
+
+        Args:
+            total: the loss, a scalar.
+            parts: its terms by name, [pairs] each.
+            ids: the batch's images, for the message.
+            step: number of the step, for the message.
+        """
+        self.check_pending()
+        # One sum per part: it is finite only if every pair's value is.
+        values = torch.stack([total.detach().float(), *(part.detach().float().sum() for part in parts.values())])
+        self._pending = _Pending(values.isfinite(), ("loss", *parts), tuple(ids), step)
+        if total.device.type == "cpu":
+            self.check_pending()
+
+    def check_pending(self) -> None:
+        """Raise NonFiniteLossError if the loss remembered last is not finite."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.check()
+
+
+class _Pending:
+    """Flags that are copied from the device while it goes on computing."""
+
+    def __init__(self, flags: Tensor, names: tuple[str, ...], ids: tuple[str, ...], step: int) -> None:
+        self._names, self._ids, self._step = names, ids, step
+        self._copied: torch.cuda.Event | None = None
+        self._flags = flags
+        if flags.device.type == "cuda":
+            # Pinned: a plain copy would wait for everything queued before it.
+            self._flags = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+            self._flags.copy_(flags, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def check(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+        if self._flags.all():
+            return
+        wrong = [name for name, finite in zip(self._names, self._flags.tolist(), strict=True) if not finite]
+        raise NonFiniteLossError(
+            f"Expected a finite loss but at step {self._step} {' and '.join(wrong)} became NaN or infinite on the "
+            f"images {', '.join(self._ids)}; lower the learning rate, clip gradients (trainer.gradient_clip_val=1), or "
+            "look at these images and masks."
+        )
+
+
+@contextmanager
+def batch_in_errors(ids: Sequence[str], step: int) -> Iterator[None]:
+    """Add the step and the batch's images to ValueErrors raised inside the `with`."""
+    try:
+        yield
+    except NonFiniteLossError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error} (Step {step}, images: {', '.join(ids)}.)") from error

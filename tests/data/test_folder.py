@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stored import CLASSES, contents, draw, draw_many, folder, same
+from stored import CLASSES, STORED, contents, draw, draw_many, folder, same, stored_records
 
-from segdpo.data.formats.folder import FolderDataset, read_folder, write_folder
+from segdpo.data.formats.folder import FolderDataset, write_folder
 from segdpo.data.images import encode_mask
 from segdpo.data.record import Pair, RecordInfo
 from segdpo.files import DataError
@@ -33,8 +33,8 @@ def test_the_files_are_where_a_person_looks(tmp_path):
 
 def test_grey_images_become_rgb_unless_asked_otherwise(tmp_path):
     root = folder(tmp_path, DATA[1:2])
-    assert np.array_equal(read_folder(root)[0].image, np.repeat(DATA[1].image, 3, axis=2))
-    assert np.array_equal(read_folder(root, channels=1)[0].image, DATA[1].image)
+    assert np.array_equal(FolderDataset(root)[0].image, np.repeat(DATA[1].image, 3, axis=2))
+    assert np.array_equal(FolderDataset(root, channels=1)[0].image, DATA[1].image)
 
 
 def test_a_folder_made_by_hand(tmp_path):
@@ -50,14 +50,18 @@ def test_a_folder_made_by_hand(tmp_path):
     assert np.array_equal(record.gold, DATA[0].gold)
 
 
-def test_pairs_without_opening_an_image(tmp_path):
+def test_numbers_of_pairs_without_opening_an_image(tmp_path):
     root = folder(tmp_path, DATA)
     for path in root.rglob("*.png"):
         path.unlink()
-    table = FolderDataset(root).pairs
-    assert table.offsets.tolist() == [0, 2, 4, 4, 4, 4, 6]
-    assert table.chosen.tolist() == [0, 2] * 3
-    assert np.array_equal(table.weight, np.float32([0.1, 1] * 3))
+    source = FolderDataset(root)
+    assert [source.describe(k).pairs for k in range(6)] == [2, 2, 0, 0, 0, 2]
+
+
+def test_a_folder_of_the_first_release_is_read(tmp_path):
+    source = FolderDataset(STORED / "folder", channels=None)
+    assert source.classes == CLASSES
+    assert [same(*pair) for pair in zip(source, stored_records(), strict=True)] == [True] * 3
 
 
 def test_copies_keep_the_images_file(tmp_path):

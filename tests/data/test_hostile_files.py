@@ -10,23 +10,26 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
-import zstandard
 from stored import CLASSES, contents, draw_many, folder, pack
 
-from segdpo.data.formats.arrow import PairTable
 from segdpo.data.formats.coco import CocoDataset, decode_region
 from segdpo.data.formats.folder import FolderDataset, write_folder
-from segdpo.data.formats.pack import (
-    LENGTH,
-    PackDataset,
-    PackIndex,
-    PackSettings,
-    encode_record,
-    write_settings,
+from segdpo.data.formats.pack import PackDataset, PackWriter
+from segdpo.data.formats.pack_files import (
+    END,
+    HEAD,
+    MAGIC,
+    RECORDS,
+    SCHEMA,
+    TAIL,
+    VERSION,
+    RecordTable,
     write_shard,
+    write_table,
 )
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack_records import LENGTH, compress, decompress, encode_record, frame_size
 from segdpo.data.images import ImageFile, decode_image, encode_image
 from segdpo.files import DataError
 from segdpo.preferences.journal import Journal
@@ -40,7 +43,8 @@ def bounded(code, *arguments):
     start = f"""
         import os, resource, sys
         from pathlib import Path
-        import segdpo.data.formats.coco, segdpo.data.formats.folder, segdpo.data.formats.pack, segdpo.data.formats.pack
+        import segdpo.data
+        from segdpo.data.formats.pack_files import read_index
         from segdpo.data.formats.coco import decode_region
         from segdpo.files import DataError
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -50,7 +54,7 @@ def bounded(code, *arguments):
         def read(path):
             pack = path.endswith(".pack")
             source = (segdpo.data.PackDataset if pack else segdpo.data.FolderDataset)(path)
-            source[0], source.pairs
+            source[0]
     """
     guarded = f"""
         for path in sys.argv[1:] or [""]:
@@ -82,15 +86,18 @@ def forged(tmp_path, frame=None, index=None, **changes):
     body, header = encode_record(RECORD, file)
     whole = body[LENGTH.size + LENGTH.unpack_from(body)[0] :]
     header = {key: value for key, value in {**header, **changes}.items() if value is not ...}
-    path = tmp_path / "forged.pack"
-    path.mkdir()
-    write_settings(path, PackSettings(CLASSES, 64, "files"))
+    path = pack(tmp_path, [], name="forged.pack", per_shard=64)
     body = body_of(header, whole[: len(file.data)], whole[len(file.data) :] if frame is None else frame)
     sound = {**json.loads(json.dumps(encode_record(RECORD, file)[1])), **(index or {})}
-    rows = PackIndex()
-    rows.add(0, write_shard(path / "shard-00000.bin", [body], [sound]))
-    rows.write(path)
+    put(path, body, sound)
     return path
+
+
+def put(path, body, header):
+    """Make `body` the only record of a pack, all checksums right."""
+    rows = RecordTable()
+    rows.add(0, write_shard(path / "shard-00000.bin", [(body, header)]))
+    rows.write(path)
 
 
 def test_a_suffix_that_leaves_the_folder_writes_nothing(tmp_path):
@@ -119,11 +126,29 @@ def test_a_code_of_one_endless_number_is_refused():
 
 
 def zeros(size):
-    """A zstd frame of zeros, 98 kB for 3 GB, that says how long they are."""
-    compressor = zstandard.ZstdCompressor(level=3).compressobj(size=size)
-    chunk = bytes(2**24)
-    parts = [compressor.compress(chunk) for _ in range(size // 2**24)]
-    return b"".join([*parts, compressor.compress(bytes(size % 2**24)), compressor.flush()])
+    """A zstd frame of zeros that says how long they are: blocks of one repeated byte, 128 KiB each."""
+    head = b"\x28\xb5\x2f\xfd" + bytes([0b11000000, 7 << 3]) + size.to_bytes(8, "little")
+    more, last = ((2**17 << 3 | 2 | end).to_bytes(3, "little") + b"\0" for end in (0, 1))
+    return head + more * (size // 2**17 - 1) + last
+
+
+def test_a_frame_of_repeated_blocks_is_zstd():
+    assert decompress(zeros(2**20), 2**20, "").tobytes() == bytes(2**20)
+    for size in (2**20 - 1, 2**20 + 1, 0):
+        with pytest.raises(DataError, match=f"x: Expected a frame of {size} bytes"):
+            decompress(zeros(2**20), size, "x")
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65791, 65792, 10**6])
+def test_the_size_of_a_frame_is_in_its_header(size):
+    frame = compress(bytes(size))
+    assert frame_size(frame) == size
+    assert decompress(frame, size, "").tobytes() == bytes(size)
+    assert frame_size(zeros(3 * 2**30)) == 3 * 2**30
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(b"of unknown length")
+    assert frame_size(sink.getvalue().to_pybytes()) == frame_size(frame[:4]) == frame_size(b"no frame") == -1
 
 
 @pytest.fixture(scope="module")
@@ -146,27 +171,18 @@ def test_masks_as_large_as_the_header_says_are_refused_too(tmp_path, bomb):
 def test_pixels_that_expand_to_gigabytes_are_refused(tmp_path, bomb):
     path = pack(tmp_path, [])
     header = {**encode_record(RECORD, None)[1], "image_bytes": len(bomb)}
-    places = write_shard(path / "shard-00000.bin", [body_of(header, bomb, b"")], [header])
-    rows = PackIndex()
-    rows.add(0, places)
-    rows.write(path)
+    put(path, body_of(header, bomb, b""), header)
     assert bounded("read(path)", path).startswith(f"DataError: {path}")
 
 
 def test_an_index_that_expands_to_gigabytes_is_refused(tmp_path, bomb):
-    from segdpo.data.formats.pack import END, HEAD, MAGIC, SHARD_VERSION, TAIL
-
     path = tmp_path / "shard-00000.bin"
     tail = TAIL.pack(HEAD.size, len(bomb), zlib.crc32(bomb), END)
-    path.write_bytes(HEAD.pack(MAGIC, SHARD_VERSION) + bomb + tail)
-    assert bounded("segdpo.data.formats.pack.read_index(Path(path))", path).startswith(f"DataError: {path}")
+    path.write_bytes(HEAD.pack(MAGIC, VERSION) + bomb + tail)
+    assert bounded("read_index(Path(path))", path).startswith(f"DataError: {path}")
 
 
 def test_a_table_that_expands_to_gigabytes_is_refused(tmp_path):
-    import pyarrow as pa
-
-    from segdpo.data.formats.pack import RECORDS, SCHEMA
-
     path = pack(tmp_path, [])
     count = 60_000_000
     columns = [pa.array([""]).take(pa.array(np.zeros(count, np.int8))) if pa.types.is_string(field.type) else
@@ -226,7 +242,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path, kind):
     paths = []
     for name in (f"images/{RECORD.id}.png", f"gold/{RECORD.id}.png", "manifest.jsonl", "dataset.json"):
         paths.append(folder(tmp_path, [RECORD], name=f"folder {len(paths)}") / name)
-    for name in ("pack.json", "records.arrow", "pairs.arrow", "shard-00000.bin"):
+    for name in ("pack.json", "records.arrow", "shard-00000.bin"):
         paths.append(pack(tmp_path, [RECORD], name=f"{len(paths)}.pack") / name)
     for path in paths:
         path.unlink()
@@ -295,10 +311,7 @@ def test_a_header_that_does_not_fit_its_pixels_is_refused(tmp_path, changes):
 @pytest.mark.parametrize("header", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"7", b'{"id": "a"}'])
 def test_a_header_that_is_no_object_is_refused(tmp_path, header):
     path = pack(tmp_path, [])
-    places = write_shard(path / "shard-00000.bin", [body_of(header, b"", b"")], [encode_record(RECORD, None)[1]])
-    rows = PackIndex()
-    rows.add(0, places)
-    rows.write(path)
+    put(path, body_of(header, b"", b""), encode_record(RECORD, None)[1])
     with pytest.raises(DataError, match=r"shard-00000\.bin"):
         PackDataset(path)[0]
 
@@ -306,10 +319,7 @@ def test_a_header_that_is_no_object_is_refused(tmp_path, header):
 def test_a_record_shorter_than_its_header_is_refused(tmp_path):
     path = pack(tmp_path, [])
     for body in (b"", b"\x05", LENGTH.pack(2**32 - 1) + b"{}"):
-        places = write_shard(path / "shard-00000.bin", [body], [encode_record(RECORD, None)[1]])
-        rows = PackIndex()
-        rows.add(0, places)
-        rows.write(path)
+        put(path, body, encode_record(RECORD, None)[1])
         with pytest.raises(DataError, match=r"shard-00000\.bin"):
             PackDataset(path)[0]
 
@@ -321,14 +331,9 @@ def test_a_record_shorter_than_its_header_is_refused(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_an_index_that_leads_nowhere_is_refused(tmp_path, changes):
-    import pyarrow as pa
-
-    from segdpo.data.formats.arrow import write_table
-    from segdpo.data.formats.pack import RECORDS, SCHEMA
-
     path = pack(tmp_path, [RECORD])
     row = pa.ipc.open_file(str(path / RECORDS)).get_batch(0).to_pylist()[0]
-    write_table(path / RECORDS, pa.Table.from_pylist([{**row, **changes}], SCHEMA), 1)
+    write_table(path / RECORDS, pa.Table.from_pylist([{**row, **changes}], SCHEMA))
     with pytest.raises(DataError, match=r"records.arrow|shard-0000"):
         [(source[0], source.describe(0)) for source in (PackDataset(path),)]
 
@@ -431,7 +436,7 @@ def test_an_image_of_coco_outside_of_its_grammar_is_refused(tmp_path, image):
 def test_a_header_of_the_index_is_checked_before_a_pack_is_resumed(tmp_path, header):
     path = pack(tmp_path, [])
     body, sound = encode_record(RECORD, None)
-    write_shard(path / "shard-00000.bin", [body], [{**sound, **header}])
+    write_shard(path / "shard-00000.bin", [(body, {**sound, **header})])
     with pytest.raises(DataError, match=r"shard-00000\.bin, record 0"):
         PackWriter(path, CLASSES)
 
@@ -457,9 +462,3 @@ def test_a_selection_of_a_journal_is_numbers(tmp_path, selected):
     path.write_text(f'{{"settings": {{}}, "selected": {selected}, "finished": false}}\n')
     with pytest.raises(DataError, match=r"j\.jsonl"):
         Journal(path, {})
-
-
-@pytest.mark.parametrize("weight", [1e300, -1.0, float("nan")])
-def test_a_table_with_weights_that_are_none_is_refused(weight):
-    with pytest.raises(DataError, match="pair 1 has"), np.errstate(over="ignore"):
-        PairTable.from_columns([np.array(column) for column in ([0, 0], [0, 1], [1, 0], [1.0, weight])], 1)

@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from PIL import Image as Pillow
-from stored import CLASSES, contents, draw, draw_many, folder, pack, same
+from stored import CLASSES, STORED, contents, draw, draw_many, folder, pack, same, stored_records
 
 from segdpo.data.formats.folder import FolderDataset, write_folder
-from segdpo.data.formats.pack import PackDataset, decode_pixels, encode_pixels
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack import PackDataset, PackWriter
+from segdpo.data.formats.pack_records import decode_pixels, encode_pixels
 from segdpo.data.images import ImageFile, encode_image
 from segdpo.data.record import Pair, RecordInfo
 from segdpo.data.sources import write_pack
@@ -35,12 +36,20 @@ def test_what_was_packed_is_read(tmp_path):
     assert source[0].masks.flags.writeable
 
 
-def test_the_pairs_are_a_table(tmp_path):
-    table = PackDataset(pack(tmp_path, DATA)).pairs
-    assert table.offsets.tolist() == [0, 2, 4, 4, 4, 4, 6, 8]
-    assert table.record.tolist() == [0, 0, 1, 1, 5, 5, 6, 6]
-    assert table.chosen.tolist() == [0, 2] * 4
-    assert table.rejected.tolist() == [1, 1] * 4
+def test_a_pack_of_the_first_release_is_read_and_continued(tmp_path):
+    path = shutil.copytree(STORED / "first.pack", tmp_path / "p")
+    records = stored_records()
+    source = PackDataset(path, channels=None)
+    assert source.classes == CLASSES
+    assert [same(*pair) for pair in zip(source, records, strict=True)] == [True] * 3
+    assert source.image_file(0) == encode_image(records[0].image)
+    assert [source.describe(k).pairs for k in range(3)] == [2, 0, 0]
+    with PackWriter(path, CLASSES) as writer:
+        assert writer.done_ids == {"a", "deep/b", "grey"}
+        writer.write(DATA[0])
+    assert [same(*pair) for pair in zip(PackDataset(path, None), [*records, DATA[0]], strict=True)] == [True] * 4
+    # Its table of all pairs would not know of the new record.
+    assert sorted(contents(path)) == ["pack.json", "records.arrow", "shard-00000.bin", "shard-00001.bin"]
 
 
 def test_folder_to_pack_to_folder_is_byte_identical(tmp_path):
@@ -90,7 +99,7 @@ def save_bmp(image):
 SLOW_WRITER = """
 import sys
 from stored import CLASSES, draw_many
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack import PackWriter
 writer = PackWriter(sys.argv[1], CLASSES, 4)
 for record in draw_many(400):
     if record.id not in writer.done_ids:
@@ -125,7 +134,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path, killed_after)
 def test_what_a_killed_process_left_half_written_goes(tmp_path):
     path = pack(tmp_path, DATA)
     whole = contents(path)
-    (path / "shard-00004.bin.tmp").write_bytes(b"half")
+    (path / ".shard-00004.bin.7-00c0ffee.tmp").write_bytes(b"half")
     PackWriter(path, CLASSES).finish()
     assert contents(path) == whole
 
@@ -223,7 +232,7 @@ def test_numpy_numbers_are_numbers(tmp_path):
 
 def test_an_empty_pack_is_a_pack(tmp_path):
     source = PackDataset(pack(tmp_path, []))
-    assert len(source) == len(source.pairs) == 0
+    assert len(source) == 0
     with pytest.raises(IndexError):
         source[0]
 

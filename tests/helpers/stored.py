@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
 from segdpo.data.formats.folder import write_folder
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.pack import PackWriter
 from segdpo.data.record import Pair, Record
 
+STORED = Path(__file__).parents[1] / "data" / "stored"
 CLASSES = ("background", "cell", "vessel")
 
 
@@ -41,6 +43,16 @@ def draw_many(count, seed=0):
     return [
         draw(rng, **{"name": f"r{k}", **odd[k % len(odd)]} | ({"name": f"r{k}"} if k >= len(odd) else {}))
         for k in range(count)
+    ]
+
+
+def stored_records():
+    """The records of stored/first.pack and stored/folder, which the first release wrote."""
+    rng = np.random.default_rng(18)
+    return [
+        draw(rng, "a", size=(6, 5)),
+        draw(rng, "deep/b", size=(4, 7), pairs=(), ranking=(2, 0, 1), gold=None, group="", split="val", meta={}),
+        draw(rng, "grey", masks=0, size=(3, 3), channels=1, gold=None),
     ]
 
 

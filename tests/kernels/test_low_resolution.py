@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segdpo import score_drift, score_pairs, score_ranking
+from segdpo import Score, kl_to_reference, score_pairs, score_ranking
 from segdpo.kernels import low_resolution
-from segdpo.kernels import low_resolution as bands
 from segdpo.kernels.index import pair_index
 from segdpo.kernels.low_resolution import LowResolution, low_resolution_margin, neighbours, sum_of_bands
-from segdpo.scores.low_resolution import low_resolution_drift, low_resolution_pairs, low_resolution_ranking
+from segdpo.scores import Pairs, Rankings, low_resolution_kl, low_resolution_pairs, low_resolution_ranking
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -24,8 +23,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 def _many_bands_and_chunks():
     """Small images would otherwise be one band and one chunk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bands, "CPU_BAND", 200)
-        patch.setattr(bands, "LEAST_ROWS", 1)
+        patch.setattr(low_resolution, "CPU_BAND", 200)
+        patch.setattr(low_resolution, "LEAST_ROWS", 1)
         patch.setattr(low_resolution, "CHUNK", 37)
         yield
 
@@ -86,9 +85,10 @@ def make(case, dtype):
 )
 def test_scores_equal_those_of_the_upsampled_logits(case, region, reduction, quantity, dtype, indexed):
     low, masks = make(case, dtype)
-    asked = masks | {"quantity": quantity, "region": region, "reduction": reduction}
-    plain = score_pairs(upsampled(low), **asked, backend="reference")
-    ours = low_resolution_pairs(low, **asked, index=pair_index(**masks) if indexed else None)
+    options = masks | {"quantity": quantity, "region": region, "reduction": reduction}
+    plain = score_pairs(upsampled(low), **options, backend="reference")
+    pairs = Pairs(**masks, index=pair_index(**masks) if indexed else None)
+    ours = low_resolution_pairs(low, pairs, Score(quantity, region, reduction))
     # Sums over the whole image are as large as the image.
     size = masks["chosen"][0].numel() * 10 if reduction == "sum" else 10
     for name in ("margin", "chosen", "rejected"):
@@ -97,11 +97,11 @@ def test_scores_equal_those_of_the_upsampled_logits(case, region, reduction, qua
 
 @settings(max_examples=10, deadline=None)
 @given(case=cases())
-def test_drift_equals_that_of_the_upsampled_logits(case):
+def test_kl_to_reference_equals_that_of_the_upsampled_logits(case):
     policy, masks = make(case, torch.float64)
     reference = replace(policy, logits=torch.randn_like(policy.logits.detach()))
-    plain = score_drift(upsampled(policy), upsampled(reference), **masks)
-    assert_equal(low_resolution_drift(policy, reference, **masks), plain, policy.logits)
+    plain = kl_to_reference(upsampled(policy), upsampled(reference), **masks)
+    assert_equal(low_resolution_kl(policy, reference, Pairs(**masks)), plain, policy.logits)
 
 
 @settings(max_examples=10, deadline=None)
@@ -109,9 +109,9 @@ def test_drift_equals_that_of_the_upsampled_logits(case):
 def test_rankings_equal_those_of_the_upsampled_logits(case, masks, region):
     low, given_masks = make(case, torch.float64)
     ranking = torch.randint(0, 2, (len(low.logits), masks, *low.size), dtype=torch.uint8)
-    asked = {"valid": given_masks["valid"], "region": region}
-    plain = score_ranking(upsampled(low), ranking, **asked)
-    ours = low_resolution_ranking(low, ranking, **asked)
+    valid = given_masks["valid"]
+    plain = score_ranking(upsampled(low), ranking, valid=valid, region=region)
+    ours = low_resolution_ranking(low, Rankings(ranking, valid), Score(region=region))
     assert_equal(ours.ranked, plain.ranked, low.logits)
     assert_equal(ours.chosen, plain.chosen, low.logits)
 
@@ -146,7 +146,7 @@ def test_half_precision_logits_are_scored_in_fp32_under_autocast_too(dtype):
     low, wide = (LowResolution(one, (20, 24), (20, 24)) for one in (logits, logits.float()))
     expected = score_pairs(upsampled(wide), chosen, rejected)
     with torch.autocast("cpu", torch.bfloat16):
-        scores = low_resolution_pairs(low, chosen, rejected)
+        scores = low_resolution_pairs(low, Pairs(chosen, rejected), Score())
         chosen_score = scores.chosen
     torch.testing.assert_close(scores.margin, expected.margin, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(chosen_score, expected.chosen, rtol=1e-5, atol=1e-5)
@@ -172,14 +172,15 @@ class Largest(TorchDispatchMode):
 
 
 def test_nothing_of_the_images_size_and_all_classes_is_made(monkeypatch):
-    monkeypatch.setattr(bands, "CPU_BAND", 4096)
+    monkeypatch.setattr(low_resolution, "CPU_BAND", 4096)
     logits = torch.randn(2, 8, 16, 16, requires_grad=True)
     reference = torch.randn(2, 8, 16, 16)
     chosen, rejected = torch.randint(0, 8, (2, 2, 64, 64), dtype=torch.uint8)
     low, held = (LowResolution(one, (64, 64), (64, 64)) for one in (logits, reference))
     with Largest() as ours:
-        scores = low_resolution_pairs(low, chosen, rejected)
-        (scores.margin + scores.chosen + low_resolution_drift(low, held, chosen, rejected)).sum().backward()
+        pairs = Pairs(chosen, rejected)
+        scores = low_resolution_pairs(low, pairs, Score())
+        (scores.margin + scores.chosen + low_resolution_kl(low, held, pairs)).sum().backward()
     with Largest() as plain:
         score_pairs(upsampled(low), chosen, rejected).chosen.sum().backward()
     assert plain.numbers == 2 * 8 * 64 * 64
@@ -188,7 +189,7 @@ def test_nothing_of_the_images_size_and_all_classes_is_made(monkeypatch):
 
 
 def test_twice_the_same_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(bands, "CPU_BAND", 20_000)
+    monkeypatch.setattr(low_resolution, "CPU_BAND", 20_000)
     monkeypatch.setattr(low_resolution, "CHUNK", 10_000)
     torch.set_num_threads(2)
     logits = torch.randn(2, 4, 16, 16, requires_grad=True)
@@ -197,7 +198,7 @@ def test_twice_the_same_on_a_cpu(monkeypatch):
     low = LowResolution(logits, (64, 64), (64, 64))
 
     def grad():
-        scores = low_resolution_pairs(low, chosen, rejected, image_index=index)
+        scores = low_resolution_pairs(low, Pairs(chosen, rejected, image_index=index), Score())
         return torch.autograd.grad((scores.margin + scores.chosen).sum(), logits)[0]
 
     torch.use_deterministic_algorithms(True)
@@ -205,7 +206,7 @@ def test_twice_the_same_on_a_cpu(monkeypatch):
     assert all(torch.equal(first, grad()) for _ in range(3))
 
 
-def test_what_a_band_brings_along_is_summed_over_all_of_them(monkeypatch):
+def test_scores_of_bands_are_summed(monkeypatch):
     low = LowResolution(torch.randn(2, 3, 4, 5), (17, 20), (15, 19))
     seen = []
 
@@ -214,7 +215,7 @@ def test_what_a_band_brings_along_is_summed_over_all_of_them(monkeypatch):
         return given[0].sum((1, 2)) - given[1].sum((1, 2))
 
     for least, numbers, rows in ((1, 200, 1), (8, 200, 8), (1, 2 * 3 * 20 * 4, 4)):
-        monkeypatch.setattr(bands, "LEAST_ROWS", least)
+        monkeypatch.setattr(low_resolution, "LEAST_ROWS", least)
         seen.clear()
         found = sum_of_bands(score, low, replace(low, logits=low.logits * 2), numbers=numbers)
         torch.testing.assert_close(found, -upsampled(low).sum((1, 2, 3)), rtol=1e-5, atol=1e-4)
@@ -234,18 +235,19 @@ def test_bad_masks_are_named(change, message):
     low = LowResolution(torch.randn(1, 3, 2, 2), (8, 8), (8, 6))
     masks = {"chosen": torch.ones(1, 8, 6, dtype=torch.uint8), "rejected": torch.zeros(1, 8, 6, dtype=torch.uint8)}
     with pytest.raises(ValueError, match=message):
-        low_resolution_pairs(low, **masks | change)
+        low_resolution_pairs(low, Pairs(**masks | change), Score())
 
 
-def test_a_class_that_there_is_not_is_named_or_gives_no_number():
+def test_an_illegal_class_is_an_error_or_nan():
     low = LowResolution(torch.randn(1, 3, 2, 2), (8, 8), (8, 6))
     masks = torch.full((1, 8, 6), 7, dtype=torch.uint8), torch.zeros(1, 8, 6, dtype=torch.uint8)
+    pairs = Pairs(*masks, index=pair_index(*masks))
     with pytest.raises(ValueError, match="chosen has class 7 but the model predicts 3"):
-        low_resolution_pairs(low, *masks, index=pair_index(*masks))
-    assert low_resolution_pairs(low, *masks, index=pair_index(*masks), check=False).margin.isnan().all()
+        low_resolution_pairs(low, pairs, Score())
+    assert low_resolution_pairs(low, pairs, Score(), check=False).margin.isnan().all()
 
 
-def test_what_cannot_be_is_named():
+def test_impossible_arguments_are_refused():
     masks = torch.zeros(2, 1, 8, 6, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"image of at most \(8, 8\) pixels, the grid, but got \(9, 8\)"):
         LowResolution(torch.randn(1, 3, 2, 2), (8, 8), (9, 8))
@@ -253,11 +255,12 @@ def test_what_cannot_be_is_named():
     broken = replace(low, logits=low.logits.index_fill(3, torch.tensor([0]), torch.nan))
     for index in (None, pair_index(*masks)):
         with pytest.raises(ValueError, match="Expected finite logits but 6 of 12 are NaN"):
-            low_resolution_pairs(broken, *masks, index=index)
+            low_resolution_pairs(broken, Pairs(*masks, index=index), Score())
+    other = pair_index(*torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"1 pairs of 48 pixels, but got one of 1 pairs of 64 pixels"):
-        low_resolution_pairs(low, *masks, index=pair_index(*torch.zeros(2, 1, 8, 8, dtype=torch.uint8)))
+        low_resolution_pairs(low, Pairs(*masks, index=other), Score())
     with pytest.raises(ValueError, match=r"policy of the reference's shape, \(1, 2, 8, 6\), but got \(1, 3, 8, 6\)"):
-        low_resolution_drift(low, replace(low, logits=torch.randn(1, 2, 2, 2)), *masks)
+        low_resolution_kl(low, replace(low, logits=torch.randn(1, 2, 2, 2)), Pairs(*masks))
     with pytest.raises(ValueError, match=r"logits of shape \[images, channels, height, width\] but got torch.int64"):
         LowResolution(torch.zeros(1, 1, 2, 2, dtype=torch.int64), (4, 4), (4, 4))
 
@@ -265,9 +268,9 @@ def test_what_cannot_be_is_named():
 def test_a_second_derivative_is_refused():
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     masks = torch.ones(1, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.uint8)
-    scores = low_resolution_pairs(LowResolution(logits, (8, 8), (8, 8)), *masks)
+    scores = low_resolution_pairs(LowResolution(logits, (8, 8), (8, 8)), Pairs(*masks), Score())
     (grad,) = torch.autograd.grad(scores.margin.square().sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-    with pytest.raises(RuntimeError, match=r"second was asked for .*upsample the logits yourself"):
+    with pytest.raises(RuntimeError, match=r"a second .*upsample the logits"):
         torch.autograd.grad(scores.chosen.sum(), logits, create_graph=True)

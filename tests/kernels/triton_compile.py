@@ -13,7 +13,7 @@ from segdpo.kernels.pixels import Measure
 
 
 class NoGpu:
-    """As much of a driver as the compiler asks for."""
+    """The parts of a driver that the compiler needs."""
 
     def get_current_device(self):
         return 0

@@ -1,4 +1,4 @@
-"""Scores that every loss must survive, and how a term is held against values worked out in NumPy."""
+"""Scores for the tests of losses, and a check of a term against values computed in NumPy."""
 
 import inspect
 from dataclasses import dataclass
@@ -86,9 +86,9 @@ def scores():
 
 @pytest.fixture(params=[(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["float64", "float32"])
 def agrees(request):
-    """Hold a term against its expected values in both precisions; its gradients must be finite too.
+    """Compare a term with its expected values in both precisions; its gradients must be finite too.
 
-    `absolute` is the size of numbers that cancel inside the formula, where no relative accuracy can be asked for.
+    `absolute` is the size of numbers that cancel inside the formula, where only absolute accuracy can be expected.
     """
     dtype, tolerance = request.param
 

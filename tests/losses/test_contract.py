@@ -1,4 +1,4 @@
-"""What every conf/loss/*.yaml must be; a new one is found by itself."""
+"""Requirements of every conf/loss/*.yaml; new files are found automatically."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import segdpo
+from segdpo.recipes.config import check_beta
 
 # Its hundreds of cases go through lines that the tests of each term go through too.
 pytestmark = pytest.mark.untraced
@@ -33,6 +34,7 @@ def build(configs, name, **score):
     config = configs[name].copy()
     OmegaConf.update(config, "score", score)
     OmegaConf.update(config, "anchor_score", score)
+    OmegaConf.update(config, "beta", 3.0)
     return instantiate(config.loss)
 
 
@@ -44,12 +46,36 @@ def make_batch(channels=3, space=(3, 3), pairs=None, dtype=torch.float32, seed=0
     return policy.requires_grad_(), reference, *masks, index
 
 
+BETAS = {
+    "disagreement_mean": 3.0,
+    "disagreement_balanced": 3.0,
+    "disagreement_sum": 0.01,
+    "boundary_mean": 10.0,
+    "image_mean": 100.0,
+    "image_balanced": 100.0,
+    "image_sum": 0.01,
+    "log_odds": 1.5,
+}
+
+
+def test_every_score_has_a_default_beta():
+    assert {path.stem for path in (CONF / "score").glob("*.yaml")} == BETAS.keys()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert {name: compose("train", overrides=[f"score={name}"]).beta for name in BETAS} == BETAS
+        assert compose("train", overrides=["score=image_sum", "beta=7"]).beta == 7
+        unknown = compose("train", overrides=["score=log_odds", "score.region=image"])
+        with pytest.raises(ValueError, match=r"beta=NUMBER .* default_beta .*'region': 'image'"):
+            check_beta(unknown)
+    for name, beta in BETAS.items():
+        assert f"beta is then {beta:g};" in (CONF / "score" / f"{name}.yaml").read_text()
+
+
 def test_the_whole_family_is_there():
     assert set(LOSSES) >= TABLE
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_opens_with_what_it_is_and_the_command(name):
+def test_opens_with_a_description_and_the_command(name):
     first, second, *_ = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     assert first.startswith("# ")
     assert first.endswith(".")
@@ -57,7 +83,7 @@ def test_opens_with_what_it_is_and_the_command(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_builds_and_says_what_it_needs(configs, name):
+def test_builds_and_knows_whether_it_needs_a_reference(configs, name):
     loss = instantiate(configs[name].loss)
     assert isinstance(loss, segdpo.PreferenceLoss)
     assert loss.needs_reference == (name not in {"cpo", "simpo", "orpo", "arpo", "sft"})
@@ -100,8 +126,8 @@ def test_finite_on_huge_half_precision_logits(configs, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_equal_masks_teach_no_preference(configs, name):
-    """Finite everywhere; what is left is the anchor on the chosen mask, if there is one."""
+def test_equal_masks_give_no_preference_gradient(configs, name):
+    """Finite everywhere; only an anchor on the chosen mask has a gradient."""
     policy, reference, chosen, _, _ = make_batch()
     terms = instantiate(configs[name].loss).on_logits(policy, reference, chosen, chosen)
     terms.total.backward()

@@ -109,7 +109,7 @@ def test_ipo_has_its_minimum_at_its_target(beta):
 
 
 def test_hinge_is_silent_on_both_sides_once_met():
-    """On log-odds, s⁺ > τ and s⁻ < −τ are all it wants; each side rests by itself."""
+    """On log-odds, s⁺ > τ and s⁻ < −τ are required; each side has a gradient of its own."""
     chosen = torch.tensor([3.0, 3.0, 1.0], dtype=torch.float64, requires_grad=True)
     rejected = torch.tensor([-3.0, -1.0, -3.0], dtype=torch.float64, requires_grad=True)
     values = anchors.hinge(PairScores(chosen, rejected), tau=2.0)
@@ -118,7 +118,7 @@ def test_hinge_is_silent_on_both_sides_once_met():
     assert [gradient.tolist() for gradient in gradients] == [[0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]
 
 
-def test_linear_pulls_everywhere_alike(scores):
+def test_linear_has_the_same_gradient_everywhere(scores):
     _, chosen, rejected = value_and_gradients(anchors.linear, scores.tensors(grad=True))
     assert (chosen == -1).all()
     assert (rejected == 1).all()
@@ -195,7 +195,7 @@ def test_weight_0_watches_without_influence(ordinary, loss):
     ],
 )
 def test_watching_first_takes_no_gradient_from_what_comes_after(names):
-    """`chosen` is computed when first asked for; a watched term that asks first must not leave it without history."""
+    """`chosen` is computed when first read; a watched term that reads it first must not detach it."""
     logits = torch.tensor([[[0.5, -0.25], [1.0, -2.0]]], requires_grad=True).unsqueeze(0)
     chosen, rejected = torch.tensor([[[1, 0], [1, 1]]]), torch.tensor([[[1, 1], [0, 1]]])
     terms = {"watched": Anchor(weight=0.0, term=anchors.nll), "pulls": Anchor(weight=3.0, term=anchors.nll)}
@@ -207,7 +207,7 @@ def test_watching_first_takes_no_gradient_from_what_comes_after(names):
 
 
 def test_no_gradient_reaches_the_reference():
-    """Even logits of a reference that somebody forgot to freeze are constants to the loss, in s⁺_ref as in s⁻_ref."""
+    """Logits of a reference that was not frozen are constants to the loss, in s⁺_ref and in s⁻_ref."""
     logits = torch.tensor([[[[0.5, -0.25], [1.0, -2.0]]]], requires_grad=True)
     reference = torch.tensor([[[[0.25, 0.5], [-1.0, 2.0]]]], requires_grad=True)
     chosen, rejected = torch.tensor([[[1, 0], [1, 1]]]), torch.tensor([[[1, 1], [0, 1]]])

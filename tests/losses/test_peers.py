@@ -4,7 +4,7 @@ TRL keeps its formulas inside methods of trainers, which want models, datasets a
 unbound, with a stand-in for the trainer that has just what they read:
 
 - `DPOTrainer._compute_loss` takes per-token log-probs from a model's output. The stand-in model answers with tokens
-  whose log-probs add up to the chosen four numbers; reference log-probs are handed in as precomputed. Only the mean
+  whose log-probs add up to the chosen four numbers; reference log-probs are passed as precomputed. Only the mean
   over the batch comes out, so totals are compared, and gradients at the four numbers.
 - `CPOTrainer.cpo_loss` and `ORPOTrainer.odds_ratio_loss` take log-probs of whole completions.
 

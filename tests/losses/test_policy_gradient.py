@@ -48,7 +48,7 @@ def test_the_clipped_surrogate_by_hand(ratio, advantage, loss, gradient):
     assert float(reinforce(log_prob, old, held).detach()) == pytest.approx(-ratio * advantage)
 
 
-def test_without_clip_higher_both_sides_are_alike():
+def test_without_clip_higher_both_sides_are_equal():
     old, log_prob = torch.zeros(2), torch.tensor([1.3, 0.7]).log()
     found = clipped_surrogate(log_prob, old, torch.tensor([1.0, -1.0]), clip=0.2)
     torch.testing.assert_close(found, torch.tensor([-1.2, 0.8]))
@@ -143,7 +143,7 @@ def test_group_advantages_by_numpy():
 
 @pytest.mark.parametrize("advantages", [group_advantages, leave_one_out, normalised])
 @pytest.mark.parametrize("value", [0.1, 0.7301, 123.4])
-def test_a_constant_reward_teaches_nothing_at_all(advantages, value):
+def test_a_constant_reward_gives_advantages_of_zero(advantages, value):
     rewards = torch.full((2, 7), value)
     assert (advantages(rewards) == 0).all()
     log_prob = torch.zeros(14, 3, 3, requires_grad=True)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from segdpo.metrics.preferences import PairQuality, best_of, best_of_kl_bound, best_probabilities, kl_per_pixel
-from segdpo.scores.distribution import score_drift
-from segdpo.scores.pairs import PairScores, score_pairs
+from segdpo.scores import PairScores, kl_to_reference, score_pairs
 
 
 def scores(chosen, rejected):
@@ -62,7 +61,7 @@ def test_gains_and_margin_of_logits():
 def test_kl_is_that_of_scores_where_masks_agree(channels):
     policy, reference = torch.randn(2, 3, channels, 7, 6)
     same, valid = torch.zeros(3, 7, 6, dtype=torch.uint8), torch.rand(3, 7, 6) > 0.4
-    expected = score_drift(policy, reference, same, same, valid=valid)
+    expected = kl_to_reference(policy, reference, same, same, valid=valid)
     torch.testing.assert_close(kl_per_pixel(policy, reference, valid), expected)
     torch.testing.assert_close(kl_per_pixel(policy, reference), kl_per_pixel(policy, reference, torch.ones_like(valid)))
     assert kl_per_pixel(policy, policy).abs().max() < 1e-7
@@ -80,16 +79,16 @@ def test_an_image_without_valid_pixels_does_not_count():
 
 
 def test_two_processes_and_any_batch_size_say_the_same():
-    chosen, rejected, weight, drift = torch.randn(4, 9)
+    chosen, rejected, weight, kl = torch.randn(4, 9)
     reference = PairScores(chosen=torch.zeros(9), rejected=torch.zeros(9))
     whole, ranks = PairQuality(), [PairQuality(), PairQuality()]
-    whole.update(PairScores(chosen, rejected), reference, weight=weight.exp(), kl_per_pixel=drift)
+    whole.update(PairScores(chosen, rejected), reference, weight=weight.exp(), kl_per_pixel=kl)
     for part in (slice(0, 4), slice(4, 5), slice(5, 9)):
         ranks[part.start % 2].update(
             PairScores(chosen[part], rejected[part]),
             PairScores(chosen=reference.chosen[part], rejected=reference.rejected[part]),
             weight=weight[part].exp(),
-            kl_per_pixel=drift[part],
+            kl_per_pixel=kl[part],
         )
     ranks[0].merge_state(ranks[1])
     torch.testing.assert_close(ranks[0].compute(), whole.compute())

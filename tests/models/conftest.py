@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.segmenter import Segmenter
+from segdpo.models import Segmenter
 
 
 class Tiny(nn.Module):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter, freeze_parts, hold_statistics
+from segdpo.models import Segmenter, add_lora, freeze_parts, hold_statistics
 
 NORM_AND_BIASES = {"encoder.1.weight", "encoder.1.bias", "encoder.0.bias", "decoder.0.bias"}
 
@@ -40,12 +39,12 @@ def test_frozen_parameters_stay_through_a_step_and_the_others_move(tiny, image):
 
 
 def test_a_pattern_without_a_match_lists_what_there_is(tiny):
-    with pytest.raises(ValueError, match=r"'encoder\*' to match .* network.encoder, network.decoder, network.head"):
+    with pytest.raises(ValueError, match=r"'encoder\*'.*network\.encoder, network\.decoder, network\.head"):
         freeze_parts(tiny(), ["network.head", "encoder*"])
 
 
 def test_freezing_everything_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"something left to train but network\* freezes it all"):
+    with pytest.raises(ValueError, match=r"network\*"):
         freeze_parts(tiny(), ["network*"])
 
 

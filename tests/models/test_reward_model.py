@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdpo.models.reward_model import (
+from segdpo.models import (
     DenseRewardModel,
     RewardModel,
     load_reward_model,
     reward_inputs,
     save_reward_model,
+    save_weights,
     soft_inputs,
 )
-from segdpo.models.weights import save_weights
 
 DENSE = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 BOTH = pytest.mark.parametrize("kind", [RewardModel, DenseRewardModel])
@@ -114,11 +114,11 @@ def test_files_of_something_else_are_refused(tmp_path):
 IMAGE, MASKS = some(masks=2)
 IGNORED = MASKS.clone().index_fill(0, torch.tensor(1), 255)
 WRONG = {
-    "class 7": (IMAGE, MASKS.clone().fill_(7), None, "2 classes that this reward model knows, 0 to 1, but mask 0 has"),
+    "class 7": (IMAGE, MASKS.clone().fill_(7), None, "2 classes of this reward model, 0 to 1, but mask 0 has"),
     "negative class": (IMAGE, MASKS.long() - 1, None, "has class -1"),
     "nothing to reward": (IMAGE, IGNORED, None, "every mask but mask 1 ignores all"),
     "probabilities": (IMAGE, MASKS.float(), None, "threshold probabilities"),
-    "another size": (IMAGE, MASKS[..., :5], None, "resize both alike"),
+    "another size": (IMAGE, MASKS[..., :5], None, "resize both"),
     "no index": (IMAGE, MASKS[:1], None, "1 masks for 2 images"),
     "a short index": (IMAGE, MASKS, torch.tensor([0]), r"image_index of shape \(2,\)"),
 }

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models.segmenter import Segmenter, channels_for, segformer, smp_model, wrap
-from segdpo.models.weights import fingerprint
+from segdpo.models import Segmenter, fingerprint, segformer, smp_model, wrap
+from segdpo.models.segmenter import channels_for
 
 
 class Returns(nn.Module):
@@ -115,7 +115,7 @@ def test_two_classes_may_be_one_logit_or_two(image):
 
 @pytest.mark.parametrize("classes", [None, 1, 0, True, "2"])
 def test_a_number_of_classes_that_cannot_be_is_refused(classes):
-    with pytest.raises(ValueError, match=r"Expected model.classes to be at least 2, background counted, but got"):
+    with pytest.raises(ValueError, match=r"Expected model.classes to be at least 2, background included, but got"):
         Segmenter(nn.Identity(), classes)
 
 
@@ -130,7 +130,7 @@ def test_a_network_in_place_of_its_factory_is_refused():
         ({"architecture": "unett"}, "model.architecture to be one of .*unet.* but got 'unett'; did you mean unet"),
         ({"encoder_name": "resnet19"}, "model.encoder_name to be one of .* but got 'resnet19'; did you mean resnet"),
         ({"decoder_chanels": [8]}, "option of model .* but got 'decoder_chanels'; did you mean decoder_channels"),
-        ({"activation": "sigmoid"}, "Expected raw logits but activation='sigmoid'"),
+        ({"activation": "sigmoid"}, "activation='sigmoid'"),
         ({"encoder_weights": "imagnet"}, "Expected weights 'imagnet' .* set model.encoder_weights=null"),
     ],
 )

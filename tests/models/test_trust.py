@@ -9,10 +9,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from segdpo.inference.load import open_segmenter
-from segdpo.models import trust
-from segdpo.models.trust import build_named, check_resolvers, check_targets, checked, without_interpolations
-from segdpo.models.weights import save_weights
+from segdpo.inference import open_segmenter
+from segdpo.models import (
+    build_named,
+    check_resolvers,
+    check_targets,
+    checked,
+    save_weights,
+    targets,
+    without_interpolations,
+)
 
 STORED = Path(__file__).parent / "stored"
 FILE = Path("weights.safetensors")
@@ -217,7 +223,7 @@ def test_a_package_that_is_trusted_may_be_named_and_its_arguments_are_free(tmp_p
 @pytest.mark.parametrize("name", ["first_release", "renamed"])
 def test_files_of_earlier_versions_open(name, monkeypatch):
     """`renamed` is the same file under a target that MOVED maps."""
-    monkeypatch.setattr(trust, "MOVED", {**trust.MOVED, "segdpo.models.wrapping": "segdpo.models"})
+    monkeypatch.setattr(targets, "MOVED", {**targets.MOVED, "segdpo.models.wrapping": "segdpo.models"})
     segmenter, described = open_segmenter(STORED / f"{name}.safetensors")
     assert described["classes"] == ["background", "cell"]
     with torch.no_grad():  # a 1 × 1 convolution with weights 1, 2, 3 and bias −1
@@ -226,20 +232,20 @@ def test_files_of_earlier_versions_open(name, monkeypatch):
 
 
 def test_names_of_earlier_versions_are_those_of_today():
-    assert trust.current_name("segdpo.models.segmenter.Segmenter") == "segdpo.models.Segmenter"
-    assert trust.current_name("segdpo.pairs.judges.iou") == "segdpo.preferences.iou"
-    assert trust.current_name("segdpo.data.transforms.albumentations.D4") == "segdpo.data.albumentations.D4"
-    assert trust.current_name("torch.nn.Conv2d") == "torch.nn.Conv2d"
-    assert trust.current_name("segdpo.preferences.iou") == "segdpo.preferences.iou"
-    assert {trust.current_name(f"{new}.x") for new in trust.MOVED.values()} == {
-        f"{new}.x" for new in trust.MOVED.values()
+    assert targets.current_name("segdpo.models.segmenter.Segmenter") == "segdpo.models.Segmenter"
+    assert targets.current_name("segdpo.pairs.judges.iou") == "segdpo.preferences.iou"
+    assert targets.current_name("segdpo.data.transforms.albumentations.D4") == "segdpo.data.albumentations.D4"
+    assert targets.current_name("torch.nn.Conv2d") == "torch.nn.Conv2d"
+    assert targets.current_name("segdpo.preferences.iou") == "segdpo.preferences.iou"
+    assert {targets.current_name(f"{new}.x") for new in targets.MOVED.values()} == {
+        f"{new}.x" for new in targets.MOVED.values()
     }
 
 
 def test_a_yaml_of_the_user_may_have_names_of_earlier_versions():
     inner = {"_target_": "segdpo.pairs.annotators.Annotator", "noise": 0.5}
     with pytest.warns(FutureWarning) as warned:
-        found = trust.check_targets({"judge": {"_target_": "segdpo.pairs.judges.iou"}, "styles": [inner]})
+        found = check_targets({"judge": {"_target_": "segdpo.pairs.judges.iou"}, "styles": [inner]})
     assert found == {
         "judge": {"_target_": "segdpo.preferences.iou"},
         "styles": [{"_target_": "segdpo.data.Annotator", "noise": 0.5}],

@@ -13,9 +13,9 @@ from scipy import ndimage
 from segdpo.data.record import Candidates, Record
 from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.masks.overlap import iou_matrix
+from segdpo.metrics import mean_over_classes, measure_masks
 from segdpo.models.reward_model import RewardModel
 from segdpo.preferences import judges
-from segdpo.preferences import judges as judges_surface
 from segdpo.preferences.judges import CannotJudge, boundary_iou, by_network, gumbel, hd95, surface_dice
 from segdpo.preferences.mining import Mining, mine_record
 from segdpo.preferences.questions import all_pairs
@@ -24,9 +24,9 @@ RNG = np.random.default_rng(0)
 AGAINST_GOLD = [
     judges.iou,
     judges.dice,
-    judges_surface.boundary_iou,
-    judges_surface.hd95,
-    partial(judges_surface.surface_dice, tolerance=1.0),
+    judges.boundary_iou,
+    judges.hd95,
+    partial(judges.surface_dice, tolerance=1.0),
 ]
 BEST = [1, 1, 1, 0, 1]
 WORST = [0, 0, 0, -np.hypot(8, 8), 0]
@@ -81,8 +81,8 @@ def test_classes_of_either_mask_count_and_background_on_demand():
     # Class 1 right; 2 and 3 are each in one of the two only; background right too.
     assert judged(judges.iou, gold, mask) == pytest.approx([1 / 3])
     assert judged(judges.iou, gold, mask, background=True) == pytest.approx([2 / 4])
-    assert judged(partial(judges_surface.surface_dice, tolerance=0), gold, mask) == pytest.approx([1 / 3])
-    assert judged(judges_surface.hd95, gold, mask) == pytest.approx([-2 / 3 * np.hypot(8, 8)])
+    assert judged(partial(judges.surface_dice, tolerance=0), gold, mask) == pytest.approx([1 / 3])
+    assert judged(judges.hd95, gold, mask) == pytest.approx([-2 / 3 * np.hypot(8, 8)])
 
 
 def test_agreement_is_the_mean_iou_with_the_others():
@@ -306,3 +306,27 @@ def test_a_mask_that_ignores_everything_is_not_judged():
     masks[1] = 255
     with pytest.raises(CannotJudge, match="'half': mask 1 ignores every pixel"):
         by_network(record(), masks, RNG, model=Covered())
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_judges_of_contours_are_the_metrics(background):
+    gold, masks = blobs(1, classes=4), np.stack([blobs(seed, classes=4) for seed in range(2, 5)])
+    gold[:6], masks[0] = 255, 0
+    options = {"background": background, "spacing": (1.0, 0.5), "tolerance": 1.5}
+    found = measure_masks(torch.from_numpy(masks), torch.from_numpy(gold).expand(3, -1, -1), 4, **options)
+    by_judges = {
+        "boundary_iou": judged(boundary_iou, gold, *masks, background=background),
+        "hd95": -judged(hd95, gold, *masks, background=background, spacing=(1.0, 0.5)),
+        "surface_dice": judged(surface_dice, gold, *masks, **options),
+    }
+    for name, scores in by_judges.items():
+        assert scores.tolist() == pytest.approx(mean_over_classes(found[name]).tolist(), rel=1e-6)
+
+
+def test_a_class_that_one_mask_lacks_is_worst_also_without_a_contour():
+    gold = np.full((8, 8), 255, np.uint8)
+    gold[3:5, 3:5] = 1
+    empty = np.zeros((8, 8), np.uint8)
+    assert judged(boundary_iou, gold, empty, width=1) == [0]
+    assert judged(surface_dice, gold, empty, tolerance=0) == [0]
+    assert judged(hd95, gold, empty) == pytest.approx([-np.hypot(8, 8)])

@@ -19,9 +19,8 @@ from toy_records import record
 
 from segdpo.data.batches import PairBatch, RankingBatch
 from segdpo.data.datasets import PreferenceDataset
-from segdpo.data.formats.folder import read_folder, write_folder
-from segdpo.data.formats.pack import PackDataset
-from segdpo.data.formats.pack_writer import PackWriter
+from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.formats.pack import PackDataset, PackWriter
 from segdpo.data.record import Candidates, Pair, Record, RecordInfo
 from segdpo.data.shapes import Shapes
 from segdpo.data.transforms import Pipeline
@@ -162,7 +161,8 @@ def test_the_pack_holds_what_was_mined(tmp_path):
     pack = PackDataset(tmp_path / "a")
     for stored, mined in zip(pack, mine(shapes(), MINING), strict=True):
         same(stored, mined)
-    assert (summary.selected, summary.mined, summary.pairs, summary.skipped) == (10, 10, len(pack.pairs), {})
+    pairs = sum(pack.describe(index).pairs for index in range(10))
+    assert (summary.selected, summary.mined, summary.pairs, summary.skipped) == (10, 10, pairs, {})
     assert summary.masks == sum(len(record.masks) for record in pack)
 
 
@@ -252,7 +252,7 @@ def test_images_keep_their_files(tmp_path):
     write_folder(tmp_path / "folder", Shapes(3, size=32), shapes().classes)
     image = cv2.imread(str(tmp_path / "folder/images/shapes-0-00001.png"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(tmp_path / "folder/images/shapes-0-00001.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    source = read_folder(tmp_path / "folder")
+    source = FolderDataset(tmp_path / "folder")
     run(tmp_path / "a", source, replace(MINING, candidates=existing))
     pack = PackDataset(tmp_path / "a")
     for number in range(3):

@@ -13,7 +13,7 @@ from small import CONF, SMALL, composed
 
 from segdpo.files import DataError
 from segdpo.inference.load import open_segmenter
-from segdpo.models.trust import EVALUATION, checked
+from segdpo.models import EVALUATION, checked
 from segdpo.models.weights import save_weights
 from segdpo.recipes.config import build, plain, read_config
 from segdpo.recipes.evaluate import Request, check_classes, evaluate_weights
@@ -215,7 +215,7 @@ def test_a_broken_network_is_no_network_that_finds_nothing(run, tmp_path):
         ({"overrides": ["transforms.size=64"]}, "write transforms=NAME transforms.size=64"),
         ({"overrides": ["data=shapes"], "data": "x.yaml"}, "both"),
         ({"overrides": ["datamodule.batch_size=0"]}, "datamodule.batch_size to be finite and at least 1 but got 0"),
-        ({"device": "abacus"}, "Expected --device to be a device that is here, such as cpu, but got 'abacus'"),
+        ({"device": "abacus"}, "Expected --device to be a device .* such as cpu, but got 'abacus'"),
         ({"metrics": ("components",)}, "say which mask is better but components does not; add iou"),
     ],
     ids=str,

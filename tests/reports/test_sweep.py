@@ -180,6 +180,16 @@ def test_a_damaged_summary_is_named(tmp_path):
         read_sweep(tmp_path)
 
 
+@pytest.mark.parametrize("value", ["much", [0.5], 10**400])
+def test_a_measure_that_is_no_number_is_named(tmp_path, value):
+    write_run(tmp_path / "0", ["seed=0"], 0.5)
+    summary = json.loads((tmp_path / "0/summary.json").read_text())
+    summary["policy"]["iou"]["mean"] = value
+    (tmp_path / "0/summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"0/summary\.json.*policy\.iou\.mean"):
+        read_sweep(tmp_path)
+
+
 def write_worth(folder, policies):
     """Write variants, `policies` having a value for each seed; the reference of seed s is at .5 + s/100."""
     for variant, values in policies.items():

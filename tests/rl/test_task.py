@@ -10,11 +10,11 @@ from torch import nn
 
 from segdpo.data.datasets import SupervisedDataset
 from segdpo.losses.policy_gradient import clipped_surrogate, group_advantages
-from segdpo.models.reward_model import ValueHead
+from segdpo.models import ValueHead
 from segdpo.rl.algorithm import Algorithm, Divergence
 from segdpo.rl.rewards import iou
 from segdpo.rl.task import Collapse, CollapsedPolicyError, PolicyGradientTask
-from segdpo.training.callbacks import RandomState
+from segdpo.training import RandomState
 from segdpo.training.references import FrozenCopy, NoReference
 
 GRPO = {"baseline": group_advantages, "masks": 3}

@@ -9,7 +9,7 @@ import torch
 from trained import MEAN, save_run
 
 from segdpo import cli
-from segdpo.inference import exporting
+from segdpo.inference import formats
 
 NAMES = ("background", "cell", "nucleus")
 
@@ -80,8 +80,8 @@ def test_the_files_say_how_to_use_them(run, tmp_path):
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch, capsys, wrong):
     folder, _ = run
     (tmp_path / "n.pt2").write_bytes(b"the old one")
-    opened = exporting.open_program
-    monkeypatch.setattr(exporting, "open_program", lambda content: lambda image: opened(content)(image) + wrong)
+    opened = formats.open_export
+    monkeypatch.setattr(formats, "open_export", lambda content: lambda image: opened(content)(image) + wrong)
     assert call(folder, tmp_path / "n.pt2", "--height", 8, "--width", 8, "--format", "torch_export") == 1
     assert "they differ by " in capsys.readouterr().err
     assert (tmp_path / "n.pt2").read_bytes() == b"the old one"
@@ -89,9 +89,9 @@ def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monke
 
 
 def test_the_tolerance_is_of_the_largest_logit():
-    assert exporting.Check((1,), 9e-5, 0.1).passed
-    assert not exporting.Check((1,), 2e-4, 0.1).passed
-    assert exporting.Check((1,), 2e-4, 30.0).passed
+    assert formats.Check((1,), 9e-5, 0.1).passed
+    assert not formats.Check((1,), 2e-4, 0.1).passed
+    assert formats.Check((1,), 2e-4, 30.0).passed
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_what_cannot_be_done_is_said(run, tmp_path, monkeypatch, capsys, words, 
 
 def test_another_format_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="a format of onnx, torch_export but got 'tflite'"):
-        exporting.export(run[1], tmp_path / "n", (1, 3, 8, 8), format="tflite")
+        formats.export(run[1], tmp_path / "n", (1, 3, 8, 8), format="tflite")

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 from rich.console import Console
 from warm import Warm
 
-from segdpo.data.formats.folder import read_folder
+from segdpo.data.formats.folder import FolderDataset
 from segdpo.data.formats.pack import PackDataset
 from segdpo.files import DataError
 from segdpo.recipes.mine import mine_to_disk
@@ -77,7 +77,7 @@ def test_a_folder_holds_what_the_pack_holds(tmp_path):
     )
     assert repr(pack) == repr(folder)  # NaN equals nothing
     assert not (tmp_path / "folder.pack").exists()
-    packed, read = PackDataset(tmp_path / "pack"), read_folder(tmp_path / "folder")
+    packed, read = PackDataset(tmp_path / "pack"), FolderDataset(tmp_path / "folder")
     assert len(packed) == len(read) == 5
     for first, second in zip(packed, read, strict=True):
         assert (first.id, first.pairs, first.mask_names, first.meta) == (

@@ -10,7 +10,7 @@ from trained import MEAN, STD, save_run
 
 from segdpo.cli import predict
 from segdpo.data import overlay
-from segdpo.inference.predicting import find_images, probabilities
+from segdpo.inference.image_files import find_images, probabilities
 
 NAMES = ("background", "cell", "nucleus")
 RNG = np.random.default_rng(0)

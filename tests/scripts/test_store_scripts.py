@@ -132,8 +132,8 @@ def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
     assert loaded["batch"].chosen.shape == (8, 64, 64)
     names = {}
     exec(code, names)
-    assert PackDataset(tmp_path / "outputs" / "mine.pack").classes == ("background", "cell")
-    assert len(names["pairs"].offsets) == 11
+    assert names["pack"].classes == ("background", "cell")
+    assert len(names["pack"]) == 10
 
 
 @pytest.mark.parametrize(

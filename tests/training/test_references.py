@@ -10,13 +10,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from segdpo import PreferenceLoss
-from segdpo.losses import anchors, objectives
-from segdpo.losses.preference import Anchor
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import AdapterOff, FrozenCopy, Moving
-from segdpo.training.score_cache import CachedScores
+from segdpo.losses import Anchor, anchors, objectives
+from segdpo.models import Segmenter, add_lora
+from segdpo.training import AdapterOff, CachedScores, FrozenCopy, Moving, PreferenceTask
 
 
 class Losses(Callback):

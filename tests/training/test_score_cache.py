@@ -1,11 +1,10 @@
-"""Cached scores: equal to live ones, a miss whenever anything is another, resumable, and without a trace."""
+"""Cached scores: equal to live ones, missing whenever anything differs, and kept when a run is interrupted."""
 
 import copy
 import multiprocessing
 import os
-import random
 import signal
-import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -13,18 +12,15 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from segdpo import Anchor, PreferenceLoss, Score
-from segdpo.data.datasets import RankingDataset
-from segdpo.data.transforms import Pipeline
+from segdpo.data import Pipeline, RankingDataset
 from segdpo.losses import anchors, listwise, objectives
-from segdpo.scores.regions import Boundary
-from segdpo.training import score_cache as cache_filling
-from segdpo.training import score_cache as content
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.score_cache import DIGEST, CachedScores, ScoreTable, digests_of, score_key
+from segdpo.scores import Boundary
+from segdpo.training import CachedScores, FrozenCopy, PreferenceTask, ScoreTable
+from segdpo.training.score_cache import DIGEST, cache_key, digests_of
 
 AUGMENT = Pipeline([A.D4(p=1)])
 
@@ -48,69 +44,50 @@ def calls_of(reference):
     return calls
 
 
-def test_cached_is_live_and_forward_runs_once_a_view(network, train, tmp_path):
+def test_cached_equals_live_and_costs_a_forward_per_view(network, train, tmp_path):
     live, _ = train(FrozenCopy(network))
     first = CachedScores(network, tmp_path)
     calls = calls_of(first)
     assert train(first)[0] == pytest.approx(live, abs=1e-5)
     assert sum(calls) == 12 * 2 + 4  # training images in both views, validation in one
-    second = CachedScores(network, tmp_path, batch_size=16)
+    second = CachedScores(network, tmp_path)
     calls = calls_of(second)
     assert train(second)[0] == pytest.approx(live, abs=1e-5)
     assert calls == []
-    assert (first.misses, second.misses) == (0, 0)
+    assert first.computed > 12 * 2 + 4
+    assert second.computed == 0
 
 
 def test_rankings_are_cached_too(network, train, tmp_path):
     loss = PreferenceLoss(partial(listwise.plackett_luce, beta=2.0), {"bound": Anchor(1.0, anchors.log_sum_exp)})
     options = {"loss": loss, "items": partial(RankingDataset, length=3)}
     live, _ = train(FrozenCopy(network), **options)
-    reference = CachedScores(network, tmp_path)
-    assert train(reference, **options)[0] == pytest.approx(live, abs=1e-5)
-    assert reference.misses == 0
+    for expected in (12 * 3 + 4, 0):
+        reference = CachedScores(network, tmp_path)
+        assert train(reference, **options)[0] == pytest.approx(live, abs=1e-5)
+        # Two of three views, each epoch another order of images, and one batch of validation.
+        assert bool(reference.computed) is bool(expected)
 
 
-def test_new_views_are_misses_scored_live_and_told_once(network, train, tmp_path):
+def test_new_views_are_scored_live_with_one_warning(network, train, tmp_path):
     live, _ = train(FrozenCopy(network), views=None)
     reference = CachedScores(network, tmp_path)
-    with pytest.warns(UserWarning, match=r"datamodule\.views=4") as told:
+    with pytest.warns(UserWarning, match=r"datamodule\.views=4") as warned:
         cached, _ = train(reference, views=None)
     assert cached == pytest.approx(live, abs=1e-5)
-    assert len([one for one in told if "cached reference scores" in str(one.message)]) == 1
-    assert 0 < reference.misses < 9 * 4 * 2
+    assert len([one for one in warned if "cached reference scores" in str(one.message)]) == 1
+    assert 12 * 3 + 4 < reference.computed < 9 * 4 * 3
 
 
 def test_no_augmentation_needs_no_views(network, train, tmp_path):
     reference = CachedScores(network, tmp_path)
+    calls = calls_of(reference)
     train(reference, views=None, pipeline=Pipeline())
-    assert reference.misses == 0
-
-
-def test_filling_leaves_all_random_states_alone(network, data, fit, hinge, tmp_path):
-    class Random(nn.Module):
-        def forward(self, image):
-            return torch.randn(len(image), 1, *image.shape[2:]) + random.random() + np.random.rand()  # noqa: NPY002
-
-    reference = CachedScores(Random(), tmp_path)
-    states = []
-    prepare = reference.prepare
-
-    def watched(*args):
-        for _ in range(2):
-            numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
-            states.append((random.getstate(), numbers, torch.get_rng_state().tolist()))
-            if len(states) == 1:
-                prepare(*args)
-
-    reference.prepare = watched
-    task = PreferenceTask(network, reference, hinge, partial(torch.optim.SGD, lr=0.0))
-    fit(task, data(), max_steps=1)
-    assert states[0] == states[1]
-    assert list(tmp_path.iterdir())
+    assert sum(calls) == 12 + 4
 
 
 def keys(network, fingerprint="f", score=None, precision="32-true"):
-    return score_key(network, fingerprint, score or Score(), precision)
+    return cache_key(network, fingerprint, [score or Score()], precision)
 
 
 def test_a_key_changes_with_whatever_changes_a_score(network):
@@ -136,11 +113,11 @@ def test_a_key_changes_with_whatever_changes_a_score(network):
 
 def test_a_region_without_a_name_is_refused(network, tmp_path):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), score=Score(region=lambda chosen, rejected: chosen > 0))
-    with pytest.raises(ValueError, match=r"told from its name .* use reference=frozen"):
+    with pytest.raises(ValueError, match=r"region.*lambda.*reference=frozen"):
         CachedScores(network, tmp_path).check(loss)
 
 
-def test_other_weights_never_meet_old_scores(network, train, tmp_path):
+def test_other_weights_do_not_find_old_scores(network, train, tmp_path):
     train(CachedScores(network, tmp_path))
     other = copy.deepcopy(network)
     other[4].bias.data += 0.5
@@ -148,23 +125,13 @@ def test_other_weights_never_meet_old_scores(network, train, tmp_path):
     assert train(CachedScores(other, tmp_path))[0] == pytest.approx(live, abs=1e-5)
 
 
-def test_drift_needs_a_live_reference(network, tmp_path, sgd):
+def test_kl_to_reference_needs_a_live_reference(network, tmp_path, sgd):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
-    with pytest.raises(ValueError, match=r"drift.*use reference=frozen"):
+    with pytest.raises(ValueError, match=r"hold_anchor.*reference=frozen"):
         PreferenceTask(network, CachedScores(network, tmp_path), loss, sgd)
 
 
-def test_filling_has_a_batch_size_of_its_own_and_scores_do_not_depend_on_it(network, train, tmp_path):
-    live, _ = train(FrozenCopy(network))
-    reference = CachedScores(network, tmp_path, batch_size=5)
-    calls = calls_of(reference)
-    assert train(reference)[0] == pytest.approx(live, abs=1e-5)
-    # Twelve training images in each of two views, then four of validation.
-    assert calls == [5, 5, 2, 5, 5, 2, 4]
-    assert reference.misses == 0
-
-
-def test_a_digest_sees_every_pixel_of_its_pair_and_no_other(data, monkeypatch):
+def test_a_digest_depends_on_every_pixel_of_its_pair_and_no_other(data):
     batch = next(iter(data().train_dataloader()))
     before = digests_of(batch)
     assert len(set(before.tolist())) == len(batch.chosen) > len(batch.ids)
@@ -181,12 +148,19 @@ def test_a_digest_sees_every_pixel_of_its_pair_and_no_other(data, monkeypatch):
         assert changed.tolist() == [False] * (len(before) - 1) + [True]
     swapped = digests_of(replace(batch, chosen=batch.rejected, rejected=batch.chosen, pair_masks=batch.pair_masks))
     assert not set(swapped.tolist()) & set(before.tolist())
-    # Numbers of masks that say nothing cost time, not truth.
-    assert digests_of(replace(batch, pair_masks=torch.zeros_like(batch.pair_masks))).tolist() == before.tolist()
     assert digests_of(batch.to("cpu")).tolist() == before.tolist()
-    # What small batches are hashed without, large ones are hashed by.
-    monkeypatch.setattr(content, "SMALL", 0)
-    assert digests_of(batch).tolist() == before.tolist()
+    with ThreadPoolExecutor(2) as threads:
+        assert digests_of(batch, threads.map).tolist() == before.tolist()
+
+
+def test_shared_masks_do_not_change_a_digest(data, noise):
+    class AllPairs(noise):
+        def __getitem__(self, i):
+            return replace(super().__getitem__(i), pairs=(), ranking=(2, 0, 1, 3))
+
+    batch = next(iter(data(AllPairs()).train_dataloader()))
+    assert batch.shared is not None
+    assert digests_of(batch).tolist() == digests_of(replace(batch, shared=None)).tolist()
 
 
 def rows(numbers):
@@ -194,78 +168,64 @@ def rows(numbers):
     return digests, np.array([[n, -n] for n in numbers], np.float32)
 
 
-def test_a_table_finds_what_was_written_and_nothing_else(tmp_path):
+def test_a_table_finds_what_was_added_and_nothing_else(tmp_path):
     table = ScoreTable(tmp_path, 2)
     assert not table.find(rows([1])[0])[1].any()
-    numbers = np.random.default_rng(0).permutation(300)
+    # More rows than are kept without sorting.
+    numbers = np.random.default_rng(0).permutation(3000)
     for part in np.split(numbers, 3):
-        table.write(*rows(part))
-    table.write(*rows([256, 0]))  # again, and digests with zeros at the end
-    opened = ScoreTable(tmp_path, 2)
-    opened.read()
+        table.add(*rows(part))
+    table.add(*rows([256, 0]))  # again, and digests with zeros at the end
+    opened, other_width = ScoreTable(tmp_path, 2), ScoreTable(tmp_path, 3)
     for one in (table, opened):
-        assert len(one) == 300
-        values, found = one.find(rows([256, 0, 300, 1, 65536])[0])
+        values, found = one.find(rows([256, 0, 3000, 1, 65536])[0])
         assert found.tolist() == [True, True, False, True, False]
         assert values[found].tolist() == [[256, -256], [0, 0], [1, -1]]
+        assert one.find(rows(numbers)[0])[1].all()
+    assert not other_width.find(rows(numbers)[0])[1].any()
 
 
-def test_a_damaged_file_is_a_miss(tmp_path, caplog):
+def test_a_table_finds_what_other_processes_add(tmp_path):
+    one, other = ScoreTable(tmp_path, 2), ScoreTable(tmp_path, 2)
+    for number in range(3):
+        one.add(*rows([number]))
+        assert other.find(rows([number])[0])[1].all()
+        other.add(*rows([number + 10]))
+    assert one.find(rows([10, 11, 12])[0])[1].all()
+
+
+def test_damaged_and_incomplete_rows_are_missing(tmp_path, caplog):
     table = ScoreTable(tmp_path, 2)
-    table.write(*rows([1, 2]))
-    table.write(*rows([3]))
-    files = sorted(tmp_path.iterdir())
-    kept = [set(part["values"][:, 0]) for part in map(np.load, files)]
-    content = bytearray(files[0].read_bytes())
-    content[len(content) // 2] ^= 255
-    files[0].write_bytes(content[:-30])
+    table.add(*rows([1, 2, 3, 4]))
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    size = len(content) // 4
+    content[size + size // 2] ^= 1
+    path.write_bytes(content[:-3])
     opened = ScoreTable(tmp_path, 2)
-    opened.read()
-    assert {n for n in (1, 2, 3) if opened.find(rows([n])[0])[1].all()} == kept[1]
-    assert "computed anew" in caplog.text
+    assert opened.find(rows([1, 2, 3, 4])[0])[1].tolist() == [True, False, True, False]
+    assert "1 of 3 rows are damaged" in caplog.text
+    # Zeros, as a power cut leaves them, an empty file, text, and a folder.
+    path.write_bytes(bytes(4 * size))
+    (tmp_path / "2-b.scores").write_bytes(b"")
+    (tmp_path / "2-c.scores").write_text("text " * 100)
+    (tmp_path / "2-d.scores").mkdir()
+    os.mkfifo(tmp_path / "2-e.scores")
+    assert not ScoreTable(tmp_path, 2).find(rows([0, 1, 2, 3, 4])[0])[1].any()
 
 
-DAMAGES = {
-    "another type": {"digests": np.zeros(16, np.float32), "values": np.zeros((1, 2), np.float32)},
-    "no digests": {"values": np.zeros((1, 2), np.float32)},
-    "rows of another width": {"digests": np.zeros(16, np.uint8), "values": np.zeros((1, 3), np.float32)},
-    "half a digest": {"digests": np.zeros(24, np.uint8), "values": np.zeros((1, 2), np.float32)},
-    "a number": {"digests": np.uint8(3), "values": np.zeros((1, 2), np.float32)},
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_arrays_of_other_things_are_a_miss(tmp_path, caplog, damage):
-    np.savez(tmp_path / "k2-x.npz", **DAMAGES[damage])
+def test_a_row_that_is_still_being_written_is_found_later(tmp_path):
+    ScoreTable(tmp_path, 2).add(*rows([1, 2]))
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
     table = ScoreTable(tmp_path, 2)
-    table.read()
-    assert len(table) == 0
-    assert str(tmp_path / "k2-x.npz") in caplog.text
+    assert table.find(rows([1, 2])[0])[1].tolist() == [True, False]
+    path.write_bytes(content)
+    assert table.find(rows([1, 2])[0])[1].tolist() == [True, True]
 
 
-def test_a_header_that_asks_for_terabytes_is_a_miss(tmp_path, caplog):
-    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,)}\n"
-    with zipfile.ZipFile(tmp_path / "k2-x.npz", "w") as archive:
-        archive.writestr("digests.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
-        archive.writestr("values.npy", b"no array")
-    table = ScoreTable(tmp_path, 2)
-    table.read()
-    assert len(table) == 0
-    assert str(tmp_path / "k2-x.npz") in caplog.text
-
-
-@pytest.mark.timeout(60)
-def test_a_pipe_in_the_folder_is_a_miss(tmp_path, caplog):
-    os.mkfifo(tmp_path / "k2-x.npz")
-    table = ScoreTable(tmp_path, 2)
-    table.read()
-    assert len(table) == 0
-    assert str(tmp_path / "k2-x.npz") in caplog.text
-
-
-def test_filling_goes_on_after_a_kill(network, noise, data, fit, dpo, sgd, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_filling, "WRITE_EVERY_SECONDS", 0.0)
-
+def test_scores_are_kept_when_a_run_is_killed(network, noise, data, fit, dpo, sgd, tmp_path):
     def run(kill_at=0):
         reference = CachedScores(network, tmp_path)
         calls = calls_of(reference)
@@ -275,37 +235,40 @@ def test_filling_goes_on_after_a_kill(network, noise, data, fit, dpo, sgd, tmp_p
                 os.kill(os.getpid(), signal.SIGKILL)
 
         reference.network.register_forward_pre_hook(kill)
-        fit(PreferenceTask(copy.deepcopy(network), reference, dpo, sgd), data(noise(40), val=0), max_steps=1)
-        return len(calls), reference.misses
+        fit(PreferenceTask(copy.deepcopy(network), reference, dpo, sgd), data(noise(40), val=0), max_steps=10)
+        return len(calls)
 
     # Forked: a real process that dies, without seconds of imports.
     child = multiprocessing.get_context("fork").Process(target=run, args=(5,))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert run() == (6, 0)  # of ten batches four were kept
-    assert run() == (0, 0)
+    assert run() == 6  # of ten batches four were kept
+    assert run() == 0
 
 
-def test_a_loader_of_ones_own_is_refused(network, data, dpo, sgd, tmp_path):
-    from lightning.pytorch import Trainer
+def test_a_resumed_run_ends_with_the_same_weights(network, data, fit, dpo, sgd, tmp_path):
+    def run(folder, **options):
+        reference = CachedScores(network, tmp_path / folder)
+        task = PreferenceTask(copy.deepcopy(network), reference, dpo, partial(torch.optim.SGD, lr=0.5))
+        return fit(task, data(pipeline=AUGMENT, views=2, val=0), **options), task
 
-    task = PreferenceTask(network, CachedScores(network, tmp_path), dpo, sgd)
-    trainer = Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False)
-    with pytest.raises(ValueError, match=r"segdpo DataModule .* or use reference=frozen"):
-        trainer.fit(task, data().train_dataloader())
+    _, whole = run("a", max_steps=10)
+    stopped, _ = run("b", max_steps=5)
+    stopped.save_checkpoint(tmp_path / "a.ckpt")
+    _, resumed = run("b", max_steps=10, ckpt_path=tmp_path / "a.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
-def test_what_is_written_can_be_stopped_by_ctrl_c(network, data, fit, dpo, sgd, tmp_path, monkeypatch):
+def test_any_loader_will_do(network, data, dpo, sgd, fit, tmp_path):
     reference = CachedScores(network, tmp_path)
-    calls = calls_of(reference)
+    task = PreferenceTask(network, reference, dpo, sgd)
+    trainer = Trainer(accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False)
+    trainer.fit(task, data().train_dataloader())
+    assert reference.computed > 0
 
-    def stop(module, inputs):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
 
-    reference.network.register_forward_pre_hook(stop)
-    monkeypatch.setattr(cache_filling, "WRITE_EVERY_SECONDS", 1e9)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(PreferenceTask(network, reference, dpo, sgd), data())
-    assert list(tmp_path.rglob("k2-*.npz"))
+def test_a_disk_that_cannot_be_written_to_stops_with_its_name(network, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file.*reference=frozen"):
+        ScoreTable(tmp_path / "file", 2).add(*rows([1]))

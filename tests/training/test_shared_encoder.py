@@ -11,12 +11,8 @@ from torch import nn
 
 from segdpo import Anchor, PreferenceLoss, Score
 from segdpo.losses import anchors, objectives
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter, freeze_parts, smp_model
-from segdpo.training.panels import Panels
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.shared_encoder import SharedEncoder
+from segdpo.models import Segmenter, add_lora, freeze_parts, smp_model
+from segdpo.training import FrozenCopy, Panels, PreferenceTask, SharedEncoder
 
 
 class Net(nn.Module):
@@ -184,11 +180,11 @@ def test_in_bf16_the_weights_are_still_the_references(net, loss, data, fit):
     ("change", "message"),
     [
         (lambda policy: policy.requires_grad_(True), r"not trained but 6 .* first conv.weight; freeze it \(freeze=\["),
-        (lambda policy: policy.network.encoder.conv.weight.data.mul_(2), "the reference's weights but it has others"),
-        (lambda policy: policy.network.encoder.norm.running_mean.add_(1), "the reference's weights but it has others"),
+        (lambda policy: policy.network.encoder.conv.weight.data.mul_(2), r"network\.encoder.*reference=frozen"),
+        (lambda policy: policy.network.encoder.norm.running_mean.add_(1), r"network\.encoder.*reference=frozen"),
         (
             lambda policy: delattr(policy.network, "encoder"),
-            r"no.*submodule|submodule network.encoder .* there is none",
+            r"network\.encoder",
         ),
     ],
 )
@@ -216,15 +212,15 @@ def test_weights_that_change_during_training_are_noticed(net, loss, data, fit):
 
 
 def test_a_misnamed_encoder_names_what_there_is(net):
-    with pytest.raises(ValueError, match=r"network.backbone .* it has network, network.encoder, .*reference.encoder"):
+    with pytest.raises(ValueError, match=r"network\.backbone.* network\.encoder, .*reference\.encoder"):
         SharedEncoder(net, "network.backbone")
 
 
 @pytest.mark.parametrize(
     ("decode", "message"),
     [
-        (lambda net, x: net.encoder(x)[0].mul_(2), "the reference's decoder wrote into them .*reference=frozen"),
-        (lambda net, x: net.encoder(x + torch.rand(()))[0], "show its encoder what the reference showed it"),
+        (lambda net, x: net.encoder(x)[0].mul_(2), r"in place.*reference=frozen"),
+        (lambda net, x: net.encoder(x + torch.rand(()))[0], r"reference=frozen"),
     ],
 )
 def test_networks_that_cannot_share_are_named(decode, message, loss, data, fit, monkeypatch):

@@ -7,9 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from segdpo.models.adapters import add_lora
-from segdpo.models.segmenter import Segmenter, freeze_parts
-from segdpo.training.preference import PreferenceTask
+from segdpo.models import Segmenter, add_lora, freeze_parts
+from segdpo.training import PreferenceTask
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = ("reference", "optimizer", "scheduler", "beta_schedule", "sft_loss")
@@ -51,4 +50,4 @@ def test_two_steps(group, name, network, data, fit, tmp_path):
     assert torch.isfinite(torch.stack(list(logged.values()))).all()
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
     assert ("train/beta" in logged) is (group == "beta_schedule" and name != "constant")
-    assert any(tmp_path.rglob("*.npz")) is (name == "cached")
+    assert any(tmp_path.rglob("*.scores")) is (name == "cached")

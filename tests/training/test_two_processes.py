@@ -9,12 +9,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from segdpo.data.datasets import SupervisedDataset
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy
-from segdpo.training.schedules import Adaptive
-from segdpo.training.score_cache import CachedScores
-from segdpo.training.supervised import SupervisedTask, cross_entropy
+from segdpo.data import SupervisedDataset
+from segdpo.training import Adaptive, CachedScores, FrozenCopy, PreferenceTask, SupervisedTask, cross_entropy
 
 
 def lines(folder):

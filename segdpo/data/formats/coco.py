@@ -1,4 +1,4 @@
-"""COCO files: read, and written with all masks and preferences."""
+"""COCO files: any are read; those that segdpo writes hold all masks and preferences too."""
 
 import json
 from collections import Counter
@@ -10,201 +10,32 @@ import numpy as np
 from pycocotools import mask as rle
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.arrow import atomic
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.images import ImageFile, decode_image, encode_image
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
 from segdpo.masks import Mask
 
+VERSION = 1
 # How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
 MAX_OUTLINE = 2**22
-MOST_BITS = 40
-
-
-def encode_coco_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
-    """Return one annotation a class that occurs, without ids; class `skip` is left out, 255 is marked iscrowd."""
-    annotations = []
-    for number in np.unique(mask).tolist():
-        if number == skip:
-            continue
-        code = rle.encode(np.asfortranarray(mask == number, np.uint8))
-        annotations.append(
-            {
-                "category_id": number,
-                "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode()},
-                "area": int(rle.area(code)),
-                "bbox": rle.toBbox(code).tolist(),
-                "iscrowd": int(number == IGNORE),
-            }
-        )
-    return annotations
-
-
-def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """Return bool [H, W] of a segmentation: polygons, or a run-length code, compressed or not."""
-    return decode_code(region_code(segmentation, size, where))
-
-
-def decode_code(code: dict[str, Any]) -> np.ndarray:
-    """Return bool [H, W] of a code that `region_code` gave."""
-    return np.asarray(rle.decode(code), bool)
-
-
-def code_area(code: dict[str, Any]) -> int:
-    """Return how many pixels a code that `region_code` gave sets."""
-    return int(rle.area(code))
-
-
-def region_code(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
-    """Return the run-length code of a segmentation, checked: pycocotools believes what it is given, and crashes."""
-    height, width = size
-    try:
-        if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
-            raise DataError(
-                f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.",
-                "size",
-            )
-        if isinstance(segmentation, list):
-            return cast(dict[str, Any], rle.merge(rle.frPyObjects(_polygons(segmentation, size), height, width)))
-        if isinstance(segmentation["counts"], list):
-            counted = _counted(segmentation, height * width)
-            return cast(dict[str, Any], rle.frPyObjects(counted, height, width))
-        return {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
-    except DataError:
-        raise
-    except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
-
-
-def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:
-    polygons = [[float(number) for number in polygon] for polygon in segmentation]
-    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a polygon needs x and y of at least three points")
-    edge = (size[1], size[0])
-    outline = 0.0
-    for polygon in polygons:
-        points = np.array(polygon).reshape(-1, 2)
-        # NaN is not inside, either. Outlines may leave their image a little, at its border.
-        if not ((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all():
-            raise ValueError(f"a polygon's point lies far outside of the image: {_farthest(points, edge)}")
-        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) + len(points)
-    if outline > MAX_OUTLINE:
-        raise ValueError(f"its polygons are {outline:.0f} pixels long, more than {MAX_OUTLINE}")
-    return polygons
-
-
-def _farthest(points: np.ndarray, edge: tuple[int, int]) -> list[float]:
-    outside = ~((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all(axis=1)
-    return [float(number) for number in points[np.argmax(outside)]]
-
-
-def _counted(segmentation: dict[str, Any], pixels: int) -> dict[str, Any]:
-    counts = [int(count) for count in segmentation["counts"]]
-    if sum(counts) != pixels or min(counts) < 0:
-        raise ValueError(f"its runs cover {sum(counts)} of {pixels} pixels")
-    return {"size": segmentation["size"], "counts": counts}
-
-
-def _code(text: Any, pixels: int) -> bytes:
-    """Return a compressed code whose runs were counted first: pycocotools trusts them, and writes past its array."""
-    data = text.encode("ascii")
-    runs: list[int] = []
-    value = shift = 0
-    for byte in data:
-        part = byte - 48
-        if not 0 <= part < 64:
-            raise ValueError(f"the character {chr(byte)!r} is not part of a code")
-        value |= (part & 0x1F) << shift
-        shift += 5
-        if shift > MOST_BITS:
-            raise ValueError("a run is longer than any image")
-        if not part & 0x20:
-            if part & 0x10:
-                value -= 1 << shift
-            # From the fourth run on, a code holds the difference to the run before the last.
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or sum(runs) != pixels or min(runs, default=0) < 0:
-        raise ValueError(f"its runs cover {sum(runs)} of {pixels} pixels")
-    return bytes(data)
-
-
-VERSION = 1
-
-
-def write_coco(
-    path: str | Path, records: RecordSource | Iterable[Record], classes: Iterable[str], progress: Progress = iter
-) -> None:
-    """Write records as a COCO file, their images to images/ beside it; the file must not be there yet."""
-    path, names = Path(path), check_classes(tuple(classes))
-    if path.exists():
-        raise DataError(f"{path}: Expected nothing there; remove it or write to another path.")
-    # Uncovered pixels are class 0. Where that is a thing (sky, not "background"), other readers should see it too.
-    skip = 0 if names[0] == "background" else None
-    values: dict[str, Any] = {
-        "info": {"description": "Preference data, see candidates", "segdpo": {"version": VERSION, "classes": names}},
-        "images": [],
-        "categories": _category_list(names, skip),
-        "annotations": [],
-        "candidates": [],
-    }
-    for number, (record, file) in enumerate(records_with_files(records, progress), 1):
-        _add(
-            values,
-            number,
-            check_record(record, names),
-            file or encode_image(record.image),
-            path.parent / "images",
-            skip,
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-
-
-def _add(values: dict[str, Any], number: int, record: Record, file: ImageFile, images: Path, skip: int | None) -> None:
-    entry = check_entry(entry_of(record, file.suffix))
-    height, width = record.image.shape[:2]
-    name = record.id + file.suffix
-    _write_image(path_inside(images, name), file.data)
-    line = {**json.loads(format_line(entry)), "masks": list(record.mask_names)}
-    values["images"].append({"id": number, "file_name": name, "width": width, "height": height, "segdpo": line})
-    if record.gold is not None:
-        for region in encode_coco_mask(record.gold, skip):
-            values["annotations"].append({"id": len(values["annotations"]) + 1, "image_id": number, **region})
-    for mask_name, mask in zip(record.mask_names, record.masks, strict=True):
-        for region in encode_coco_mask(mask, skip):
-            identity = {"id": len(values["candidates"]) + 1, "image_id": number, "mask": mask_name}
-            values["candidates"].append({**identity, **region})
-
-
-def _category_list(names: tuple[str, ...], skip: int | None) -> list[dict[str, Any]]:
-    listed = [{"id": number, "name": name} for number, name in enumerate(names) if number != skip]
-    return [*listed, {"id": IGNORE, "name": "ignore"}]
-
-
-def _write_image(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if exists(path) and read_file(path) != data:
-        raise DataError(f"{path}: Expected nothing there but got another image; write to an empty folder.", "id")
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); is the id too long?") from None
-
-
-__all__ = ["CocoDataset", "write_coco"]
+# How many bits a run of a compressed code may have.
+MAX_RUN_BITS = 40
 
 
 class CocoDataset:
-    """The records of a COCO file; `images` is the images' folder (None: images/ beside the file).
+    """The records of a COCO file.
 
-    A foreign file gives gold alone: class 0 is what no annotation covers, the categories follow by their ids (one
-    called "background" is class 0), larger regions are painted first, and iscrowd regions are 255 (`crowd="ignore"`)
-    or their class.
+    A file of another program gives gold masks alone: class 0 is what no annotation covers, the categories follow by
+    their ids (one called "background" is class 0), and larger regions are painted first.
+
+    Args:
+        annotations: the .json file.
+        images: the folder of the images; None: images/ beside the file.
+        crowd: "ignore" makes iscrowd regions 255, "class" their class.
+        channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
     """
 
     def __init__(
@@ -304,12 +135,143 @@ class CocoDataset:
     def _paint(self, regions: list[dict[str, Any]], size: tuple[int, int], where: str) -> Mask:
         mask = np.zeros(size, np.uint8)
         # Codes are short; all regions of an image decoded at once need not fit into memory.
-        codes = [(region_code(region.get("segmentation"), size, where), region) for region in regions]
+        codes = [(_region_code(region.get("segmentation"), size, where), region) for region in regions]
         # What lies on top of something else is smaller than it; the order of the file breaks ties.
-        for code, region in sorted(codes, key=lambda item: -code_area(item[0])):
+        for code, region in sorted(codes, key=lambda item: -int(rle.area(item[0]))):
             ignored = region.get("iscrowd") and self._crowd == "ignore"
-            mask[decode_code(code)] = IGNORE if ignored else self._class_of[region["category_id"]]
+            mask[_decode(code)] = IGNORE if ignored else self._class_of[region["category_id"]]
         return mask
+
+
+def write_coco(
+    path: str | Path, records: RecordSource | Iterable[Record], classes: Iterable[str], progress: Progress = iter
+) -> None:
+    """Write records as a COCO file, and their images to images/ beside it.
+
+    Args:
+        path: the .json file; it must not exist yet.
+        records: images are copied byte for byte from a source that has their files; others are written as PNG.
+        classes: names of the classes, in the order of their ids.
+        progress: wraps the loop over the records to show progress.
+    """
+    path, names = Path(path), check_classes(tuple(classes))
+    if path.exists():
+        raise DataError(f"{path}: Expected nothing there; remove it or write to another path.")
+    # Uncovered pixels are class 0. If that class is an object (sky), other programs need its regions too.
+    skip = 0 if names[0] == "background" else None
+    values: dict[str, Any] = {
+        "info": {"description": "Preference data, see candidates", "segdpo": {"version": VERSION, "classes": names}},
+        "images": [],
+        "categories": _category_list(names, skip),
+        "annotations": [],
+        "candidates": [],
+    }
+    for number, (record, file) in enumerate(records_with_files(records, progress), 1):
+        check_record(record, names)
+        _add(values, number, record, file or encode_image(record.image), path.parent / "images", skip)
+    write_atomically(path, json.dumps(values, ensure_ascii=False).encode())
+
+
+def encode_coco_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
+    """Return one annotation a class that occurs, without ids; class `skip` is left out, 255 is marked iscrowd."""
+    annotations = []
+    for number in np.unique(mask).tolist():
+        if number == skip:
+            continue
+        code = rle.encode(np.asfortranarray(mask == number, np.uint8))
+        annotations.append(
+            {
+                "category_id": number,
+                "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode()},
+                "area": int(rle.area(code)),
+                "bbox": rle.toBbox(code).tolist(),
+                "iscrowd": int(number == IGNORE),
+            }
+        )
+    return annotations
+
+
+def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """Return bool [H, W] of a segmentation: polygons, or a run-length code, compressed or not."""
+    return _decode(_region_code(segmentation, size, where))
+
+
+def _region_code(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
+    """Return the run-length code of a segmentation, checked: pycocotools crashes on a wrong one."""
+    height, width = size
+    try:
+        if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
+            raise DataError(
+                f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.",
+                "size",
+            )
+        if isinstance(segmentation, list):
+            return cast(dict[str, Any], rle.merge(rle.frPyObjects(_polygons(segmentation, size), height, width)))
+        if isinstance(segmentation["counts"], list):
+            counted = _counted(segmentation, height * width)
+            return cast(dict[str, Any], rle.frPyObjects(counted, height, width))
+        return {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
+    except DataError:
+        raise
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
+
+
+def _decode(code: dict[str, Any]) -> np.ndarray:
+    return np.asarray(rle.decode(code), bool)
+
+
+def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:
+    polygons = [[float(number) for number in polygon] for polygon in segmentation]
+    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a polygon needs x and y of at least three points")
+    edge = (size[1], size[0])
+    outline = 0.0
+    for polygon in polygons:
+        points = np.array(polygon).reshape(-1, 2)
+        # NaN is not inside, either. Outlines may leave their image a little, at its border.
+        if not ((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all():
+            raise ValueError(f"a polygon's point lies far outside of the image: {_farthest(points, edge)}")
+        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) + len(points)
+    if outline > MAX_OUTLINE:
+        raise ValueError(f"its polygons are {outline:.0f} pixels long, more than {MAX_OUTLINE}")
+    return polygons
+
+
+def _farthest(points: np.ndarray, edge: tuple[int, int]) -> list[float]:
+    outside = ~((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all(axis=1)
+    return [float(number) for number in points[np.argmax(outside)]]
+
+
+def _counted(segmentation: dict[str, Any], pixels: int) -> dict[str, Any]:
+    counts = [int(count) for count in segmentation["counts"]]
+    if sum(counts) != pixels or min(counts) < 0:
+        raise ValueError(f"its runs cover {sum(counts)} of {pixels} pixels")
+    return {"size": segmentation["size"], "counts": counts}
+
+
+def _code(text: Any, pixels: int) -> bytes:
+    """Return a compressed code whose runs cover the mask: pycocotools writes past its array otherwise."""
+    data = text.encode("ascii")
+    runs: list[int] = []
+    value = shift = 0
+    for byte in data:
+        part = byte - 48
+        if not 0 <= part < 64:
+            raise ValueError(f"the character {chr(byte)!r} is not part of a code")
+        value |= (part & 0x1F) << shift
+        shift += 5
+        if shift > MAX_RUN_BITS:
+            raise ValueError("a run is longer than any image")
+        if not part & 0x20:
+            if part & 0x10:
+                value -= 1 << shift
+            # From the fourth run on, a code holds the difference to the run before the last.
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or sum(runs) != pixels or min(runs, default=0) < 0:
+        raise ValueError(f"its runs cover {sum(runs)} of {pixels} pixels")
+    return bytes(data)
 
 
 def _own_classes(ours: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -336,3 +298,34 @@ def _entry(image: dict[str, Any], ours: bool, path: Path) -> Entry:
     if (entry.id, entry.suffix) != (plain.id, plain.suffix) or entry.masks is None:
         raise DataError(f"{where}Expected the id {plain.id!r} and a list of masks but got {entry.id!r}.", "id")
     return check_entry(plain, where) and entry
+
+
+def _add(values: dict[str, Any], number: int, record: Record, file: ImageFile, images: Path, skip: int | None) -> None:
+    entry = check_entry(entry_of(record, file.suffix))
+    height, width = record.image.shape[:2]
+    name = record.id + file.suffix
+    _write_image(path_inside(images, name), file.data)
+    line = {**json.loads(format_line(entry)), "masks": list(record.mask_names)}
+    values["images"].append({"id": number, "file_name": name, "width": width, "height": height, "segdpo": line})
+    if record.gold is not None:
+        for region in encode_coco_mask(record.gold, skip):
+            values["annotations"].append({"id": len(values["annotations"]) + 1, "image_id": number, **region})
+    for mask_name, mask in zip(record.mask_names, record.masks, strict=True):
+        for region in encode_coco_mask(mask, skip):
+            identity = {"id": len(values["candidates"]) + 1, "image_id": number, "mask": mask_name}
+            values["candidates"].append({**identity, **region})
+
+
+def _category_list(names: tuple[str, ...], skip: int | None) -> list[dict[str, Any]]:
+    listed = [{"id": number, "name": name} for number, name in enumerate(names) if number != skip]
+    return [*listed, {"id": IGNORE, "name": "ignore"}]
+
+
+def _write_image(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if exists(path) and read_file(path) != data:
+        raise DataError(f"{path}: Expected nothing there but got another image; write to an empty folder.", "id")
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); is the id too long?") from None

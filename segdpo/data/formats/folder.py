@@ -5,13 +5,11 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from segdpo.data.formats.arrow import PairTable
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
 from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
 from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_mask, check_record
@@ -25,88 +23,76 @@ PARSERS = {"jsonl": parse_jsonl, "csv": parse_csv}
 FORMATTERS = {"jsonl": format_jsonl, "csv": format_csv}
 MAX_DESCRIPTION_BYTES = 2**24
 KEYS = {"version", "classes", "checksum"}
-
-
-def read_description(root: Path) -> tuple[tuple[str, ...], list[Entry]]:
-    """Return the classes and the manifest's entries of a folder."""
-    path = root / DESCRIPTION
-    if not exists(path):
-        raise DataError(
-            f"{path}: no such file; a folder of ours has one. For images and mask folders without it, "
-            "see data=plain in docs/data.md."
-        )
-    values = _parse(path)
-    manifest = _manifest_path(root)
-    text = decode_text(read_file(manifest, MAX_TEXT_BYTES), str(manifest))
-    classes = check_classes(values["classes"], f"{path}: ")
-    if "checksum" in values and values["checksum"] != checksum(classes, text):
-        raise DataError(
-            f"{manifest}: has changed since it was written (checksum {checksum(classes, text)}, {DESCRIPTION} says "
-            f'{values["checksum"]}). If you edited it on purpose, remove "checksum" from {path}; else restore it.',
-            "damaged",
-        )
-    return classes, PARSERS[manifest.suffix[1:]](text, str(manifest))
-
-
-def write_description(root: Path, classes: tuple[str, ...], entries: Sequence[Entry], manifest: str) -> None:
-    """Write the manifest as "jsonl" or "csv", and dataset.json with its checksum."""
-    text = FORMATTERS[manifest](entries)
-    values = {"version": VERSION, "classes": list(classes), "checksum": checksum(classes, text)}
-    (root / f"manifest.{manifest}").write_bytes(text.encode())
-    (root / DESCRIPTION).write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def checksum(classes: tuple[str, ...], text: str) -> str:
-    """Return crc32 over the classes and the manifest's text, as 8 hexadecimal digits."""
-    return f"{zlib.crc32(json.dumps([classes, text]).encode()):08x}"
-
-
-def decode_text(data: bytes, name: str) -> str:
-    """Return UTF-8 text."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
-
-
-def parse_object(data: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in `data`."""
-    try:
-        values = json.loads(decode_text(data, name))
-    except (ValueError, RecursionError, MemoryError) as error:
-        said = error if str(error) else type(error).__name__
-        raise DataError(f"{name}: Expected a JSON object but got {said}; correct the file.", "manifest") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{name}: Expected a JSON object but got {type(values).__name__}.", "manifest")
-    return values
-
-
-def check_version(found: object, expected: int, name: str, mend: str) -> None:
-    """Raise if a file is of another version than this program reads."""
-    if found != expected or isinstance(found, bool):
-        raise DataError(f"{name}: Expected version {expected} but got {found!r}; {mend}", "version")
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    values = parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
-    check_version(values.get("version", VERSION), VERSION, str(path), "write the folder again with this program.")
-    if (unknown := sorted(values.keys() - KEYS)) or not isinstance(values.get("classes"), list):
-        raise DataError(
-            f'{path}: Expected a list "classes" and at most {sorted(KEYS)} but got {unknown or values.get("classes")}.',
-            "manifest",
-        )
-    return values
-
-
-def _manifest_path(root: Path) -> Path:
-    found = [path for suffix in PARSERS if exists(path := root / f"manifest.{suffix}")]
-    if len(found) != 1:
-        got = "both" if found else "neither"
-        raise DataError(f"{root}: Expected manifest.jsonl or manifest.csv but got {got}; keep one.", "manifest")
-    return found[0]
-
-
 ManifestKind = Literal["jsonl", "csv"]
+
+
+class FolderDataset:
+    """The records of a folder in the manifest's order; `folder[i]` reads image i and its masks.
+
+    Args:
+        root: the folder, written by `write_folder` or by hand.
+        channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+    """
+
+    def __init__(self, root: str | Path, channels: int | None = 3):
+        self.root, self.channels = Path(root), channels
+        self.classes, entries = _read_description(self.root)
+        found = _masks_found(self.root) if any(entry.masks is None for entry in entries) else {}
+        self.entries = tuple(entries)
+        self.mask_names = tuple(
+            tuple(found.get(entry.id, ())) if entry.masks is None else entry.masks for entry in entries
+        )
+        raise_all([error for index in range(len(entries)) if (error := self._unknown_mask(index))])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:
+        entry, names = self.entries[index], self.mask_names[index]
+        number = {name: k for k, name in enumerate(names)}
+        image = decode_image(self.image_file(index).data, f"{self.root / self._image_path(entry)}", self.channels)
+        masks, gold = self._read_masks(entry, names, image)
+        return Record(
+            id=entry.id,
+            image=image,
+            masks=masks,
+            mask_names=names,
+            pairs=tuple(Pair(number[p.chosen], number[p.rejected], p.weight) for p in entry.pairs),
+            ranking=tuple(number[name] for name in entry.ranking),
+            gold=gold,
+            group=entry.group,
+            split=entry.split,
+            meta=dict(entry.meta),
+        )
+
+    def describe(self, index: int) -> RecordInfo:
+        """Return what the manifest says of a record, without opening its image."""
+        entry = self.entries[index]
+        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+
+    def image_file(self, index: int) -> ImageFile:
+        """Return the image's file as it lies on disk."""
+        path = self._image_path(self.entries[index])
+        return ImageFile(path.suffix, read_file(self.root / path))
+
+    def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
+        paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
+        gold = self.root / "gold" / f"{entry.id}.png"
+        has_gold = exists(gold) if entry.gold is None else entry.gold
+        files: list[tuple[Path, dict[int, int]]] = [(path, {}) for path in paths + [gold] * has_gold]
+        masks = read_masks(files, image, self.classes)
+        return masks[: len(names)], masks[-1] if has_gold else None
+
+    def _image_path(self, entry: Entry) -> Path:
+        return Path("images", entry.id + entry.suffix)
+
+    def _unknown_mask(self, index: int) -> DataError | None:
+        entry, names = self.entries[index], self.mask_names[index]
+        named = {*entry.ranking, *(name for pair in entry.pairs for name in (pair.chosen, pair.rejected))}
+        if unknown := sorted(named.difference(names)):
+            message = f"id {entry.id!r}: Expected preferences between {list(names)} but got {', '.join(unknown)}"
+            return DataError(f"{self.root}: {message}; add masks/{unknown[0]}/{entry.id}.png.", "preference")
+        return None
 
 
 def write_folder(
@@ -116,10 +102,16 @@ def write_folder(
     manifest: ManifestKind = "jsonl",
     progress: Progress = iter,
 ) -> None:
-    """Write records as a folder that FolderDataset reads; `root` must not be there yet, or be empty.
+    """Write records as a folder that FolderDataset reads.
 
-    Images keep their files byte for byte where the source has files (`image_file`), else they become PNG. The
-    folder is made beside `root` and takes its name at the end, so a killed run leaves no half of a data set.
+    The folder is made beside `root` and renamed at the end, so a killed run leaves no half of a data set.
+
+    Args:
+        root: must not exist yet, or be empty.
+        records: images are copied byte for byte from a source that has their files; others are written as PNG.
+        classes: names of the classes, in the order of their ids.
+        manifest: "jsonl" or "csv".
+        progress: wraps the loop over the records to show progress.
     """
     root, names = Path(root), check_classes(tuple(classes))
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -128,9 +120,18 @@ def write_folder(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "images").mkdir(parents=True)
     entries = [_write_record(partial, record, file, names) for record, file in records_with_files(records, progress)]
-    _check_ids(entries)
-    write_description(partial, names, entries, manifest)
+    if len({entry.id for entry in entries}) < len(entries):
+        raise DataError("Expected each id once but one comes twice, with images of two suffixes.", "id")
+    text = FORMATTERS[manifest](entries)
+    values = {"version": VERSION, "classes": list(names), "checksum": checksum(names, text)}
+    _write(partial / f"manifest.{manifest}", text.encode())
+    _write(partial / DESCRIPTION, (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode())
     os.replace(partial, root)
+
+
+def checksum(classes: tuple[str, ...], text: str) -> str:
+    """Return crc32 over the classes and the manifest's text, as 8 hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps([classes, text]).encode()):08x}"
 
 
 def entry_of(record: Record, suffix: str) -> Entry:
@@ -149,128 +150,14 @@ def entry_of(record: Record, suffix: str) -> Entry:
     )
 
 
-def _write_record(root: Path, record: Record, file: ImageFile | None, classes: tuple[str, ...]) -> Entry:
-    check_record(record, classes)
-    file = file or encode_image(record.image)
-    # Whatever is wrong with the record is found before the first of its files is written.
-    entry = check_entry(entry_of(record, file.suffix))
-    _write(path_inside(root, "images", f"{record.id}{file.suffix}"), file.data)
-    for name, mask in zip(record.mask_names, record.masks, strict=True):
-        _write_mask(path_inside(root, "masks", name, f"{record.id}.png"), mask)
-    if record.gold is not None:
-        _write_mask(path_inside(root, "gold", f"{record.id}.png"), record.gold)
-    return entry
+def read_masks(files: Sequence[tuple[Path, dict[int, int]]], image: Image, classes: tuple[str, ...]) -> Masks:
+    """Return the masks of an image as uint8 [K, H, W]; everything that is wrong with them comes as one error.
 
-
-def _write_mask(path: Path, mask: Mask) -> None:
-    _write(path, encode_mask(np.ascontiguousarray(mask)))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # "x": two ids that the file system takes for one (a and A on some) must not overwrite each other.
-        with path.open("xb") as file:
-            file.write(data)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); is the id there twice, or too long?") from None
-
-
-def _check_ids(entries: list[Entry]) -> None:
-    if len({entry.id for entry in entries}) < len(entries):
-        raise DataError("Expected each id once but one comes twice, with images of two suffixes.", "id")
-
-
-__all__ = ["FolderDataset", "read_folder", "write_folder"]
-
-
-class FolderDataset:
-    """The records of a folder in the manifest's order; `folder[i]` reads image i and its masks.
-
-    `channels`: 3 replicates grey images to RGB, 1 makes grey, None leaves images as stored.
+    Args:
+        files: the file of each mask, and which class ids its values stand for (others are class ids).
+        image: the masks' image; they must have its size.
+        classes: names of the classes; each pixel must be below their number, or 255.
     """
-
-    def __init__(self, root: str | Path, channels: int | None = 3):
-        self.root, self.channels = Path(root), channels
-        self.classes, entries = read_description(self.root)
-        found = _masks_found(self.root) if any(entry.masks is None for entry in entries) else {}
-        self.entries = tuple(entries)
-        self.mask_names = tuple(
-            tuple(found.get(entry.id, ())) if entry.masks is None else entry.masks for entry in entries
-        )
-        raise_all([error for index in range(len(entries)) if (error := self._unknown_mask(index))])
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Record:
-        entry, names = self.entries[index], self.mask_names[index]
-        image = decode_image(self.image_file(index).data, f"{self.root / self._image_path(entry)}", self.channels)
-        masks, gold = self._read_masks(entry, names, image)
-        return Record(
-            id=entry.id,
-            image=image,
-            masks=masks,
-            mask_names=names,
-            pairs=self.pairs_of(index),
-            ranking=tuple(names.index(name) for name in entry.ranking),
-            gold=gold,
-            group=entry.group,
-            split=entry.split,
-            meta=dict(entry.meta),
-        )
-
-    def describe(self, index: int) -> RecordInfo:
-        """Return what the manifest says of a record, without opening its image."""
-        entry = self.entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
-
-    def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(self.entries[index])
-        return ImageFile(path.suffix, read_file(self.root / path))
-
-    def pairs_of(self, index: int) -> tuple[Pair, ...]:
-        """Return the pairs of a record, masks by number, from the manifest alone."""
-        number = {name: k for k, name in enumerate(self.mask_names[index])}
-        return tuple(Pair(number[p.chosen], number[p.rejected], p.weight) for p in self.entries[index].pairs)
-
-    @cached_property
-    def pairs(self) -> PairTable:
-        """All pairs as arrays; made from the manifest without reading an image."""
-        return PairTable.from_records(self.pairs_of(index) for index in range(len(self)))
-
-    def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
-        paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
-        gold = self.root / "gold" / f"{entry.id}.png"
-        has_gold = exists(gold) if entry.gold is None else entry.gold
-        masks = read_masks(paths + [gold] * has_gold, image, self.classes)
-        return masks[: len(names)], masks[-1] if has_gold else None
-
-    def _image_path(self, entry: Entry) -> Path:
-        return Path("images", entry.id + entry.suffix)
-
-    def _unknown_mask(self, index: int) -> DataError | None:
-        entry, names = self.entries[index], self.mask_names[index]
-        named = {*entry.ranking, *(name for pair in entry.pairs for name in (pair.chosen, pair.rejected))}
-        if unknown := sorted(named.difference(names)):
-            message = f"id {entry.id!r}: Expected preferences between {list(names)} but got {', '.join(unknown)}"
-            return DataError(f"{self.root}: {message}; add masks/{unknown[0]}/{entry.id}.png.", "preference")
-        return None
-
-
-def read_folder(root: str | Path, channels: int | None = 3) -> FolderDataset:
-    """Return the data set in a folder that `write_folder` or a person made."""
-    return FolderDataset(root, channels)
-
-
-def read_masks(paths: list[Path], image: Image, classes: tuple[str, ...]) -> Masks:
-    """Return the masks in `paths` as uint8 [K, H, W]; everything that is wrong with them comes as one error."""
-    return stack_masks([(path, {}) for path in paths], image, classes)
-
-
-def stack_masks(files: list[tuple[Path, dict[int, int]]], image: Image, classes: tuple[str, ...]) -> Masks:
-    """Return the masks as uint8 [K, H, W], each with its values mapped (file's value → class id) before the check."""
     size = image.shape[:2]
     masks: Masks = np.zeros((len(files), *size), dtype=np.uint8)
     errors = []
@@ -288,6 +175,66 @@ def stack_masks(files: list[tuple[Path, dict[int, int]]], image: Image, classes:
     return masks
 
 
+def decode_text(data: bytes, name: str) -> str:
+    """Return UTF-8 text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
+
+
+def parse_object(data: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in `data`."""
+    try:
+        values = json.loads(decode_text(data, name))
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = error if str(error) else type(error).__name__
+        raise DataError(f"{name}: Expected a JSON object but got {reason}; correct the file.", "manifest") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{name}: Expected a JSON object but got {type(values).__name__}.", "manifest")
+    return values
+
+
+def check_version(found: object, expected: int, name: str, fix: str) -> None:
+    """Raise if a file is of another version than this program reads."""
+    if found != expected or isinstance(found, bool):
+        raise DataError(f"{name}: Expected version {expected} but got {found!r}; {fix}", "version")
+
+
+def _read_description(root: Path) -> tuple[tuple[str, ...], list[Entry]]:
+    """Return the classes and the manifest's entries of a folder."""
+    path = root / DESCRIPTION
+    if not exists(path):
+        raise DataError(
+            f"{path}: no such file; for images and mask folders without it, see data=plain in docs/data.md."
+        )
+    values = parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
+    check_version(values.get("version", VERSION), VERSION, str(path), "write the folder again with this program.")
+    if (unknown := sorted(values.keys() - KEYS)) or not isinstance(values.get("classes"), list):
+        raise DataError(
+            f'{path}: Expected a list "classes" and at most {sorted(KEYS)} but got {unknown or values.get("classes")}.',
+            "manifest",
+        )
+    manifest = _manifest_path(root)
+    text = decode_text(read_file(manifest, MAX_TEXT_BYTES), str(manifest))
+    classes = check_classes(values["classes"], f"{path}: ")
+    if "checksum" in values and values["checksum"] != checksum(classes, text):
+        raise DataError(
+            f"{manifest}: has changed since it was written (checksum {checksum(classes, text)}, {DESCRIPTION} says "
+            f'{values["checksum"]}). If you edited it on purpose, remove "checksum" from {path}; else restore it.',
+            "damaged",
+        )
+    return classes, PARSERS[manifest.suffix[1:]](text, str(manifest))
+
+
+def _manifest_path(root: Path) -> Path:
+    found = [path for suffix in PARSERS if exists(path := root / f"manifest.{suffix}")]
+    if len(found) != 1:
+        got = "both" if found else "neither"
+        raise DataError(f"{root}: Expected manifest.jsonl or manifest.csv but got {got}; keep one.", "manifest")
+    return found[0]
+
+
 def _masks_found(root: Path) -> dict[str, list[str]]:
     """Return the mask names of each id, in the order of the folders' names."""
     found: dict[str, list[str]] = {}
@@ -295,3 +242,26 @@ def _masks_found(root: Path) -> dict[str, list[str]]:
         for path in folder.rglob("*.png"):
             found.setdefault(path.relative_to(folder).as_posix().removesuffix(".png"), []).append(folder.name)
     return found
+
+
+def _write_record(root: Path, record: Record, file: ImageFile | None, classes: tuple[str, ...]) -> Entry:
+    check_record(record, classes)
+    file = file or encode_image(record.image)
+    # Whatever is wrong with the record is found before the first of its files is written.
+    entry = check_entry(entry_of(record, file.suffix))
+    _write(path_inside(root, "images", f"{record.id}{file.suffix}"), file.data)
+    for name, mask in zip(record.mask_names, record.masks, strict=True):
+        _write(path_inside(root, "masks", name, f"{record.id}.png"), encode_mask(np.ascontiguousarray(mask)))
+    if record.gold is not None:
+        _write(path_inside(root, "gold", f"{record.id}.png"), encode_mask(np.ascontiguousarray(record.gold)))
+    return entry
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": two ids that the file system takes for one (a and A on some) must not overwrite each other.
+        with path.open("xb") as file:
+            file.write(data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); is the id there twice, or too long?") from None

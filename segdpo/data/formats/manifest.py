@@ -15,8 +15,12 @@ from segdpo.data.record import check_id, check_mask_name, check_split, is_text
 from segdpo.files import DataError
 
 SHOWN_ERRORS = 20
-# The most masks, all pairs of them and their longest names take less.
+# 255 masks with the longest names and all of their pairs take less.
 MAX_LINE = 2**26
+COLUMNS = ("id", "suffix", "masks", "gold", "chosen", "rejected", "weight", "ranking", "group", "split")
+PAIR_COLUMNS = ("chosen", "rejected", "weight")
+META = "meta."
+GOLD = {"": None, "1": True, "0": False}
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class NamedPair:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a manifest says of one image; None for `masks` and `gold` means: whatever lies in the folders."""
+    """What a manifest says of one image; None for `masks` and `gold` means: whatever the folders have."""
 
     id: str
     suffix: str = ".png"
@@ -44,9 +48,9 @@ class Entry:
 
 
 def parse_jsonl(text: str, name: str) -> list[Entry]:
-    """Return the entries of a JSONL manifest; `name` opens each error. Empty lines are skipped."""
+    """Return the entries of a JSONL manifest; errors begin with `name`. Empty lines are skipped."""
     lines = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-    return collect(((number, partial(parse_line, line)) for number, line in lines), name)
+    return _collect(((number, partial(parse_line, line)) for number, line in lines), name)
 
 
 def format_jsonl(entries: Iterable[Entry]) -> str:
@@ -54,12 +58,43 @@ def format_jsonl(entries: Iterable[Entry]) -> str:
     return "".join(format_line(entry) + "\n" for entry in entries)
 
 
+def parse_csv(text: str, name: str) -> list[Entry]:
+    """Return the entries of a CSV manifest, in the order of their first rows; errors begin with `name`."""
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    try:
+        _check_header(list(reader.fieldnames or ()), name)
+        for row in reader:
+            number = reader.line_num
+            if None in row or None in row.values():
+                raise DataError(f"{name}, line {number}: Expected {len(reader.fieldnames or ())} cells.", "manifest")
+            rows.setdefault(row["id"], []).append((number, row))
+    except csv.Error as error:
+        raise DataError(f"{name}, line {reader.line_num}: Expected CSV but got {error}.", "manifest") from None
+    return _collect(((group[0][0], partial(_parse_rows, group)) for group in rows.values()), name)
+
+
+def format_csv(entries: Iterable[Entry]) -> str:
+    """Return the CSV manifest of the entries."""
+    entries = list(entries)
+    keys = sorted({key for entry in entries for key in entry.meta})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*COLUMNS, *(META + key for key in keys)], restval="", lineterminator="\r\n")
+    writer.writeheader()
+    for entry in entries:
+        shared = _shared_cells(entry)
+        for pair in entry.pairs or (None,):
+            weight = {} if pair is None else {"chosen": pair.chosen, "rejected": pair.rejected, "weight": pair.weight}
+            writer.writerow({**shared, **weight})
+    return text.getvalue()
+
+
 def parse_line(line: str, where: str = "") -> Entry:
-    """Return the entry of one JSONL line."""
+    """Return the entry of one JSONL line; errors begin with `where`."""
     if len(line) > MAX_LINE:
         raise DataError(f"{where}Expected a line of at most {MAX_LINE} characters but got {len(line)}.", "manifest")
     try:
-        values = json.loads(line, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        values = json.loads(line, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{where}Expected one JSON object a line but got {line[:80]!r} ({error}).", "manifest"
@@ -90,7 +125,7 @@ def format_line(entry: Entry) -> str:
 
 
 def check_entry(entry: Entry, where: str = "") -> Entry:
-    """Return the entry if its names, pairs and ranking are sound; else raise a DataError that `where` opens."""
+    """Return the entry if its names, pairs and ranking are valid; else raise a DataError that begins with `where`."""
     check_id(entry.id, where)
     where = f"{where}id {entry.id!r}: "
     names = (*(entry.masks or ()), *entry.ranking, *(n for pair in entry.pairs for n in (pair.chosen, pair.rejected)))
@@ -111,8 +146,8 @@ def check_entry(entry: Entry, where: str = "") -> Entry:
     return entry
 
 
-def collect(lines: Iterable[tuple[int, Callable[[str], Entry]]], name: str) -> list[Entry]:
-    """Parse all lines and raise what is wrong with them as one error, so that a manifest is mended in one go."""
+def _collect(lines: Iterable[tuple[int, Callable[[str], Entry]]], name: str) -> list[Entry]:
+    """Parse all lines and raise what is wrong with them as one error, so that all of it can be corrected at once."""
     entries: dict[str, Entry] = {}
     first: dict[str, int] = {}
     errors: list[str] = []
@@ -131,7 +166,7 @@ def collect(lines: Iterable[tuple[int, Callable[[str], Entry]]], name: str) -> l
     return list(entries.values())
 
 
-def check_names_differ(names: Iterable[str], what: str, where: str) -> None:
+def _check_distinct(names: Iterable[str], what: str, where: str) -> None:
     """Raise if a name comes twice."""
     seen: set[str] = set()
     for name in names:
@@ -141,8 +176,8 @@ def check_names_differ(names: Iterable[str], what: str, where: str) -> None:
 
 
 def _check_names(entry: Entry, where: str) -> None:
-    check_names_differ(entry.masks or (), "mask", where)
-    check_names_differ(entry.ranking, "mask of the ranking", where)
+    _check_distinct(entry.masks or (), "mask", where)
+    _check_distinct(entry.ranking, "mask of the ranking", where)
     if len(entry.ranking) == 1:
         raise DataError(f"{where}Expected a ranking of two or more masks but got {entry.ranking[0]!r}.", "preference")
     for pair in entry.pairs:
@@ -186,7 +221,7 @@ def _typed(values: dict[str, Any], key: str, kind: type, where: str) -> Any:
     return values[key]
 
 
-def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(items)
     if len(values) < len(items):
         raise ValueError("a key comes twice")
@@ -195,43 +230,6 @@ def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Iterator[None]:
     raise ValueError(f"{name} is no number")
-
-
-COLUMNS = ("id", "suffix", "masks", "gold", "chosen", "rejected", "weight", "ranking", "group", "split")
-PAIR_COLUMNS = ("chosen", "rejected", "weight")
-META = "meta."
-GOLD = {"": None, "1": True, "0": False}
-
-
-def parse_csv(text: str, name: str) -> list[Entry]:
-    """Return the entries of a CSV manifest, in the order of their first rows; `name` opens each error."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
-    rows: dict[str, list[tuple[int, dict[str, str]]]] = {}
-    try:
-        _check_header(list(reader.fieldnames or ()), name)
-        for row in reader:
-            number = reader.line_num
-            if None in row or None in row.values():
-                raise DataError(f"{name}, line {number}: Expected {len(reader.fieldnames or ())} cells.", "manifest")
-            rows.setdefault(row["id"], []).append((number, row))
-    except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: Expected CSV but got {error}.", "manifest") from None
-    return collect(((group[0][0], partial(_parse_rows, group)) for group in rows.values()), name)
-
-
-def format_csv(entries: Iterable[Entry]) -> str:
-    """Return the CSV manifest of the entries."""
-    entries = list(entries)
-    keys = sorted({key for entry in entries for key in entry.meta})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*COLUMNS, *(META + key for key in keys)], restval="", lineterminator="\r\n")
-    writer.writeheader()
-    for entry in entries:
-        shared = _shared_cells(entry)
-        for pair in entry.pairs or (None,):
-            weight = {} if pair is None else {"chosen": pair.chosen, "rejected": pair.rejected, "weight": pair.weight}
-            writer.writerow({**shared, **weight})
-    return text.getvalue()
 
 
 def _check_header(columns: list[str], name: str) -> None:
@@ -245,14 +243,15 @@ def _check_header(columns: list[str], name: str) -> None:
 
 
 def _parse_rows(rows: list[tuple[int, dict[str, str]]], where: str) -> Entry:
-    """Return the entry that rows of one id make together."""
+    """Return the entry of the rows of one id."""
     first = rows[0][1]
     for number, row in rows[1:]:
         differing = [key for key in row if key not in PAIR_COLUMNS and row[key] != first[key]]
         if differing or not row.get("chosen"):
-            said = f"a different {differing[0]}" if differing else "no pair"
+            got = f"a different {differing[0]}" if differing else "no pair"
             raise DataError(
-                f"{where}id {first['id']!r} has {said} on line {number}; rows of an id say one thing.", "manifest"
+                f"{where}id {first['id']!r} has {got} on line {number}; rows of an id differ in their pair alone.",
+                "manifest",
             )
     gold = first.get("gold", "")
     if gold not in GOLD:

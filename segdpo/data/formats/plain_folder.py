@@ -1,6 +1,6 @@
-"""Folders as they are found: images/, mask folders with the same file names, perhaps an index.csv; no manifest of ours.
+"""Folders as they are found: images/, mask folders with the same file names, perhaps an index.csv; no dataset.json.
 
-Nothing is written to such a folder; conf/data/{plain,bubil,camvid,dsb2018}.yaml say how each is read.
+Nothing is written to such a folder. conf/data/{plain,bubil,camvid,dsb2018}.yaml show how each is read.
 """
 
 import csv
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segdpo.data.formats.folder import decode_text, stack_masks
+from segdpo.data.formats.folder import decode_text, read_masks
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image
 from segdpo.data.record import Pair, Record, RecordInfo, check_classes, check_id, check_mask_name, check_split
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
@@ -19,15 +19,27 @@ IDENTICAL = "identical pairs skipped"
 
 
 class PlainFolder:
-    """The records of `root`: `<images>/ID.png` and, for each mask of `masks` (name: folder), `<folder>/ID.png`.
+    """The records of a folder: <images>/ID.png and, for each mask, <its folder>/ID.png.
 
-    A mask file that is not there is a mask that the image does not have. `index` is a CSV file with a column `id`,
-    one row an image, its other columns become the record's meta; None takes every image in the folder. `values` maps
-    numbers of the mask files to class ids ({255: 1} for 0/255 masks, {11: 255} where 11 means unlabelled; 1-bit masks
-    read as 0 and 1). `group` and `split` name columns. `group_pattern` is a regular expression: ids in which
-    its brackets catch the same text are one group, ids that it does not match stand alone. `pairs` lists
-    [chosen, rejected] mask names that hold for all images; where the two masks are identical the pair is skipped
-    and named in meta["identical pairs skipped"].
+    A mask whose file is missing is a mask that the image does not have.
+
+    Args:
+        root: the folder.
+        classes: names of the classes, in the order of their ids.
+        masks: name of each candidate mask and its folder in `root`.
+        gold: folder of the gold masks.
+        images: folder of the images, of any suffix that is supported.
+        index: CSV file with a column `id`, one row an image; its other columns become the record's meta. None: every
+            image in the folder.
+        values: which class ids the numbers in the mask files stand for: {255: 1} for masks of 0 and 255, {11: 255} if
+            11 means unlabelled. 1-bit masks read as 0 and 1.
+        group: column of the index that names the group.
+        group_pattern: regular expression on the id: ids with the same text in its brackets are one group; an id that
+            it does not match is a group of its own.
+        split: column of the index that names the split.
+        pairs: [chosen, rejected] mask names that hold for all images. If the two masks of an image are identical, the
+            pair is skipped and named in meta["identical pairs skipped"].
+        channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class PlainFolder:
         files = {name: self.root / folder / f"{info.id}.png" for name, folder in self._masks.items()}
         names = tuple(name for name, file in files.items() if exists(file))
         golds = [self.root / self._gold / f"{info.id}.png"] if self._gold else []
-        stack = stack_masks(
+        stack = read_masks(
             [(file, self._values) for file in (*map(files.get, names), *golds) if file], image, self.classes
         )
         masks, gold = stack[: len(names)], stack[-1] if golds else None

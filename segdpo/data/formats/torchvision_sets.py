@@ -22,9 +22,12 @@ VOC_CLASSES = (
 
 
 class PetDataset:
-    """Oxford-IIIT Pet: the animal against the background; `split` is torchvision's, "trainval" or "test".
+    """Oxford-IIIT Pet: the animal against the background.
 
-    Its trimaps say 1 animal, 2 background, 3 border; the border is ignored (255), or a class of its own.
+    Args:
+        root: the folder that torchvision's download was given.
+        split: torchvision's, "trainval" or "test".
+        border: the pixels at the animal's edge are 255 ("ignore"), or a third class ("class").
     """
 
     def __init__(
@@ -35,15 +38,15 @@ class PetDataset:
     ):
         if border not in ("ignore", "class"):
             raise DataError(f"Expected border 'ignore' or 'class' but got {border!r}.", "class")
-        self._set = _found(OxfordIIITPet, root, split=split, target_types="segmentation")
+        self._set = _open(OxfordIIITPet, root, split=split, target_types="segmentation")
         self.classes = ("background", "pet", "border") if border == "class" else ("background", "pet")
-        # 254 stands for what a trimap does not hold: no such class, so it is refused.
+        # Trimaps hold 1 (animal), 2 (background) and 3 (border). Other values become 254, which no class has.
         self._ids_of = np.full(256, 254, np.uint8)
         self._ids_of[[1, 2, 3]] = [1, 0, 2 if border == "class" else 255]
         base = Path(root) / "oxford-iiit-pet"
         listed = base / "annotations" / f"{split}.txt"
         lines = decode_text(read_file(listed, MAX_TEXT_BYTES), str(listed)).splitlines()
-        # torchvision has read the same file, so each line has its words.
+        # torchvision has read the same file, so no line is empty.
         self._ids = [check_id(line.split()[0], f"{listed}: ") for line in lines]
         self._images, self._trimaps = base / "images", base / "annotations" / "trimaps"
         self._split = "test" if split == "test" else ""
@@ -69,12 +72,18 @@ class PetDataset:
 
 
 class VocDataset:
-    """Pascal VOC: 20 classes and the background; 255, the border of the objects, is ignored."""
+    """Pascal VOC: 20 classes and the background; the border of the objects is 255.
+
+    Args:
+        root: the folder that torchvision's download was given.
+        year: "2007" to "2012".
+        image_set: torchvision's, "train", "val" or "trainval" ("test" for 2007).
+    """
 
     classes = VOC_CLASSES
 
     def __init__(self, root: str | Path, year: str = "2012", image_set: str = "train"):
-        self._set = _found(VOCSegmentation, root, year=str(year), image_set=image_set)
+        self._set = _open(VOCSegmentation, root, year=str(year), image_set=image_set)
         self._split = image_set if image_set in ("train", "val", "test") else ""
         self._paths = [Path(path) for path in self._set.images]
         self._golds = [Path(path) for path in self._set.masks]
@@ -94,10 +103,10 @@ class VocDataset:
         return ImageFile(".jpg", read_file(self._paths[index]))
 
 
-def _found(kind: Any, root: str | Path, **options: Any) -> Any:
+def _open(kind: Any, root: str | Path, **options: Any) -> Any:
     try:
         return kind(str(root), download=False, **options)
-    # A list that is damaged ends torchvision's reader with ValueError or IndexError.
+    # torchvision raises ValueError or IndexError for a damaged list.
     except (RuntimeError, OSError, ValueError, IndexError) as error:
         raise DataError(
             f"{root}: no {kind.__name__} there ({error}); download it once with "

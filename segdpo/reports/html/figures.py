@@ -265,8 +265,7 @@ def _draw_seeds(plot: Plot, group: Group, measure: str, row: int) -> None:
         plot.horizontal(rows - row, "rule")
     name = group.name if len(group.name) <= NAME_LENGTH else f"{group.name[: NAME_LENGTH - 1]}…"
     plot.text(0, (row + 0.36) / rows, name, "ink")
-    outside = [run.values[measure] for run in group.runs if not left <= run.values[measure] <= right]
-    outside = finite(outside)
+    outside = [value for value in finite(run.values[measure] for run in group.runs) if not left <= value <= right]
     interval = group.interval(measure)
     if outside:
         # Mean and interval would be those of the outlier.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segdpo.training.callbacks import AtomicCheckpointIO
+from segdpo.training import AtomicCheckpointIO
 
 
 def names(callbacks):
@@ -11,7 +11,7 @@ def names(callbacks):
 
 
 def test_names_are_put_together(build):
-    everything = ["Progress", "ModelCheckpoint", "LastCheckpoint", "HowToGoOn", "Displacement", "Panels"]
+    everything = ["Progress", "ModelCheckpoint", "LastCheckpoint", "ResumeHint", "Displacement", "Panels"]
     assert names(build("+callbacks=default")) == everything
     assert names(build("+callbacks=default", "callbacks.panels=null")) == everything[:-1]
     more = build("+callbacks=[default,ema,early_stopping]")

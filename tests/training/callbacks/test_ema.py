@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segdpo.training.callbacks import AtomicCheckpointIO
+from segdpo.training import AtomicCheckpointIO
 
 AVERAGE = ("+callbacks=[last,ema]", "callbacks.ema.decay=0.5")
 # The weight is −1, −2, …; the average takes the first as it is, then half of itself and half of the new one.

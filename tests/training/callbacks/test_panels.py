@@ -11,14 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segdpo import PreferenceLoss
-from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
+from segdpo.data import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.losses import objectives
-from segdpo.preferences.network import to_model_input
-from segdpo.reports.panels import draw_panel
-from segdpo.scores.distribution import predicted_classes
-from segdpo.training.panels import Panels
-from segdpo.training.preference import PreferenceTask
-from segdpo.training.references import FrozenCopy
+from segdpo.preferences import to_model_input
+from segdpo.reports import draw_panel
+from segdpo.scores import predicted_classes
+from segdpo.training import FrozenCopy, Panels, PreferenceTask
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
@@ -103,7 +101,7 @@ def test_a_supervised_task_shows_its_network():
     assert row.chosen is None
 
 
-def test_images_of_other_channels_are_stretched():
+def test_images_with_another_number_of_channels_are_scaled():
     batch = SupervisedBatch(**common(image=torch.randn(2, 1, 6, 8)), target=MASKS[:2])
     row, _ = rows_of(SimpleNamespace(network=nn.Conv2d(1, 1, 1)), batch)
     assert row.image.shape == (6, 8, 1)
@@ -137,6 +135,6 @@ def test_pictures_of_a_training_with_an_average(fit, tmp_path):
     assert not np.array_equal(last.policy, before)
 
 
-def test_settings_that_mean_nothing():
+def test_0_images_are_refused():
     with pytest.raises(ValueError, match="at least 1 image and 1 epoch but got 0 and 1"):
         Panels(draw_panel, "panels", images=0)

@@ -1,11 +1,11 @@
-"""The progress bar: one over all steps, short names, right numbers, nothing where Lightning wants nothing."""
+"""The progress bar: one over all steps, short names, right numbers, nothing when disabled."""
 
 import io
 
 import rich
 from rich.console import Console
 
-from segdpo.training.progress import Progress
+from segdpo.training import Progress
 
 
 def test_numbers_in_one_line_of_80(fit, scripted, monkeypatch):

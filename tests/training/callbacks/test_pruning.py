@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from segdpo.training.callbacks import PruneTrial
+from segdpo.training import PruneTrial
 
 
 def trainer_with(metrics):

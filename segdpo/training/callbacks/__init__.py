@@ -1,0 +1,1 @@
+"""Lightning callbacks, one file a subject; the public ones are names of segdpo.training."""
