@@ -1,4 +1,4 @@
-"""Files from strangers: what a header or a run's configuration may name, and what is refused before it is called."""
+"""Files from others: what a header or a run's configuration may name, and what is refused before it is called."""
 
 import json
 import sys
