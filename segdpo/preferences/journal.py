@@ -176,7 +176,7 @@ class Journal:
     def _rewrite(self, order: list[str]) -> None:
         head = {"settings": self.settings, "selected": self.selected, "finished": self.finished}
         self._lines = {record_id: self._lines[record_id] for record_id in order}
-        # A journal without its first line would be no journal: it appears whole or not at all.
+        # Atomically, since a journal without its first line could not be read.
         lines = [_dump(head), *(_dump(asdict(line)) for line in self._lines.values())]
         write_atomically(self.path, "".join(lines).encode())
 
