@@ -46,9 +46,13 @@ RENAMED_KEYS: Mapping[str, str] = {
     r"candidates\.model": "predictor.model",
     r"candidates\.predicts": "candidates.networks",
     r"selection\.acquisition\.predict": "predictor",
+    r"data\.mask_source": "data.candidates",  # of data=shapes_judged
+    r"data\.rule": "data.questions",
 }
 # Options without effect today, and why.
-REMOVED_OPTIONS: Mapping[str, str] = {"ranking": "the ranking of all masks is always stored"}
+REMOVED_OPTIONS: Mapping[str, str] = dict.fromkeys(
+    ("ranking", "data.ranking"), "the ranking of all masks is always stored"
+)
 # pairs=given said that nothing is mined, which is now a choice of another group.
 GIVEN, ANSWERED = "candidates=given", "questions=answered"
 

@@ -45,6 +45,9 @@ WORDS = {
     "pairs.sources.tta.predict.model.path=a.pt": "predictor.model.path=a.pt",
     "pairs.predicts.early.model.path=a.pt": "candidates.networks.early.model.path=a.pt",
     "selection.acquisition.predict.model.path=a.pt": "predictor.model.path=a.pt",
+    "pairs@data.mask_source=corruptions": "candidates@data.candidates=corruptions",
+    "rule@data.rule=all_pairs": "questions@data.questions=all_pairs",
+    "data.rule.min_gap=.1": "data.questions.min_gap=.1",
 }
 SAME = ["-m", "--cfg", "job", "--package", "pairs", "loss=dpo", "pairs_per_image=2", "hydra.run.dir=pairs=given"]
 SAME += ["reward_test.other.start=crowd", "candidates.start=gold", "datamodule.items.pairs_per_image=3"]

@@ -12,7 +12,6 @@ from torch import nn
 from segdpo.data.record import Record
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import judges
-from segdpo.preferences import judges as judges_surface
 from segdpo.rl.rewards import Part, RewardRequest, by_judge, by_model, dice, iou, rewards_of, weighted_sum
 
 INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -87,7 +86,7 @@ def test_a_judge_sees_the_image_its_gold_and_all_its_masks_together():
 
 def test_boundary_iou_as_a_reward():
     request = request_of()
-    found = by_judge(request, judge=partial(judges_surface.boundary_iou, width=1))
+    found = by_judge(request, judge=partial(judges.boundary_iou, width=1))
     assert ((found >= 0) & (found <= 1)).all()
 
 
