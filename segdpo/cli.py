@@ -30,7 +30,7 @@ MODEL = "a run's folder, a .safetensors or a .ckpt"
 DATA = "a folder, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
-COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+COLOURS = {"error": "red", "info": "dim"}
 
 
 def main(words: Words | None = None) -> int:

@@ -1,4 +1,4 @@
-"""D2: steps whose batches come from the loader beside steps on batches that are in memory."""
+"""D2: steps with batches from the loader beside steps with batches in memory."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ DATA = Path(os.environ.get("SEGDPO_DATA", Path(__file__).resolve().parents[3] / 
 
 
 class Waiting:
-    """Batches of a loader, epoch after epoch; adds up what each `next` takes."""
+    """Batches of a loader, epoch after epoch; `seconds` is the time spent waiting for `batches` of them."""
 
     def __init__(self, loader: EpochLoader, scale: Scale) -> None:
         self.loader, self.scale, self.seconds, self.batches = loader, scale, 0.0, 0
@@ -60,7 +60,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def rows_of(start: Start, what: str, workers: tuple[int, ...] = (0,)) -> Iterator[Row]:
-    """Measure the bare loop on batches in memory, and on those of the loader, prepared here or by a process beside."""
+    """Measure the bare loop on batches in memory, and on batches of a loader with each number of workers."""
     waiting = {}
     for count in workers:
         start.data.workers = count

@@ -1,4 +1,4 @@
-"""How large everything is that the benchmark measures: on a CPU, on a GPU, and in a test."""
+"""Sizes of what the benchmark measures: on a CPU, on a GPU, and in a test."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes. `step_*` are those of whole steps, by a U-Net of so many halvings, `loss_*` those of the loss alone."""
+    """Sizes: `step_*` of whole steps of a U-Net of depth `step_depth`, `loss_*` of the loss alone."""
 
     device: torch.device
     rounds: int = 9

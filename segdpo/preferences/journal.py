@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segdpo.data import FileSource, ImageFile, Record, RecordSource, info_of, is_text
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, write_atomically
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
 from segdpo.preferences.mining import Mining, Outcome, mine
 
@@ -178,6 +178,7 @@ class Journal:
         self._lines = {record_id: self._lines[record_id] for record_id in order}
         # Atomically, since a journal without its first line could not be read.
         lines = [_dump(head), *(_dump(asdict(line)) for line in self._lines.values())]
+        remove_unfinished(self.path.parent, self.path.name)
         write_atomically(self.path, "".join(lines).encode())
 
     def _read(self) -> None:

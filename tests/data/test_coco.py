@@ -63,12 +63,12 @@ def test_codes_without_compression(mask):
     ],
 )
 def test_what_is_no_region_is_named(segmentation):
-    with pytest.raises(DataError, match=r"^where: Expected polygons or a run-length code"):
+    with pytest.raises(DataError, match=r"^where: "):
         decode_region(segmentation, (4, 4), "where: ")
 
 
 def test_a_region_of_another_size_is_named():
-    with pytest.raises(DataError, match=r"mask of 4×5 \(height × width\) but got \[5, 4\]") as caught:
+    with pytest.raises(DataError, match=r"4×5 .*\[5, 4\]") as caught:
         decode_region({"size": [5, 4], "counts": [20]}, (4, 5), "")
     assert caught.value.kind == "size"
 

@@ -115,11 +115,11 @@ def test_a_bad_description_is_named(tmp_path, text, words):
     assert words in str(caught.value)
 
 
-def test_an_edited_manifest_says_what_to_do(tmp_path):
+def test_an_edited_manifest_needs_its_checksum_removed(tmp_path):
     root = folder(tmp_path, DATA[:2], sealed=True)
     manifest = root / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace("0.1", "0.9"))
-    with pytest.raises(DataError, match='remove "checksum" from') as caught:
+    with pytest.raises(DataError, match='"checksum"') as caught:
         FolderDataset(root)
     assert caught.value.kind == "damaged"
     values = json.loads((root / "dataset.json").read_text())
@@ -168,7 +168,7 @@ def test_a_damaged_folder_gives_an_error_or_the_right_record(tmp_path, data):
 def test_a_preference_for_a_mask_that_is_not_there(tmp_path):
     root = folder(tmp_path, DATA[:1])
     (root / "manifest.jsonl").write_text('{"id": "with space", "pairs": [{"chosen": "rater 2", "rejected": "eve"}]}')
-    with pytest.raises(DataError, match=r"got eve; add masks/eve/with space.png") as caught:
+    with pytest.raises(DataError, match=r"masks/eve/with space\.png") as caught:
         FolderDataset(root)
     assert caught.value.kind == "preference"
 

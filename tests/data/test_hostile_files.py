@@ -397,7 +397,7 @@ def test_a_line_outside_of_its_grammar_is_refused(tmp_path, keys):
 def test_names_longer_than_the_file_system_allows_are_missing_files(tmp_path):
     root = folder(tmp_path, [RECORD])
     (root / "manifest.jsonl").write_text('{"id": "' + "a" * 300 + '"}\n')
-    with pytest.raises(DataError, match=r"aaa\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"aaa\.png"):
         FolderDataset(root)[0]
 
 

@@ -73,7 +73,7 @@ def test_pack_to_folder_to_pack_is_byte_identical(tmp_path, images):
 
 @pytest.mark.parametrize("stops", [[3], [1, 2, 5], [4, 4], [7], [2, 6, 7]])
 @pytest.mark.parametrize("finishing", [False, True])
-def test_a_writer_goes_on_to_the_same_bytes(tmp_path, stops, finishing):
+def test_a_continued_pack_ends_with_the_same_bytes(tmp_path, stops, finishing):
     whole = contents(pack(tmp_path, DATA, name="whole"))
     for stop in [*stops, 7]:
         writer = PackWriter(tmp_path / "p", CLASSES, 2)
@@ -146,7 +146,7 @@ def test_more_records_join_a_finished_pack(tmp_path):
         for record in DATA[5:]:
             writer.write(record)
     assert contents(path) == contents(pack(tmp_path, DATA, name="whole"))
-    # Who had the pack open still reads what was there.
+    # A reader that was opened before still reads the records of then.
     assert [same(*pair) for pair in zip(reader, DATA[:5], strict=True)] == [True] * 5
 
 
@@ -172,7 +172,7 @@ def test_images_of_many_channels_are_pixels(tmp_path):
     record = draw(np.random.default_rng(0), channels=7)
     path = pack(tmp_path, [record])
     assert same(PackDataset(path, channels=None)[0], record)
-    with pytest.raises(DataError, match=r"'a': Expected 1, 3 or 4 channels but got 7; read it with channels=None"):
+    with pytest.raises(DataError, match=r"'a': .* 7; .*channels=None"):
         PackDataset(path)[0]
 
 
@@ -183,7 +183,7 @@ def test_pixels_return(image):
 
 def test_one_writer_at_a_time(tmp_path):
     writer = PackWriter(tmp_path / "p", CLASSES)
-    with pytest.raises(DataError, match="another process is writing"):
+    with pytest.raises(DataError, match="another process"):
         PackWriter(tmp_path / "p", CLASSES)
     writer.close()
     PackWriter(tmp_path / "p", CLASSES).close()
@@ -195,7 +195,7 @@ def test_an_error_leaves_the_pack_unfinished(tmp_path):
             writer.write(DATA[0])
             writer.write(DATA[0])
 
-    with pytest.raises(DataError, match="'with space' is there already"):
+    with pytest.raises(DataError, match="'with space'"):
         fail()
     with pytest.raises(DataError, match="not finished"):
         PackDataset(tmp_path / "p")
@@ -211,17 +211,17 @@ def test_another_data_set_does_not_join(tmp_path, classes, per_shard, words):
         PackWriter(path, classes, per_shard)
 
 
-def test_a_pack_of_other_records_is_not_gone_on_with(tmp_path):
+def test_a_pack_of_other_records_is_not_continued(tmp_path):
     path = pack(tmp_path, DATA)
     before = contents(path)
-    with pytest.raises(DataError, match="Expected an unfinished pack of the same data set but it has 'r"):
+    with pytest.raises(DataError, match="'r"):
         write_pack(path, FolderDataset(folder(tmp_path, DATA[:2])))
     assert contents(path) == before
 
 
 def test_a_folder_of_something_else_stays(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match=r"Expected a pack or nothing but got 'thesis.tex'"):
+    with pytest.raises(DataError, match=r"thesis\.tex"):
         PackWriter(tmp_path, CLASSES)
 
 

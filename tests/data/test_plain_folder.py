@@ -121,14 +121,12 @@ def test_a_split_of_another_name_is_named(root):
 
 def test_gold_must_be_there(root):
     (root / "truth/p1_a.png").unlink()
-    with pytest.raises(DataError, match=r"truth/p1_a.png: cannot be read"):
+    with pytest.raises(DataError, match=r"truth/p1_a\.png"):
         read(root, gold="truth")[0]
 
 
 def test_all_faulty_masks_of_an_image_come_at_once(root):
     save(root / "masks_anna/p1_a.png", np.full((5, 4), 7, np.uint8))
     save(root / "masks_ben/p1_a.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(
-        DataError, match=r"masks_anna/p1_a.png: Expected class ids .*; .*masks_ben/p1_a.png: Expected a mask"
-    ):
+    with pytest.raises(DataError, match=r"masks_anna/p1_a\.png: .*masks_ben/p1_a\.png: "):
         read(root)[0]

