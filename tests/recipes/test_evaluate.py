@@ -173,7 +173,7 @@ def test_networks_and_data_of_other_classes(run, data, tmp_path):
     with pytest.raises(ValueError, match=r"in the data's order \(object, background\)"):
         evaluate_weights(request(run, data=swapped, split="all", out=tmp_path))
     assert check_classes(run, ["background", "cell"], ["background", "object"]) == [
-        f"{run}: the network says background, cell, the data background, object"
+        f"{run}: the network's classes are background, cell, the data's background, object"
     ]
 
 
