@@ -1,23 +1,12 @@
-"""Train a segmentation network from preferences: compose, run, return what a search optimises.
+"""Train a segmentation model from preferences between masks; the same as `segdpo train`.
 
 python train.py loss=hinge_anchor
 python train.py -m loss=dpo,lse_anchor,hinge_anchor seed=0,1,2
 """
 
-from pathlib import Path
+import sys
 
-import hydra
-from omegaconf import DictConfig
-
-from segdpo.recipes import in_words, run_recipe, with_choices
-
-
-@hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> float | None:
-    """Run the story of the chosen task."""
-    with in_words():
-        return run_recipe(config).get("metric")
-
+from segdpo.cli import train
 
 if __name__ == "__main__":
-    with_choices(main, Path(__file__).parent / "conf", "train")
+    sys.exit(train(sys.argv[1:]))

@@ -25,8 +25,8 @@ from bench.scale import Scale, choose_scale
 from rich.console import Console
 from rich.table import Table
 
-# Each is a module of scripts/bench/ and has rows(scale, folder). Losses first: after whole steps the C library holds
-# memory back that a new tensor of zeros then finds paged in, and L2 would measure that.
+# Each is a module of scripts/bench/ and has rows(scale, folder). Losses first: after whole steps the C library keeps
+# memory, which a new tensor of zeros finds paged in, and L2 would measure that.
 PARTS = {
     "loss_speed": ("L1", "L2", "L3"),
     "loss_memory": ("L4",),
@@ -46,7 +46,7 @@ COLUMNS = ("id", "what", "floor", "fair baseline", "naive", "ours", "ratio", "ta
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; a row that fails says why, and the rest goes on."""
+    """Measure what was asked for; a row that fails gives the reason, and the rest continues."""
     given = parse(arguments)
     torch.set_num_threads(given.threads)
     scale = choose_scale(given.device, given.quick, given.rounds, given.clock)
@@ -86,17 +86,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_parts(only: Sequence[str] | None) -> list[str]:
-    """Return the parts that have anything of what is asked for."""
+    """Return the parts with rows that were asked for."""
     return [part for part, ids in PARTS.items() if any(is_chosen(part, name, only) for name in ids)]
 
 
 def is_chosen(part: str, name: str, only: Sequence[str] | None) -> bool:
-    """Return whether a row is asked for, by its id or by its part."""
+    """Return whether a row was asked for, by its id or by its part."""
     return only is None or any(name.startswith(asked) or part.startswith(asked) for asked in only if asked)
 
 
 def measure(part: str, scale: Scale, folder: Path) -> Iterator[Row]:
-    """Yield the rows of a part; what goes wrong becomes a row too."""
+    """Yield the rows of a part; an error becomes a row too."""
     folder.mkdir()
     found = set()
     try:
@@ -110,7 +110,7 @@ def measure(part: str, scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def show(found: Sequence[Row], taken: Mapping[str, float], scale: Scale) -> None:
-    """Print the table, and what is to be said about its rows."""
+    """Print the table and the notes of its rows."""
     size = "" if scale.rounds > 2 else ", sizes of a test: no figure means anything"
     said = f"{scale.rounds} rounds in turns, {scale.clock} clock"
     title = f"{said}; sides: medians; ratio: median (lowest–highest){size}"

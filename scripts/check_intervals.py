@@ -1,9 +1,9 @@
-"""How often the 95 % intervals of segdpo.metrics.statistics hold the truth, by simulation, as a Markdown table.
+"""How often the 95 % intervals of segdpo.metrics contain the true value, by simulation, as a Markdown table.
 
     python scripts/check_intervals.py --trials 2000
 
-Values are drawn with a known mean, an interval is made, and it is counted whether the mean lies inside. The last column
-is what a common choice gives on the same draws: plain percentiles, the normal interval, Student's over seeds alone.
+Values are drawn with a known mean, and it is counted how often the interval contains it. The last column is the share
+of a common interval on the same draws: plain percentiles, the normal interval, Student's over seeds alone.
 """
 
 import argparse
@@ -29,7 +29,7 @@ RESAMPLES = 1000
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=2000, help="intervals a row (2000: a share wanders by .005)")
+    parser.add_argument("--trials", type=int, default=2000, help="intervals a row (2000: shares vary by .005)")
     trials: int = parser.parse_args(arguments).trials
     if trials < 1:
         parser.error(f"Expected --trials of at least 1 but got {trials}.")
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def cases() -> Iterator[tuple[str, Trial]]:
-    """Yield what is drawn, in words, and one trial of it."""
+    """Yield a description of what is drawn, and one trial of it."""
     for n in (5, 10, 20, 60):
         yield f"`mean_interval` | normal | {n} images", bootstrap_of(lambda rng, n=n: rng.normal(size=n), 0.0)
     for n in (10, 60):

@@ -1,11 +1,11 @@
-"""Open mutated files of every kind with the public readers and count what becomes of them.
+"""Open mutated files of every kind with the public readers and count the outcomes.
 
     python scripts/fuzz.py --cases 10000 --seed 0
     python scripts/fuzz.py --only shard,weights
     python scripts/fuzz.py --case shard:17
 
 Exit status 1 when opening a file ran code, wrote or read outside its folder, gave a wrong record, crashed, or took too
-much memory or time. SECURITY.md says what is promised.
+much memory or time. SECURITY.md lists the promises.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before anything imports NumPy or torch: workers are forked, and threads do not outlive a fork.
+# Before NumPy or torch are imported: workers are forked, and threads do not survive a fork.
 os.environ.update(
     {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
 )
@@ -86,7 +86,7 @@ def cases_of(kind: Kind, cases: int) -> int:
 
 
 def chunks_of(kinds: Sequence[Kind], cases: int, number: str) -> list[Chunk]:
-    """Return the cases in pieces that one worker runs."""
+    """Return the cases in chunks, each for one worker."""
     if number:
         return [Chunk(kind, [int(number)]) for kind in kinds]
     sizes = {kind.name: cases_of(kind, cases) for kind in kinds}

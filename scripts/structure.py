@@ -58,7 +58,7 @@ def main() -> int:
 def helpers_of_one_sibling(modules: list[Path]) -> dict[str, str]:
     """Return the modules that exactly one module imports, of the same package, and no `__init__` lists."""
     users: dict[str, set[str]] = {}
-    names = {name_of(path) for path in modules}
+    names = {name_of(path) for path in modules if path.name != "__init__.py"}
     for path in modules:
         if path.name != "__init__.py":
             for imported in imports_of(path):

@@ -8,8 +8,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ MODEL = "a run's folder, a .safetensors or a .ckpt"
 DATA = "a folder, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
-COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+COLOURS = {"error": "red", "info": "dim"}
 
 
 def main(words: Words | None = None) -> int:
@@ -66,25 +65,26 @@ def renamed_script(old: str, verb: str, words: Words) -> int:
 
 def train(words: Words) -> int:
     """Train a model as conf/train.yaml and the options key=value say."""
-    from segdpo.recipes import in_words, with_choices
+    from segdpo.recipes import errors_as_messages
 
     def task(config: "DictConfig") -> Any:
-        with in_words():
+        with errors_as_messages():
             from segdpo.recipes import run_recipe
 
             return run_recipe(config).get("metric")
 
-    _hydra("train", task, words, lambda application, folder: with_choices(application, folder, "train"))
-    return 0
+    return _hydra("train", "train.py", task, words)
 
 
 def mine(words: Words) -> int:
     """Make a data set of preferences: candidate masks, a judge, questions (conf/mine.yaml)."""
-    # Registers the resolvers of conf/.
-    from segdpo.recipes import with_choices
 
-    _hydra("mine", _mine, words, lambda application, folder: with_choices(application, folder, "mine"))
-    return 0
+    def task(config: "DictConfig") -> None:
+        from segdpo.recipes import run_mine
+
+        run_mine(config)
+
+    return _hydra("mine", "scripts/mine.py", task, words)
 
 
 def check(words: Words) -> int:
@@ -364,11 +364,11 @@ def search(words: Words) -> int:
     from rich.console import Console
 
     from segdpo.files import conf_folder
-    from segdpo.recipes import run_recipe, run_search
+    from segdpo.recipes import current_words, run_recipe, run_search
 
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            run_search(run_recipe, overrides, Console())
+            run_search(run_recipe, current_words(overrides), Console())
     except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
         return _error(error)
     except KeyboardInterrupt:
@@ -423,53 +423,22 @@ VERBS: Mapping[str, Callable[[Words], int]] = {
 }
 
 
-def _hydra(
-    name: str,
-    task: Callable[["DictConfig"], Any],
-    words: Words,
-    run: Callable[[Callable[[], object], Path], None],
-) -> None:
-    """Run `task` as a Hydra application on conf/NAME.yaml."""
+def _hydra(name: str, script: str, task: Callable[["DictConfig"], Any], words: Words) -> int:
+    """Run `task` as a Hydra application on conf/NAME.yaml, as if by `script`, which lies beside conf/."""
     import hydra
 
     from segdpo.files import conf_folder
+    from segdpo.recipes import run_application
 
     folder = conf_folder()
     application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(task)
-    with _command_line([f"segdpo {name}", *words]):
-        run(application, folder)
-
-
-@contextmanager
-def _command_line(words: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv."""
-    before, sys.argv = sys.argv, words
+    # Hydra reads sys.argv; Lightning starts further processes (trainer=ddp) with it.
+    before, sys.argv = sys.argv, [str(folder.parent / script), *words]
     try:
-        yield
+        run_application(application, folder, name)
     finally:
         sys.argv = before
-
-
-def _mine(config: "DictConfig") -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from segdpo.recipes import mine_preferences
-    from segdpo.reports import sources_table
-
-    console = Console()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    try:
-        with Progress(*columns, console=console) as bar:
-            line = bar.add_task("mining", total=None)
-            summary = mine_preferences(config, lambda done, total: bar.update(line, completed=done, total=total))
-    except ValueError as error:
-        sys.exit(str(error))
-    console.print(sources_table(summary.sources))
-    numbers = f"{summary.mined} of {summary.selected} images, {summary.masks} masks, {summary.pairs} pairs"
-    console.print(f"[bold]{config.out}[/bold]: {numbers}")
-    for reason, count in summary.skipped.items():
-        console.print(f"  skipped {count}: {reason} (first: {summary.examples[reason]})", markup=False)
+    return 0
 
 
 def _print_findings(console: "Console", found: "Check") -> None:

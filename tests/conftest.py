@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked while tests run, and nowhere else; Hydra composes untraced."""
+"""Set-up of all tests: shapes in signatures are checked, Hydra composes without coverage, one thread, one seed."""
 
 import sys
 from collections.abc import Generator, Iterator
@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
-# Before anything imports segdpo. Only where shapes are annotated: what users may get wrong has errors of its own.
+# Before anything imports segdpo. Only where shapes are annotated; the checks of users' input have their own tests.
 install_import_hook(["segdpo.kernels", "segdpo.scores.regions"], "beartype.beartype")
 
 import torch  # noqa: E402
@@ -18,9 +18,9 @@ import torch  # noqa: E402
 
 @contextmanager
 def _no_tracer() -> Iterator[None]:
-    """Coverage's tracer doubles the time of all Python, and what calls nothing of ours has no line to be found.
+    """Switch coverage's tracer off, which doubles the time of all Python, where no line of ours runs.
 
-    Not below a function of ours, whose lines after the call would be lost.
+    Not below a function of ours, because its lines after the call would not be counted.
     """
     tracer = sys.gettrace()
     sys.settrace(None)
@@ -30,11 +30,11 @@ def _no_tracer() -> Iterator[None]:
         sys.settrace(tracer)
 
 
-# A machine that is busy is not a mistake.
+# A busy machine does not make a test fail.
 hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Before a test imports it; hundreds of configurations are composed, for a fifth of a second each.
+# Before a test imports it. Hundreds of configurations are composed, at a fifth of a second each.
 _traced_compose = hydra.compose
 
 
@@ -49,14 +49,14 @@ hydra.compose = _compose
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Run what is marked untraced so."""
+    """Run tests that are marked untraced without coverage."""
     with _no_tracer() if item.get_closest_marker("untraced") else nullcontext():
         return (yield)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_seed() -> None:
-    """Two workers share two cores; more threads would only wait for each other."""
+    """Two workers share two cores, so more threads would wait for each other."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     # A Trainer with deterministic=true switches this on for the whole process.

@@ -1,8 +1,9 @@
-"""The scripts, run as a user runs them; train.py: tests/story/test_command_line.py."""
+"""The scripts, run as a user runs them; train.py: tests/recipes/test_command_line.py."""
 
 import re
 from pathlib import Path
 
+import pytest
 from warm import Warm
 
 # Numbers as a drawing has them.
@@ -22,3 +23,12 @@ def test_the_picture_is_drawn(tmp_path):
     # The last digits are those of a processor's arithmetic.
     close = [abs(float(a) - float(b)) < 1e-3 for a, b in zip(NUMBER.findall(drawn), NUMBER.findall(kept), strict=True)]
     assert all(close)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_scripts_that_documents_name_are_there_under_their_new_names(path):
+    named = set(re.findall(r"scripts/[a-z_]+\.py", path.read_text()))
+    assert all((ROOT / name).exists() for name in named), named
+    assert not {name for name in named if "renamed_script" in (ROOT / name).read_text()}

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from segdpo.cli import collect, evaluate, report
 from segdpo.data import open_source
 from segdpo.inference import open_segmenter
-from segdpo.models import check_targets, load_adapter, load_reward_model
+from segdpo.models import add_lora, check_targets, load_reward_model, read_header
 from segdpo.preferences import Journal
 
 STORED = Path(__file__).parent / "stored"
@@ -38,9 +39,11 @@ def test_weights(name):
 
 
 def test_an_adapter():
-    """On the reference, the adapter gives the logits of the run's policy."""
+    """On the reference, the adapter gives the logits of the run's policy; its header has the options of add_lora."""
     segmenter, _ = open_segmenter(STORED / "lora" / "reference.safetensors")
-    adapted = load_adapter(STORED / "lora" / "adapter.safetensors", segmenter)
+    path = STORED / "lora" / "adapter.safetensors"
+    adapted = add_lora(segmenter, **json.loads(read_header(path)["adapter"]))
+    assert adapted.load_state_dict(load_file(path), strict=False).unexpected_keys == []
     with torch.no_grad():
         logits = adapted.eval()(torch.linspace(-1, 1, 3 * 6 * 7).reshape(1, 3, 6, 7))
     np.testing.assert_allclose(logits.flatten()[:4], EXPECTED["logits"]["lora/policy.safetensors"], atol=1e-5)

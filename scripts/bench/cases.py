@@ -24,12 +24,12 @@ class Case:
 
     @cached_property
     def wide(self) -> tuple[Tensor, Tensor]:
-        """Both masks as int64, as `gather` wants them: made beforehand, so that no side pays for it."""
+        """Both masks as int64, as `gather` needs them; made beforehand, so that no side is charged for it."""
         return self.chosen.long(), self.rejected.long()
 
     @cached_property
     def index(self) -> PairIndex:
-        """Where they differ, as the collate finds it."""
+        """Where they differ, as the collate function finds it."""
         return pair_index(self.chosen.cpu(), self.rejected.cpu()).to(self.chosen.device)
 
     @property
@@ -57,7 +57,7 @@ def another_mask(mask: Tensor, classes: int, generator: torch.Generator) -> Tens
 def make_logits(
     images: int, classes: int, side: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Draw logits, a leaf that gathers gradients."""
+    """Draw logits that require a gradient."""
     drawn = torch.randn(images, classes, side, side, generator=torch.Generator().manual_seed(1))
     return drawn.to(device=device, dtype=dtype).requires_grad_()
 
@@ -73,7 +73,7 @@ def dpo_of(margin: Tensor, reference: Tensor) -> Tensor:
 
 
 def back(logits: Tensor, total: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Run forward and backward; return the value and the gradient at the logits, which is then let go of."""
+    """Run forward and backward; return the value and the gradient at the logits, which is then freed."""
     value = total()
     value.backward()
     gradient = logits.grad
@@ -83,7 +83,7 @@ def back(logits: Tensor, total: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def assert_same(logits: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> None:
-    """Stop unless both give the same value and the same gradient, up to what the logits' precision holds."""
+    """Stop unless both give the same value and the same gradient, up to the precision of the logits."""
     (value, gradient), (expected, wanted) = back(logits, one), back(logits, other)
     close = 2e-2 if logits.dtype == torch.bfloat16 else 2e-4
     torch.testing.assert_close(value.float(), expected.float(), rtol=close, atol=close)

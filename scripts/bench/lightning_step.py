@@ -1,4 +1,4 @@
-"""F1: a step of preference training in Lightning, with all that watches it, beside the same step in a bare loop."""
+"""F1: a step of preference training in Lightning, with all callbacks, against the same step in a bare loop."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
     yield Row("F1", f"step in Lightning ÷ bare loop; {where}", "ms", sides, target=at_most(1.03))
     tiny = replace(start, network=Segmenter(nn.Conv2d(3, 1, 3, padding=1), classes=2))
     added = rounds_of_loops(tiny, "steps of one convolution")
-    # With a network of one convolution this is not lost in what else the machine does.
+    # With a network of one convolution this is not hidden by other work of the machine.
     more = [ours - bare for ours, bare in zip(added[fit], added[loop], strict=True)]
     sides = {"fair baseline": found[loop], "ours": [a + b for a, b in zip(more, found[loop], strict=True)]}
     what = f"bare loop + what Lightning adds to one convolution ÷ bare loop; {where}"
@@ -41,7 +41,7 @@ def rounds_of_loops(start: Start, what: str) -> dict[Loop, list[float]]:
     milliseconds: dict[Loop, list[float]] = {fit: [], loop: []}
     for number in ticking(range(start.scale.rounds), what):
         weights = {}
-        # Every other round the other way round, so that neither always comes after the other.
+        # The order alternates, so that neither always comes after the other.
         for way in list(milliseconds)[:: 1 if number % 2 else -1]:
             gc.collect()
             seconds, weights[way] = way(start)

@@ -16,7 +16,7 @@ CLASSES = 21
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure the error of the margin of one pair, summed over the image, on other tensors each round."""
+    """Measure the error of the margin of one pair, summed over the image, on new tensors each round."""
     sides: dict[str, list[float]] = {"naive": [], "ours": []}
     for seed in ticking(range(scale.rounds), "error against float64"):
         case = make_case(1, CLASSES, scale.error_side, scale.device, seed)

@@ -1,4 +1,4 @@
-"""All 28 pairs of eight masks an image, as a batch of the data module has them: masks once, pairs by their numbers."""
+"""All 28 pairs of eight masks an image, as in a batch of the data module: each mask once, pairs as indices."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,7 +14,7 @@ MASKS = 8
 
 @dataclass(frozen=True, eq=False)
 class ManyMasks:
-    """Eight masks an image [images · 8, side, side], pairs of their numbers, and where they differ."""
+    """Eight masks an image [images · 8, side, side], pairs as indices, and where they differ."""
 
     masks: Tensor
     pairs: Tensor
@@ -33,7 +33,7 @@ class ManyMasks:
 
 
 def make_many(images: int, classes: int, side: int, device: torch.device, pairs: int = 28) -> ManyMasks:
-    """Make masks each a tenth off the first, and the first of all pairs of each image."""
+    """Make masks that each differ from the first in a tenth of the pixels, and the first of all pairs of each image."""
     generator = torch.Generator().manual_seed(2)
     first = make_case(images, classes, side, torch.device("cpu")).chosen.long()
     others = [another_mask(first, classes, generator) for _ in range(MASKS - 1)]

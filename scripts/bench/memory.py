@@ -34,7 +34,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keep quiet what the profiler's C++ says of its starting and stopping, past Python's own streams."""
+    """Silence the messages of the profiler's C++ code, which bypass Python's streams."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
@@ -47,7 +47,7 @@ def without_stderr() -> Iterator[None]:
 
 
 def held_bytes(holders: Iterable[nn.Module | Tensor]) -> int:
-    """Return how many bytes the modules and tensors take, what they share counted once."""
+    """Return how many bytes the modules and tensors take, shared memory counted once."""
     storages: dict[int, int] = {}
     for holder in holders:
         tensors = [holder] if isinstance(holder, Tensor) else [*holder.parameters(), *holder.buffers()]

@@ -1,4 +1,4 @@
-"""P1: what others bring, on the same network and tensors: TRL's DPO; on a GPU, fused cross-entropies too."""
+"""P1: other packages on the same network and tensors: TRL's DPO; on a GPU, fused cross-entropies too."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ CLASSES = 21
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure whichever is installed; say plainly what is not."""
+    """Measure the packages that are installed; name those that are not."""
     yield trl_row(scale)
     if scale.device.type == "cuda":
         yield from cross_entropy_rows(scale)
@@ -72,7 +72,7 @@ class StandIn(nn.Module):
 
 
 def trl_loss(trainer: Any, bench: Bench) -> Tensor:
-    """Return the loss of TRL's trainer, called with a stand-in that has just what it reads."""
+    """Return the loss of TRL's trainer, called with a stand-in that has only what it reads."""
     images = torch.cat([bench.image, bench.image])
     labels = torch.cat(bench.case.wide).flatten(1)
     tokens = torch.cat([torch.zeros_like(labels[:, :1]), labels], 1)

@@ -1,4 +1,4 @@
-"""The picture of how cost grows: a panel for each size, log-log, with the slope of one."""
+"""The figure of how cost grows: a panel for each size, log-log, with the slope of one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from bench.row import Row
 
 
 def plot_growth(rows: Sequence[Row], path: Path) -> None:
-    """Write a panel a row that has a curve: medians with lowest and highest, and a line of slope 1."""
+    """Write one panel for each row with a curve: medians with lowest and highest, and a line of slope 1."""
     figure = Figure(figsize=(4 * len(rows), 3.6))
     panels = figure.subplots(1, len(rows), squeeze=False)
     for row, panel in zip(rows, panels[0], strict=True):

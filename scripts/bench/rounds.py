@@ -1,4 +1,4 @@
-"""Rounds: all sides of a comparison in turns, in one process, so that what else the machine does meets all alike."""
+"""Rounds: the sides of a comparison take turns in one process, so that other work of the machine affects all alike."""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +38,7 @@ def seconds(work: Work, scale: Scale, repeat: int = 1) -> float:
 
 
 def ticking(numbers: range, what: str) -> Iterator[int]:
-    """Yield the numbers and show how far it is; not drawn by a thread of its own, which would take time."""
+    """Yield the numbers and show progress, without a thread of its own, which would take time."""
     with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
         task = bar.add_task(what, total=len(numbers))
         for number in numbers:
@@ -47,7 +47,7 @@ def ticking(numbers: range, what: str) -> Iterator[int]:
 
 
 def _repeat(work: Work, scale: Scale, shortest: float) -> int:
-    # What was long when cold needs no second look.
+    # What takes long when cold is not repeated.
     if seconds(work, scale) > 10 * shortest:
         return 1
     return max(1, min(100, int(shortest / max(seconds(work, scale), 1e-6))))

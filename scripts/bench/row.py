@@ -11,7 +11,7 @@ Samples = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Target:
-    """What the median of the ratios has to be."""
+    """The target of the median of the ratios."""
 
     limit: float
     at_least: bool = False
@@ -112,5 +112,5 @@ def saying(values: Sequence[float]) -> str:
 
 
 def number(value: float) -> str:
-    """Return three digits, or all that stand before the point."""
+    """Return three digits, or all digits before the point."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Records made here: an image like a photograph, gold, and masks with shifted outlines."""
+"""Synthetic records: an image like a photograph, gold, and masks with shifted outlines."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from segdpo.masks import Mask
 
 @dataclass(frozen=True)
 class Scenes:
-    """Records made here, with their images as files of one kind (".png" or ".jpg")."""
+    """Synthetic records, with their images as files of one kind (".png" or ".jpg")."""
 
     records: list[Record]
     suffix: str
@@ -24,7 +24,7 @@ class Scenes:
         return replace(self.records[index], image=decode_image(self.image_file(index).data, ""))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image as it would lie on disk."""
+        """Return the image as a file would contain it."""
         bgr = cv2.cvtColor(self.records[index].image, cv2.COLOR_RGB2BGR)
         return ImageFile(self.suffix, cv2.imencode(self.suffix, bgr)[1].tobytes())
 

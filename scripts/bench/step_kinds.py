@@ -56,7 +56,7 @@ class Bench:
         return F.cross_entropy(logits, self.gold)
 
     def without_loss(self) -> Tensor:
-        """Forward alone, with a number that costs next to nothing to go back from."""
+        """Run the forward pass alone, with a loss whose backward costs almost nothing."""
         corner: Tensor = self.policy(self.image)[0, 0, 0, 0]
         return corner
 
@@ -107,7 +107,7 @@ def make_bench(scale: Scale, classes: int) -> Bench:
     return Bench(
         policy=policy,
         reference=frozen_copy(policy),
-        # So small a rate that the sixty steps of the measurement leave the network where it is.
+        # So small that the sixty steps of the measurement do not change the network.
         optimizer=torch.optim.AdamW(policy.parameters(), lr=1e-7),
         image=torch.randn(scale.step_images, 3, scale.step_side, scale.step_side, device=scale.device),
         gold=case.wide[0],

@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def rows(scale: Scale, folder: Path) -> Iterator[Row]:
-    """Measure one step of each kind: weights, optimiser, batch and reference, and all that the step adds to them."""
+    """Measure one step of each kind: weights, optimiser, batch and reference, and what the step adds to them."""
     images = 2 * scale.step_images
     bench = make_bench(replace(scale, step_images=images), 21)
     bench.step(bench.supervised)
@@ -32,7 +32,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
 
 
 def whole(bench: Bench, total: Callable[[], Tensor], with_reference: bool) -> float:
-    """Return the MiB that a step holds at its peak, gradients made anew in it."""
+    """Return the MiB that a step holds at its peak, with gradients made in it."""
     bench.optimizer.zero_grad()
     holders: list[nn.Module | Tensor] = [bench.policy, bench.image, bench.case.chosen, bench.case.rejected]
     holders += [value for one in bench.optimizer.state.values() for value in one.values() if isinstance(value, Tensor)]

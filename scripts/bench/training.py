@@ -1,4 +1,4 @@
-"""What training is measured with: the default run up to where training begins, and the same steps in a bare loop."""
+"""For measuring training: the default run up to the start of training, and the same steps in a bare loop."""
 
 import copy
 import io
@@ -20,21 +20,21 @@ from bench.scale import Scale
 from segdpo.data import DataModule, PairBatch
 from segdpo.models import Segmenter, hold_statistics
 from segdpo.recipes import (
-    Lesson,
-    Setting,
+    Round,
+    Run,
     build,
+    collect_preferences,
     make_data,
     make_policy,
     make_task,
     make_trainer,
-    open_setting,
+    open_run,
     quieten,
-    with_preferences,
 )
 from segdpo.training import PreferenceTask, Task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-# What costs something each n steps or epochs, not each step: pictures and files of weights.
+# Callbacks that cost something every n steps or epochs, not every step: figures and weights.
 OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null", "trainer.enable_checkpointing=false"]
 
 
@@ -43,7 +43,7 @@ class Start:
     """What every loop starts from: a configuration, weights, and batches in memory."""
 
     scale: Scale
-    setting: Setting
+    run: Run
     data: DataModule
     network: Segmenter
     batches: list[PairBatch]
@@ -76,7 +76,7 @@ class Stopwatch(Callback):
 def make_start(folder: Path, scale: Scale, steps: int, *overrides: str) -> Start:
     """Prepare the default run, with other choices, up to where its training would begin."""
     quieten()
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # meant: steps alone
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")  # intended: steps only
     # As conf/trainer/default.yaml does it, from then on in the whole process: then from the first bare step on, too.
     torch.use_deterministic_algorithms(True)
     accelerator = "gpu" if scale.device.type == "cuda" else "cpu"
@@ -84,19 +84,20 @@ def make_start(folder: Path, scale: Scale, steps: int, *overrides: str) -> Start
     given += [f"run_folder={folder}", f"cache={folder}/cache"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: DictConfig = compose("train", [*given, *OFF, *overrides])
-    setting = open_setting(config)
-    judged = with_preferences(config, setting.source, setting.splits, {})
-    data = make_data(config, judged.source, judged.splits)
+    run = open_run(config)
+    preferences = collect_preferences(run, run.splits.train, None)
+    data = make_data(config, preferences.source, preferences.splits)
     torch.manual_seed(config.seed)
-    network: Segmenter = build(config.model, classes=len(setting.source.classes))
+    network: Segmenter = build(config.model, classes=len(run.classes))
     batches: list[PairBatch] = list(islice(data.train_dataloader(), steps))
-    return Start(scale, setting, data, network, list(islice(cycle(batches), steps)))
+    return Start(scale, run, data, network, list(islice(cycle(batches), steps)))
 
 
 def make_fit(start: Start, callbacks: Sequence[Callback]) -> tuple[Trainer, Task]:
     """Return the Trainer and the task that `python train.py` would make."""
-    task = make_task(Lesson(start.setting, make_policy(start.setting.config, start.network), start.network, start.data))
-    return make_trainer(start.setting.config, callbacks), task
+    config, network = start.run.config, start.network
+    task = make_task(Round(start.run, make_policy(config, network), network, start.data, ()))
+    return make_trainer(config, callbacks), task
 
 
 def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
@@ -110,9 +111,9 @@ def fit(start: Start) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def loop(start: Start, batches: Iterable[PairBatch] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
-    """Train as a script of a page would, on the batches in memory or on others, as many."""
+    """Train as a short script would, on the batches in memory or on as many others."""
     scale = start.scale
-    config = start.setting.config
+    config = start.run.config
     reference = copy.deepcopy(start.network).eval().requires_grad_(False).to(scale.device)
     policy = copy.deepcopy(start.network).train().to(scale.device)
     hold_statistics(policy)
@@ -137,7 +138,7 @@ def loop(start: Start, batches: Iterable[PairBatch] | None = None) -> tuple[floa
 
 @contextmanager
 def drawing_elsewhere() -> Iterator[None]:
-    """Let the run's own bar be drawn as on a terminal, at its full cost, but to nowhere."""
+    """Draw the run's progress bar as on a terminal, at its full cost, but into nothing."""
     kept = dict(rich.get_console().__dict__)
     rich.reconfigure(file=io.StringIO(), force_terminal=True, width=120)
     try:

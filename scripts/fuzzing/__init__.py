@@ -1,1 +1,1 @@
-"""What `make fuzz` is made of: samples of every kind of file, mutations, and workers that watch the readers."""
+"""Parts of `make fuzz`: samples of every kind of file, mutations, and workers that watch the readers."""

@@ -1,4 +1,4 @@
-"""One case: a sample, mutated by the random numbers of its seed and number, and what became of it."""
+"""One case: a sample, mutated by the random numbers of its seed and number, and its outcome."""
 
 import contextlib
 import gc
@@ -25,14 +25,14 @@ OUTCOMES = (
     "code", "outside", "wrong", "crash", "memory", "time", "read outside", "traceback", "clean error", "same", "other"
 )  # fmt: skip
 FAILURES = OUTCOMES[:7]
-# Instead of the file: what is no regular file. One in so many cases.
+# Instead of the file, something that is not a regular file, in one of so many cases.
 NODES = ("fifo", "endless", "loop", "directory")
 NODE_EVERY = 250
 
 
 @dataclass(frozen=True)
 class Mutated:
-    """Files that changed; `sealed`: the checksums fit. `node`: the target became something else than a file."""
+    """Files that changed; `sealed`: the checksums fit. `node`: the target became something other than a file."""
 
     files: Files
     sealed: bool
@@ -41,7 +41,7 @@ class Mutated:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case; `where` is the type of an exception and the innermost line of segdpo."""
+    """The outcome of a case; `where` is the type of an exception and the innermost line of segdpo."""
 
     number: int
     outcome: str
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class OutOfTime(BaseException):
-    """The case takes too long; no `except Exception` keeps it."""
+    """The case takes too long; not caught by `except Exception`."""
 
 
 def mutate(kind: Kind, number: int, seed: int, samples: Sequence[Files], hostile: Hostile) -> Mutated:
@@ -140,10 +140,10 @@ def _step(kind: Kind, index: int, place: Place, watch: Watch, seconds: float, nu
 
 
 def judge(error: BaseException, kind: Kind, number: int) -> Outcome:
-    """Tell errors that segdpo raises on purpose from those that happen to it."""
+    """Return whether segdpo raised the error on purpose."""
     memory = _out_of_memory(error)
     if memory:
-        # Nothing is left to judge it with.
+        # There is nothing to judge it by.
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     where, line = place_of(error.__traceback__)
@@ -153,7 +153,7 @@ def judge(error: BaseException, kind: Kind, number: int) -> Outcome:
         return Outcome(number, "memory", text, detail)
     if isinstance(error, kind.clean):
         return Outcome(number, "clean error", text, detail)
-    # The commands print ValueError and OSError; one that another library raised says nothing of the file.
+    # The commands print ValueError and OSError; one that another library raised does not name the file.
     deliberate = isinstance(error, ValueError | OSError) and line.lstrip().startswith("raise")
     return Outcome(number, "clean error" if deliberate and detail else "traceback", text, detail)
 

@@ -126,4 +126,4 @@ def journal(root: Path, seed: int) -> None:
         outcome = Outcome(
             record.id, record if number else None, "" if number else "no pair", "detail", {"corrupted": FEW}
         )
-        written.note(outcome)
+        written.add(outcome)

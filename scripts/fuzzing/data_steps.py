@@ -1,4 +1,4 @@
-"""What the tools do with a data set: read all of it, check it, write it in another form."""
+"""What the tools do with a data set: read it, check it, write it in another format."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ SETTINGS = {"seed": 1, "rule": "best"}
 
 
 def digest(*parts: object) -> str:
-    """Return a few digits over everything in `parts`."""
+    """Return a short hash of everything in `parts`."""
     state = hashlib.blake2b(digest_size=8)
     for part in parts:
         content = part.tobytes() + str((part.shape, part.dtype)).encode() if isinstance(part, np.ndarray) else None
@@ -61,19 +61,19 @@ def read_plain(folder: Path, out: Path) -> str:
 
 
 def check(folder: Path, out: Path) -> str:
-    """Do what scripts/check_data.py does."""
+    """Do what `segdpo check` does."""
     check_source(source_in(folder))
     return ""
 
 
 def to_pack(folder: Path, out: Path) -> str:
-    """Do what scripts/pack.py does with a folder or a COCO file."""
+    """Do what `segdpo pack` does with a folder or a COCO file."""
     write_pack(out / "x.pack", source_in(folder))
     return ""
 
 
 def to_folder(folder: Path, out: Path) -> str:
-    """Do what scripts/pack.py does with a pack."""
+    """Do what `segdpo pack` does with a pack."""
     source = open_source(folder, channels=None)
     write_folder(out / "folder", source, source.classes)
     return ""
@@ -87,7 +87,7 @@ def to_coco(folder: Path, out: Path) -> str:
 
 
 def resume_pack(folder: Path, out: Path) -> str:
-    """Go on with a pack that an interrupted run left, from the whole one beside it."""
+    """Resume a pack that an interrupted run left, from the whole one beside it."""
     (out / "x.pack").mkdir()
     for path in (folder / "begun.pack").iterdir():
         if path.is_file():
@@ -109,7 +109,7 @@ def read_mask(folder: Path, out: Path) -> str:
 
 
 def resume_journal(folder: Path, out: Path) -> str:
-    """Open the journal of a mining run and get ready to go on."""
+    """Open the journal of a mining run and get ready to resume."""
     # The journal writes where it lies: a link in the folder to write to, since fifos and devices cannot be copied.
     (out / "x.jsonl").symlink_to(folder / "x.mining.jsonl")
     journal = Journal(out / "x.jsonl", SETTINGS)

@@ -1,4 +1,4 @@
-"""Mutations behind a checksum: a part is changed and every checksum above it is worked out anew."""
+"""Mutations behind a checksum: a part is changed and every checksum above it is computed again."""
 
 import csv
 import io

@@ -67,7 +67,7 @@ class Hostile:
         return {**node, "_partial_": True} if form < 0.35 and isinstance(node, dict) else node
 
     def target(self, rng: Random) -> str:
-        """Return a name that a node might ask to call."""
+        """Return a name that a node may try to call."""
         calls = [str(node["_target_"]) for node in self._calls()]
         return rng.choice(
             (*calls, "torch.nn.os.system", "torch.nn.Module.apply", "torch", "torch.nn", "", "a..b", "nope")

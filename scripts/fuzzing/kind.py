@@ -8,7 +8,7 @@ from random import Random
 from fuzzing.hostile import Hostile
 
 Files = dict[str, bytes]
-# Reads the files in the first folder, may write to the second, and says what it read.
+# Reads the files in the first folder, may write to the second, and returns what it read.
 Step = Callable[[Path, Path], str]
 
 

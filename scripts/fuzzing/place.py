@@ -1,4 +1,4 @@
-"""The folders of one worker: the sample, what may be written, and around them what must stay as it is."""
+"""The folders of one worker: the sample, what may be written, and around them files that must not change."""
 
 import pickle
 import shutil
@@ -10,7 +10,7 @@ DEPTH = ("a", "b", "c", "d")
 
 
 class _Touch:
-    """Pickled, this creates the canary when it is loaded without care."""
+    """Loading its pickle without care creates the canary."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class Place:
         return self.root / TOKEN
 
     def make(self) -> None:
-        """Make the folders anew, and in `root` files that a mutated file may point to."""
+        """Make the folders again, and in `root` files that a mutated file may point to."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.out.mkdir()
@@ -56,7 +56,7 @@ class Place:
             shutil.copyfileobj((self.root / "secret.pt").open("rb"), file)
 
     def snapshot(self) -> dict[str, tuple[int, int]]:
-        """Return what lies around `folder` and `out`, with sizes and times."""
+        """Return the files outside `folder` and `out`, with sizes and times."""
         skipped = {self.folder, self.out}
         found: dict[str, tuple[int, int]] = {}
         stack = [self.root]

@@ -1,4 +1,4 @@
-"""What a worker sees of the process it is in: code that is run, files that are written, connections that are opened."""
+"""What a worker sees in its process: code that is run, files that are written, connections that are opened."""
 
 import os
 from types import CodeType

@@ -73,7 +73,7 @@ SMP = {
 
 
 def description(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands in the header of a run's weights."""
+    """Return the header of a run's weights."""
     rest = {"adapter": None, "classes": ["background", "cell"], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
     return {"model": dict(model), **rest}
 
@@ -152,7 +152,7 @@ def run(root: Path, seed: int) -> None:
 
 
 def read_network(folder: Path, out: Path) -> str:
-    """Open a run's network as predict.py does, and ask it once."""
+    """Open a run's network as `segdpo predict` does, and call it once."""
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
     segmenter, said = open_segmenter(found[0])
     return digest(fingerprint(segmenter), json.dumps(said, default=str, sort_keys=True))
@@ -171,7 +171,7 @@ def read_reward(folder: Path, out: Path) -> str:
 
 
 def read_candidates(folder: Path, out: Path) -> str:
-    """Take kept candidates; what is damaged is made anew."""
+    """Take kept candidates; damaged ones are made again."""
     record = records(0)[0]
     name = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), out)
     name(record, np.random.default_rng(0))
@@ -188,7 +188,7 @@ def read_scores(folder: Path, out: Path) -> str:
 
 
 def read_run(folder: Path, out: Path) -> str:
-    """Read a run's configuration as evaluate.py does, and build what it describes."""
+    """Read a run's configuration as `segdpo evaluate` does, and build what it describes."""
     os.chdir(folder)
     run = run_of(folder)
     if run is None:

@@ -1,4 +1,4 @@
-"""Workers: each is a fork that runs some cases under limits; when one dies, another goes on behind its last case."""
+"""Workers: each is a fork that runs some cases under limits; when one dies, another continues after its last case."""
 
 import gc
 import json
@@ -42,7 +42,7 @@ class Chunk:
 
 @dataclass
 class Worker:
-    """A running fork, seen from outside; `begun` is the case it is at."""
+    """A running fork, seen from outside; `begun` is its current case."""
 
     chunk: Chunk
     slot: int
@@ -95,7 +95,7 @@ class Fuzzer:
                 self._work(chunk, slot, writer)
                 status = 0
             except BaseException as error:
-                # What the harness itself cannot do is a crash too, with its reason.
+                # A failure of the harness counts as a crash too, with its reason.
                 _say(writer, {"failed": "".join(traceback.format_exception(error))[-1500:]})
             finally:
                 os._exit(status)
@@ -184,7 +184,7 @@ def _death(number: int, status: int, failed: str) -> Outcome:
 def _rest(worker: Worker, waiting: list[Chunk]) -> Iterator[tuple[Kind, Outcome]]:
     left = [number for number in worker.chunk.numbers if number not in worker.done]
     if left and not worker.done:
-        # It died before its first case: begun anew it would die again.
+        # It died before its first case, and would die again.
         yield worker.chunk.kind, Outcome(left[0], "crash", "the worker cannot start")
         left = left[1:]
     if left:
@@ -209,18 +209,18 @@ def _say(pipe: int, content: dict[str, object]) -> None:
 
 
 def _quiet() -> None:
-    """Send what readers print to nowhere; files that Python would write by itself are not written."""
+    """Discard what readers print; files that Python would write by itself are not written."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     sys.dont_write_bytecode = True
-    # Temporary files of libraries are written where writing is allowed to nobody: they are seen.
+    # Temporary files of libraries go where nobody may write, so that they are noticed.
     tempfile.tempdir = None
     gc.freeze()
 
 
 def _limit(limits: Limits) -> None:
-    # To wait for the disk is no part of what is tested, and takes longer than all the rest.
+    # Waiting for the disk is not tested, and takes longer than everything else.
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + limits.memory, resource.RLIM_INFINITY))

@@ -16,7 +16,7 @@ from segdpo.data.sources import Progress
 from segdpo.files import DataError
 from segdpo.masks import Mask, differ
 
-Level = Literal["error", "warning", "info"]
+Level = Literal["error", "info"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class Check:
     def counts(self) -> dict[tuple[Level, str], int]:
         """Return how often each kind was found, errors first."""
         found = Counter((finding.level, finding.kind) for finding in self.findings)
-        return dict(
-            sorted(found.items(), key=lambda item: (("error", "warning", "info").index(item[0][0]), item[0][1]))
-        )
+        return dict(sorted(found.items()))
 
     def add(self, level: Level, kind: str, name: str, message: str) -> None:
         """Note a finding; an allowed kind is only information."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segdpo.models.segmenter import segformer as segformer
     from segdpo.models.segmenter import smp_model as smp_model
     from segdpo.models.segmenter import wrap as wrap
+    from segdpo.models.targets import current_name as current_name
     from segdpo.models.trust import build_named as build_named
     from segdpo.models.trust import check_resolvers as check_resolvers
     from segdpo.models.trust import check_targets as check_targets

@@ -110,7 +110,7 @@ EVALUATION = Table(
         **_under("segdpo.data", "PlainFolder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
         **_under("segdpo.data", "Shapes"),
-        **_under("segdpo.preferences", "Mined"),
+        **_under("segdpo.preferences", "Mined mined_of_old"),
         **_under("segdpo.data", "split_by_fold split_by_fraction"),
         **_under("segdpo.data", "Pipeline"),
         # Candidates and judges that need no network; those with one read its weights from a path.

@@ -12,7 +12,6 @@ from typing import Any
 # the package on the right, segdpo.preferences.iou; the longest left side counts.
 MOVED: Mapping[str, str] = {
     "segdpo.data": "segdpo.data",
-    "segdpo.data.mined": "segdpo.preferences",
     "segdpo.losses": "segdpo.losses",
     "segdpo.models": "segdpo.models",
     "segdpo.pairs": "segdpo.preferences",
@@ -23,12 +22,14 @@ MOVED: Mapping[str, str] = {
     "segdpo.training": "segdpo.training",
     "segdpo.training.policy_gradient_settings": "segdpo.rl",
 }
-# Names that changed themselves.
+# Names that changed themselves, or whose parameters did.
 RENAMED: Mapping[str, str] = {
+    "segdpo.data.mined.Mined": "segdpo.preferences.mined_of_old",
     "segdpo.story.best_of.run": "segdpo.recipes.run_best_of",
     "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",
     "segdpo.story.policy_gradient.run": "segdpo.recipes.run_policy_gradient",
     "segdpo.story.preference.run": "segdpo.recipes.run_preference",
+    "segdpo.story.preferences.given": "segdpo.recipes.answered",
     "segdpo.story.reward.run": "segdpo.recipes.run_reward",
     "segdpo.story.supervised.run": "segdpo.recipes.run_supervised",
     "segdpo.training.beta.constant": "segdpo.training.constant_beta",

@@ -10,9 +10,11 @@ Three kinds of files, three rules:
 """
 
 import inspect
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -22,6 +24,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, grammar_parser
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segdpo.models.allowed import DANGEROUS, FETCHING, LOOKING_UP, NETWORKS, RESOLVERS, Table
 from segdpo.models.targets import current_name, home_of, locate, steps_to, with_current_names
@@ -41,13 +44,34 @@ NEVER = (
     "weights_only",
 )
 DEPTH, NESTING = 4, 16
+# Numbers that a network may create beyond one for each byte of its file: buffers that are not saved.
+ROOM = 2**24
+
+
+class _AtMost(TorchDispatchMode):
+    """Counts the numbers of all tensors that are created, and refuses those beyond `limit` before they take memory."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = self.left = limit
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Functions that create a tensor from nothing take its size first.
+        size = args[0] if args and isinstance(args[0], list | tuple) else ()
+        if size and all(isinstance(length, int) for length in size):
+            self.left -= math.prod(size)
+        if self.left < 0:
+            raise ValueError(f"Expected a network of at most {self.limit} numbers, by the size of its file.")
+        return func(*args, **(kwargs or {}))
 
 
 def build_named(config: Any, path: Path, where: str, *, table: Table = NETWORKS, trusted: Sequence[str] = ()) -> Any:
-    """Build what a file names, after `checked`, whose arguments these are."""
+    """Build what a file names, after `checked`, whose arguments these are; refuse a network larger than the file."""
     content = checked(config, path, where, table=table, trusted=trusted)
+    limit = path.stat().st_size + ROOM if path.is_file() and not trusted else None
     try:
-        return instantiate(content, _convert_="all")
+        with nullcontext() if limit is None else _AtMost(limit):
+            return instantiate(content, _convert_="all")
     except Exception as error:  # constructors may raise anything at unexpected arguments
         raise ValueError(f"{path}: {where} cannot be built from its description: {error}") from error
 

@@ -38,25 +38,27 @@ if TYPE_CHECKING:
     from segdpo.preferences.judges import surface_dice as surface_dice
     from segdpo.preferences.mining import SCORES as SCORES
     from segdpo.preferences.mining import Mined as Mined
+    from segdpo.preferences.mining import Mining as Mining
     from segdpo.preferences.mining import Outcome as Outcome
-    from segdpo.preferences.mining import Recipe as Recipe
     from segdpo.preferences.mining import judged_masks as judged_masks
-    from segdpo.preferences.prediction import masks_of as masks_of
-    from segdpo.preferences.prediction import predict_in_views as predict_in_views
-    from segdpo.preferences.prediction import predict_with as predict_with
-    from segdpo.preferences.prediction import to_image as to_image
-    from segdpo.preferences.prediction import to_model_input as to_model_input
-    from segdpo.preferences.prediction import with_weights as with_weights
-    from segdpo.preferences.questions import Rule as Rule
+    from segdpo.preferences.mining import mined_of_old as mined_of_old
+    from segdpo.preferences.network import Network as Network
+    from segdpo.preferences.network import asks_network as asks_network
+    from segdpo.preferences.network import masks_of as masks_of
+    from segdpo.preferences.network import to_image as to_image
+    from segdpo.preferences.network import to_model_input as to_model_input
+    from segdpo.preferences.network import with_network as with_network
+    from segdpo.preferences.network import with_weights as with_weights
+    from segdpo.preferences.questions import Questions as Questions
     from segdpo.preferences.questions import adjacent_ranks as adjacent_ranks
     from segdpo.preferences.questions import all_pairs as all_pairs
+    from segdpo.preferences.questions import answers_for as answers_for
+    from segdpo.preferences.questions import answers_for_best as answers_for_best
+    from segdpo.preferences.questions import answers_for_ranking as answers_for_ranking
     from segdpo.preferences.questions import best_worst as best_worst
     from segdpo.preferences.questions import bradley_terry as bradley_terry
     from segdpo.preferences.questions import by_gap as by_gap
     from segdpo.preferences.questions import flipped as flipped
-    from segdpo.preferences.questions import for_best as for_best
-    from segdpo.preferences.questions import for_ranking as for_ranking
-    from segdpo.preferences.questions import for_rule as for_rule
     from segdpo.preferences.questions import random_pairs as random_pairs
     from segdpo.preferences.selection import at_random as at_random
     from segdpo.preferences.selection import disagreement as disagreement

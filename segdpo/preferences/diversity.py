@@ -1,4 +1,4 @@
-"""What a source of masks is worth: how much its candidates differ, and how far apart their qualities are."""
+"""Reports on sources of candidates: how much their masks differ, and how far apart their qualities are."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ TOGETHER = "(together)"
 
 @dataclass(frozen=True)
 class Diversity:
-    """The candidates of one source for one image; NaN where there is nothing to say (one mask, no gold).
+    """The candidates of one source for one image; NaN where a value is not defined (one mask, no gold).
 
-    `identical` counts the masks that equal an earlier one; `quality` is the IoU with gold.
+    `identical` counts the masks that equal an earlier one; quality is the IoU with gold.
     """
 
     masks: int
@@ -54,9 +54,9 @@ def source_of(name: str) -> str:
 
 
 def diversity_by_source(record: Record, candidates: Candidates, *, background: bool = False) -> dict[str, Diversity]:
-    """Look at the candidates of each source on its own, and at all of them together if there are several sources.
+    """Describe the candidates of each source, and all of them together if there are several sources.
 
-    For `background` see overlap.py.
+    `background`: whether class 0 counts in IoU.
     """
     numbers = defaultdict(list)
     for number, name in enumerate(candidates.names):
@@ -67,7 +67,7 @@ def diversity_by_source(record: Record, candidates: Candidates, *, background: b
 
 
 def report_sources(images: Iterable[dict[str, Diversity]]) -> list[SourceReport]:
-    """Put the images together, one line a source, by name, all sources together last."""
+    """Average over the images: one report a source, sorted by name, all sources together last."""
     collected = defaultdict(list)
     for by_source in images:
         for source, diversity in by_source.items():

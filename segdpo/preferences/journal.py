@@ -1,4 +1,4 @@
-"""Mining to disk, with a journal, so that an interrupted run continues."""
+"""Mining to disk with a journal, so that an interrupted run resumes."""
 
 import json
 import math
@@ -11,30 +11,24 @@ from typing import Any, Protocol
 from segdpo.data import FileSource, ImageFile, Record, RecordSource, info_of, is_text
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
-from segdpo.preferences.mining import Outcome, Recipe, mine
+from segdpo.preferences.mining import Mining, Outcome, mine
 
-
-@dataclass(frozen=True)
-class Line:
-    """What the journal keeps of an outcome: `reason` is "" for a mined record."""
-
-    id: str
-    reason: str
-    detail: str
-    masks: int
-    pairs: int
-    diversity: dict[str, Diversity]
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> "Line":
-        """Return what is kept of an outcome."""
-        masks, pairs = (len(outcome.record.masks), len(outcome.record.pairs)) if outcome.record else (0, 0)
-        return cls(outcome.id, outcome.reason, outcome.detail, masks, pairs, outcome.diversity)
+Selection = Callable[..., list[int]]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in numbers; `skipped` counts the reasons, the most frequent first, `examples` the first of each."""
+    """A run in numbers.
+
+    Args:
+        selected: how many records were selected.
+        mined: how many of them have preferences.
+        masks: of the mined records.
+        pairs: of the mined records.
+        skipped: how often each reason occurred, the most frequent first.
+        examples: the first record of each reason.
+        sources: a report on each source of candidates.
+    """
 
     selected: int
     mined: int
@@ -45,10 +39,86 @@ class Summary:
     sources: list[SourceReport]
 
 
-class Journal:
-    """The journal at `path`, new or as an earlier run left it; `settings` is anything that JSON can hold.
+class Writer(Protocol):
+    """Where mined records go, such as a PackWriter; only one process at a time can hold it."""
 
-    An earlier run with other settings is refused: its records and the new ones would not belong together.
+    @property
+    def done_ids(self) -> Collection[str]:
+        """Ids of the records that this or an interrupted run has written."""
+        ...
+
+    def write(self, record: Record, image_file: ImageFile | None) -> object:
+        """Add a record; `image_file` is its image as it lies on disk, where there is one."""
+        ...
+
+    def finish(self) -> object:
+        """Write what is still in memory, and mark the whole as complete."""
+        ...
+
+    def close(self) -> object:
+        """Release the files, finished or not."""
+        ...
+
+
+def journal_path(out: Path) -> Path:
+    """Return where the journal of the data set at `out` is."""
+    return out.with_name(f"{out.name}.mining.jsonl")
+
+
+def run_mining(
+    source: RecordSource,
+    mining: Mining,
+    journal: "Journal",
+    writer: Writer,
+    *,
+    selection: Selection,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Mine the selected records into the writer, in their order in the source, and close the writer.
+
+    With the journal and the writer of an interrupted run it resumes that run. `progress` is called with the number of
+    records that are done and the number selected.
+    """
+    try:
+        if journal.selected is None:
+            # Selected once and kept: a network may select other records on another machine.
+            journal.begin(sorted(selection(source, seed=mining.seed)))
+        else:
+            journal.resume()
+        numbers = _numbers(source, journal.selected or [])
+        _write_all(source, mining, journal, writer, numbers, progress)
+        if all(journal.skipped(record_id) for record_id in numbers):
+            raise DataError(_nothing(journal.summary()), "preference")
+        writer.finish()
+    finally:
+        writer.close()
+    journal.finish(list(numbers))
+    return journal.summary()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the journal, one an outcome: `reason` is "" for a mined record."""
+
+    id: str
+    reason: str
+    detail: str
+    masks: int
+    pairs: int
+    diversity: dict[str, Diversity]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "Line":
+        """Return the line for an outcome."""
+        masks, pairs = (len(outcome.record.masks), len(outcome.record.pairs)) if outcome.record else (0, 0)
+        return cls(outcome.id, outcome.reason, outcome.detail, masks, pairs, outcome.diversity)
+
+
+class Journal:
+    """The journal at `path`, new or as an earlier run left it.
+
+    A journal that was begun with other `settings` (anything that JSON can hold) is refused, since its records and the
+    new ones would not belong together.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -60,32 +130,32 @@ class Journal:
             self._read()
 
     def begin(self, selected: list[int]) -> None:
-        """Write down which records are to be mined, in this order."""
+        """Store which records are to be mined, in this order."""
         self.selected = selected
         self._rewrite([])
 
     def resume(self) -> None:
-        """Get ready to add lines to those of an earlier run; its last one may have been cut off."""
+        """Prepare to add lines to those of an earlier run, whose last line may be incomplete."""
         self.finished = False
         self._rewrite(list(self._lines))
 
-    def note(self, outcome: Outcome) -> None:
-        """Add what became of one record."""
+    def add(self, outcome: Outcome) -> None:
+        """Add the outcome for one record."""
         line = Line.of(outcome)
         self._lines[line.id] = line
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_dump(asdict(line)))
 
     def has(self, record_id: str) -> bool:
-        """Tell whether it is known what became of a record."""
+        """Say whether the outcome for a record is known."""
         return record_id in self._lines
 
     def skipped(self, record_id: str) -> bool:
-        """Tell whether a record is known to have been skipped."""
+        """Say whether a record is known to have been skipped."""
         return record_id in self._lines and bool(self._lines[record_id].reason)
 
     def finish(self, order: list[str]) -> None:
-        """Put the lines in the order of the selection's ids."""
+        """Sort the lines by `order`, the ids of the selection, and mark the journal as finished."""
         self.finished = True
         self._rewrite(order)
 
@@ -106,14 +176,14 @@ class Journal:
     def _rewrite(self, order: list[str]) -> None:
         head = {"settings": self.settings, "selected": self.selected, "finished": self.finished}
         self._lines = {record_id: self._lines[record_id] for record_id in order}
-        # A journal without its first line would be no journal: it appears whole or not at all.
+        # Atomically, since a journal without its first line could not be read.
         lines = [_dump(head), *(_dump(asdict(line)) for line in self._lines.values())]
         remove_unfinished(self.path.parent, self.path.name)
         write_atomically(self.path, "".join(lines).encode())
 
     def _read(self) -> None:
         content = read_file(self.path, MAX_TEXT_BYTES)
-        # What stands behind the last line's end was cut off by whatever ended the run.
+        # A line without its end was cut off when the run was interrupted.
         *whole, _ = content.split(b"\n")
         head, *lines = whole or [b""]
         try:
@@ -129,8 +199,8 @@ class Journal:
         if settings != self.settings:
             raise DataError(
                 f"{self.path}: Expected the settings that this run was begun with, but "
-                f"{_difference(settings, self.settings)}; go back to them, choose another place to write to, or "
-                "delete what was begun.",
+                f"{_difference(settings, self.settings)}; use those settings, write elsewhere, or delete the "
+                "journal and what was mined.",
                 "version",
             )
         self.selected, self.finished = selected, finished
@@ -147,7 +217,7 @@ def _dump(content: dict[str, Any]) -> str:
 
 
 def _without_nan(content: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """Replace NaN, which JSON does not have, by null."""
     if isinstance(content, dict):
         return {key: _without_nan(value) for key, value in content.items()}
     return None if isinstance(content, float) and math.isnan(content) else content
@@ -178,93 +248,32 @@ def _difference(then: Any, now: Any, where: str = "") -> str:
     return f"{where or 'they'} was {then!r} and is {now!r}"
 
 
-Selection = Callable[..., list[int]]
-
-
-class Writer(Protocol):
-    """Where mined records go, such as a PackWriter; only one process at a time can hold it."""
-
-    @property
-    def done_ids(self) -> Collection[str]:
-        """Ids of the records that this or an interrupted run has written."""
-        ...
-
-    def write(self, record: Record, image_file: ImageFile | None) -> object:
-        """Add a record; `image_file` is its image as it lies on disk, where there is one."""
-        ...
-
-    def finish(self) -> object:
-        """Write what is still in memory, and mark the whole as complete."""
-        ...
-
-    def close(self) -> object:
-        """Let go, finished or not."""
-        ...
-
-
-def journal_path(out: Path) -> Path:
-    """Return where the journal of the data set at `out` is."""
-    return out.with_name(f"{out.name}.mining.jsonl")
-
-
-def run_mining(
-    source: RecordSource,
-    recipe: Recipe,
-    journal: Journal,
-    writer: Writer,
-    *,
-    selection: Selection,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Summary:
-    """Mine the selected records into the writer, in their order in the source, and return the run in numbers.
-
-    With the journal and the writer of an interrupted run it goes on with that run. `progress` is told how many records
-    are done, of how many. Closes the writer.
-    """
-    try:
-        if journal.selected is None:
-            # Looked up once: a network's choice need not be the same on another machine.
-            journal.begin(sorted(selection(source, seed=recipe.seed)))
-        else:
-            journal.resume()
-        selected = journal.selected or []
-        number = _numbers(source, selected)
-        _write_all(source, recipe, journal, writer, number, progress)
-        if all(journal.skipped(record_id) for record_id in number):
-            raise DataError(_nothing(journal.summary()), "preference")
-        writer.finish()
-    finally:
-        writer.close()
-    journal.finish(list(number))
-    return journal.summary()
-
-
 def _write_all(
     source: RecordSource,
-    recipe: Recipe,
+    mining: Mining,
     journal: Journal,
     writer: Writer,
-    number: dict[str, int],
+    numbers: dict[str, int],
     progress: Callable[[int, int], None],
 ) -> None:
     written = frozenset(writer.done_ids)
     done = {
         record_id
-        for record_id in number
+        for record_id in numbers
         if journal.skipped(record_id) or (record_id in written and journal.has(record_id))
     }
     count = len(done)
-    progress(count, len(number))
+    progress(count, len(numbers))
 
     def observe(outcome: Outcome) -> None:
         nonlocal count
-        journal.note(outcome)
+        journal.add(outcome)
         count += 1
-        progress(count, len(number))
+        progress(count, len(numbers))
 
-    for record in mine(source, recipe, indices=list(number.values()), done=done, observe=observe):
+    for record in mine(source, mining, indices=list(numbers.values()), done=done, observe=observe):
         if record.id not in written:
-            file = source.image_file(number[record.id]) if isinstance(source, FileSource) else None
+            file = source.image_file(numbers[record.id]) if isinstance(source, FileSource) else None
             writer.write(record, file)
 
 

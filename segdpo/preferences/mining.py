@@ -1,26 +1,53 @@
-"""Mining: candidates × a judge × a rule → records with preferences."""
+"""Mining: candidates × a judge × questions → records with preferences."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from segdpo.data import Candidates, MaskSource, Record, RecordInfo, RecordSource, info_of, record_rng
+from segdpo.data import MaskSource, Record, RecordInfo, RecordSource, info_of, record_rng
 from segdpo.files import DataError
 from segdpo.preferences.candidates import distinct
 from segdpo.preferences.diversity import Diversity, diversity_by_source
 from segdpo.preferences.judges import CannotJudge, Judge
-from segdpo.preferences.questions import Rule
+from segdpo.preferences.questions import Questions
 
 SCORES = "scores"
+"""Where a mined record's meta has the judge's scores of its masks, separated by spaces."""
+
+
+@dataclass(frozen=True)
+class Mining:
+    """How records are mined.
+
+    Args:
+        candidates: the source of masks to choose between; one that asks a network must have been given it.
+        judge: scores the masks.
+        questions: makes pairs of the scored masks.
+        seed: with the record's id, decides everything that is drawn.
+        keep_duplicates: keep masks that equal an earlier one of the same image (they never form a pair).
+        background: whether class 0 counts in the report on the sources.
+    """
+
+    candidates: MaskSource
+    judge: Judge
+    questions: Questions
+    seed: int = 0
+    keep_duplicates: bool = False
+    background: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one record: mined (`record`), or skipped for a `reason`, a short phrase to count by.
+    """The result for one record: `record` with its preferences, or the `reason` why it has none.
 
-    `detail` says more of a skip. `diversity` describes the candidates of each source before duplicates were dropped.
-    `notes` is what a record that was judged, but gives no pair, would have had in its meta: judging it had its price.
+    Args:
+        id: of the record.
+        record: with masks, pairs and the ranking of all masks, best first (whatever the questions asked).
+        reason: a short phrase that outcomes are counted by.
+        detail: more about the reason.
+        diversity: of the candidates of each source, before duplicates were dropped.
+        notes: what the meta of a record that was judged but gives no pair would have had.
     """
 
     id: str
@@ -31,35 +58,17 @@ class Outcome:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a record is mined.
-
-    `keep_duplicates`: keep masks that equal an earlier one of the same image (they never form a pair). `ranking`: also
-    store the order of all masks by score, best first, for losses on rankings; it heeds no rule's gap and no choice.
-    `background`: whether class 0 counts in the report of the sources.
-    """
-
-    mask_source: MaskSource
-    judge: Judge
-    rule: Rule
-    seed: int = 0
-    keep_duplicates: bool = False
-    ranking: bool = False
-    background: bool = False
-
-
 def mine(
     source: RecordSource,
-    recipe: Recipe,
+    mining: Mining,
     *,
     indices: Sequence[int] | None = None,
     done: Collection[str] = (),
     observe: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Iterator[Record]:
-    """Yield the mined records in the order of `indices` (left out: all), but those whose id is in `done`.
+    """Yield the mined records in the order of `indices` (None: all), except those whose id is in `done`.
 
-    Every record that is not `done` is reported to `observe`, the skipped ones with their reason.
+    Every record that is not `done` is reported to `observe`, also those that give no pair.
     """
     for index in range(len(source)) if indices is None else indices:
         info = info_of(source, index)
@@ -70,41 +79,44 @@ def mine(
         except DataError as error:
             observe(Outcome(info.id, reason=f"unreadable: {error.kind}", detail=str(error)))
             continue
-        outcome = mine_record(record, recipe)
+        outcome = mine_record(record, mining)
         observe(outcome)
         if outcome.record is not None:
             yield outcome.record
 
 
-def mine_record(record: Record, recipe: Recipe) -> Outcome:
-    """Collect candidates, judge them and make pairs; or say why there are none.
+def mine_record(record: Record, mining: Mining) -> Outcome:
+    """Make candidates, judge them and ask the questions.
 
-    Candidates, judge and rule have generators of their own, so that another judge sees the same candidates. What was
-    dropped and the scores (of the masks kept) go into the record's meta.
+    The number of duplicates dropped and the scores of the masks kept go into the record's meta.
     """
-    offered = recipe.mask_source(record, record_rng(recipe.seed, record.id, "candidates"))
+    offered = mining.candidates(record, record_rng(mining.seed, record.id, "candidates"))
     if len(offered.masks) == 0:
         return Outcome(record.id, reason="no candidate")
-    diversity = diversity_by_source(record, offered, background=recipe.background)
-    kept = offered if recipe.keep_duplicates else distinct(offered)
+    diversity = diversity_by_source(record, offered, background=mining.background)
+    kept = offered if mining.keep_duplicates else distinct(offered)
     if len(distinct(kept).masks) < 2:
         return Outcome(record.id, reason="all candidates are the same", diversity=diversity)
+    # Candidates, judge and questions have generators of their own, so that another judge sees the same candidates.
     try:
-        scores = recipe.judge(record, kept.masks, record_rng(recipe.seed, record.id, "judge"))
+        scores = mining.judge(record, kept.masks, record_rng(mining.seed, record.id, "judge"))
     except CannotJudge as error:
         return Outcome(record.id, reason="cannot be judged", detail=str(error), diversity=diversity)
-    pairs = recipe.rule(scores, kept.masks, record_rng(recipe.seed, record.id, "rule"))
+    # "rule" is part of the seed: another word would draw other pairs than earlier versions did.
+    pairs = mining.questions(scores, kept.masks, record_rng(mining.seed, record.id, "rule"))
+    notes = {
+        "duplicates_dropped": str(len(offered.masks) - len(kept.masks)),
+        SCORES: " ".join(f"{score:.6g}" for score in scores),
+    }
     if not pairs:
-        notes = _notes(offered, kept, scores)
-        return Outcome(record.id, reason="no pair passes the rule", diversity=diversity, notes=notes)
-    order = tuple(int(number) for number in np.argsort(-scores, kind="stable")) if recipe.ranking else ()
+        return Outcome(record.id, reason="no pair to ask about", diversity=diversity, notes=notes)
     mined = replace(
         record,
         masks=kept.masks,
         mask_names=kept.names,
         pairs=pairs,
-        ranking=order,
-        meta=record.meta | _notes(offered, kept, scores),
+        ranking=tuple(int(number) for number in np.argsort(-scores, kind="stable")),
+        meta=record.meta | notes,
     )
     return Outcome(record.id, record=mined, diversity=diversity)
 
@@ -114,29 +126,29 @@ def judged_masks(record: Record) -> int:
     return len(record.meta.get(SCORES, "").split())
 
 
-def _notes(offered: Candidates, kept: Candidates, scores: np.ndarray) -> dict[str, str]:
-    return {
-        "duplicates_dropped": str(len(offered.masks) - len(kept.masks)),
-        SCORES: " ".join(f"{score:.6g}" for score in scores),
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class Mined:
-    """The records of `source` with candidates, pairs and, with `ranking`, a ranking by `judge` and `rule`.
+    """The records of `source`, mined when they are first read.
 
-    A record depends on (seed, its id) alone, as in `mine`: neither on the order of access nor on the process. One that
-    gives no pair keeps the masks it came with, has no preference, and says why in `meta["unjudged"]`. `keep`: hold
-    mined records in memory, each process its own; without it, every access mines anew. A data set that does not fit
-    into memory, or that takes a network to mine, is better mined to disk once.
+    A record depends on (seed, its id) alone: neither on the order of access nor on the process. One that gives no pair
+    keeps the masks it came with, has no preference, and says why in `meta["unjudged"]`. A data set that does not fit
+    into memory, or whose candidates come from a network, is better mined to disk once.
+
+    Args:
+        source: of the records, as read from disk or made.
+        candidates: see `Mining`.
+        judge: see `Mining`.
+        questions: see `Mining`.
+        seed: see `Mining`.
+        background: see `Mining`.
+        keep: hold mined records in memory, each process its own; otherwise every access mines anew.
     """
 
     source: RecordSource
-    mask_source: MaskSource
+    candidates: MaskSource
     judge: Judge
-    rule: Rule
+    questions: Questions
     seed: int = 0
-    ranking: bool = False
     background: bool = False
     keep: bool = True
     _records: dict[int, Record] = field(default_factory=dict, init=False, repr=False)
@@ -159,7 +171,7 @@ class Mined:
         return record
 
     def describe(self, index: int) -> RecordInfo:
-        """Return what the source says of a record, and how many preferences it has; mines it the first time."""
+        """Return the source's description of a record and how many preferences it has; mines it the first time."""
         if index not in self._infos:
             record = self[index]
             info = info_of(self.source, index)
@@ -167,13 +179,25 @@ class Mined:
         return self._infos[index]
 
     def _mine(self, record: Record) -> Record:
-        recipe = Recipe(
-            self.mask_source, self.judge, self.rule, self.seed, ranking=self.ranking, background=self.background
-        )
-        outcome = mine_record(record, recipe)
+        mining = Mining(self.candidates, self.judge, self.questions, self.seed, background=self.background)
+        outcome = mine_record(record, mining)
         if outcome.record is not None:
             return outcome.record
-        # Preferences, and scores, that the source came with were not made by this judge: they would pass for its own.
+        # Preferences and scores that the record came with are not this judge's, so they are removed.
         why = outcome.reason + (f": {outcome.detail}" if outcome.detail else "")
         meta = {name: value for name, value in record.meta.items() if name != SCORES}
         return replace(record, pairs=(), ranking=(), meta=meta | outcome.notes | {"unjudged": why})
+
+
+def mined_of_old(
+    source: RecordSource,
+    mask_source: MaskSource,
+    judge: Judge,
+    rule: Questions,
+    seed: int = 0,
+    ranking: bool = False,
+    background: bool = False,
+    keep: bool = True,
+) -> Mined:
+    """Return `Mined` for a saved configuration from before its options were renamed."""
+    return Mined(source, mask_source, judge, rule, seed, background, keep)

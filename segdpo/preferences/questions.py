@@ -1,50 +1,53 @@
-"""Which pairs are made of scored candidates, with or without errors, and what they cost in answers."""
+"""Questions: which pairs of scored candidates are asked about, how a judge may err, and what it costs in answers.
+
+Questions are a function `(scores, masks, rng) -> pairs` whose options are bound by `functools.partial`. A pair is asked
+about only if its masks differ in a pixel and their scores by at least `min_gap`; masks of equal score make no pair.
+"""
 
 import math
 from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float64
 from scipy.special import expit
 
 from segdpo.checks import check_range
 from segdpo.data import Pair
 from segdpo.masks import Masks, differ
+from segdpo.preferences.judges import Scores
 
+Questions = Callable[[Scores, Masks, np.random.Generator], tuple[Pair, ...]]
 Choice = Callable[[float, float], float]
+"""P(the first mask is chosen), given the scores of both."""
+Weight = Callable[[float], float]
+"""The weight of a pair, given the gap between its scores."""
 
 
 def certain(score_a: float, score_b: float) -> float:
-    """1 for the better, 0 for the worse, ½ for equals: a judge without error."""
+    """Choose the better mask, either of equals: a judge without error."""
     return 0.5 if score_a == score_b else float(score_a > score_b)
 
 
 def bradley_terry(score_a: float, score_b: float, *, temperature: float) -> float:
-    """σ((s_a − s_b)/T): the nearer the two, the more often they are mixed up."""
+    """σ((s_a − s_b)/T): the closer the scores, the more often the worse mask is chosen."""
     check_range("temperature", temperature, above=0)
     return float(expit((score_a - score_b) / temperature))
 
 
 def flipped(score_a: float, score_b: float, *, probability: float, choice: Choice = certain) -> float:
-    """Turn the outcome of `choice` round with `probability`: slips that do not care how near the two are."""
+    """Reverse the answer of `choice` with `probability`: errors that do not depend on the scores."""
     check_range("probability", probability, least=0, below=1)
     straight = choice(score_a, score_b)
     return straight * (1 - probability) + (1 - straight) * probability
 
 
-Scores = Float64[np.ndarray, "K"]
-Weight = Callable[[float], float]
-Rule = Callable[[Scores, Masks, np.random.Generator], tuple[Pair, ...]]
-
-
 def equal(gap: float) -> float:
-    """1: every pair counts the same."""
+    """Weigh every pair 1."""
     return 1.0
 
 
 def by_gap(gap: float, *, full: float) -> float:
-    """min(1, gap/full): near-ties count less; from a gap of `full` on a pair counts fully."""
+    """min(1, gap/full): pairs of nearly equal scores count less; from a gap of `full` on a pair counts 1."""
     check_range("full", full, above=0)
     return min(1.0, gap / full)
 
@@ -58,10 +61,10 @@ def best_worst(
     choice: Choice = certain,
     weight: Weight = equal,
 ) -> tuple[Pair, ...]:
-    """Make one pair an image: the best mask and the worst (the first of equals)."""
+    """Ask about one pair: the best mask and the worst (the first of equals)."""
     _check(scores, masks, min_gap)
     couples = _eligible([(int(scores.argmax()), int(scores.argmin()))], scores, masks, min_gap)
-    return _settle(couples, scores, rng, choice, weight)
+    return _answered(couples, scores, rng, choice, weight)
 
 
 def all_pairs(
@@ -73,10 +76,10 @@ def all_pairs(
     choice: Choice = certain,
     weight: Weight = equal,
 ) -> tuple[Pair, ...]:
-    """Make every pair there is, up to K(K−1)/2 an image."""
+    """Ask about every pair, up to K(K−1)/2 an image."""
     _check(scores, masks, min_gap)
     couples = _eligible(combinations(range(len(scores)), 2), scores, masks, min_gap)
-    return _settle(couples, scores, rng, choice, weight)
+    return _answered(couples, scores, rng, choice, weight)
 
 
 def random_pairs(
@@ -89,13 +92,13 @@ def random_pairs(
     choice: Choice = certain,
     weight: Weight = equal,
 ) -> tuple[Pair, ...]:
-    """Draw `count` different pairs an image, all if there are fewer."""
+    """Ask about `count` different pairs drawn at random, all if there are fewer."""
     if count < 1:
         raise ValueError(f"Expected count to be at least 1 but got {count}.")
     _check(scores, masks, min_gap)
     couples = _eligible(combinations(range(len(scores)), 2), scores, masks, min_gap)
     drawn = rng.permutation(len(couples))[:count]
-    return _settle([couples[number] for number in sorted(drawn)], scores, rng, choice, weight)
+    return _answered([couples[number] for number in sorted(drawn)], scores, rng, choice, weight)
 
 
 def adjacent_ranks(
@@ -114,7 +117,48 @@ def adjacent_ranks(
     for rank, upper in enumerate(order):
         below = ((upper, lower) for lower in order[rank + 1 :])
         couples += _eligible(below, scores, masks, min_gap)[:1]
-    return _settle(couples, scores, rng, choice, weight)
+    return _answered(couples, scores, rng, choice, weight)
+
+
+def answers_for(questions: Questions, masks: int) -> int:
+    """Return how many comparisons of two masks answer the questions about one image with `masks` candidates.
+
+    `all_pairs` asks about each pair; questions of unknown kind need at most a ranking.
+    """
+    function, options = getattr(questions, "func", questions), getattr(questions, "keywords", {})
+    every = masks * (masks - 1) // 2
+    if function is best_worst:
+        return answers_for_best_and_worst(masks)
+    if function is random_pairs:
+        return min(int(options["count"]), every)
+    return every if function is all_pairs else answers_for_ranking(masks)
+
+
+def answers_for_best(masks: int) -> int:
+    """Return K − 1: each mask but the best loses one comparison.
+
+    >>> [answers_for_best(masks) for masks in (0, 1, 2, 8)]
+    [0, 0, 1, 7]
+    """
+    return max(0, masks - 1)
+
+
+def answers_for_best_and_worst(masks: int) -> int:
+    """Return ⌈3K/2⌉ − 2: compare in twos, then find the best of the winners and the worst of the losers.
+
+    >>> [answers_for_best_and_worst(masks) for masks in (1, 2, 4, 7, 8)]
+    [0, 1, 4, 9, 10]
+    """
+    return max(0, -(-3 * masks // 2) - 2)
+
+
+def answers_for_ranking(masks: int) -> int:
+    """Return ⌈log₂ K!⌉: no sorting needs fewer, and for K up to 11 merge insertion needs no more.
+
+    >>> [answers_for_ranking(masks) for masks in (1, 2, 4, 7, 8)]
+    [0, 1, 5, 13, 16]
+    """
+    return math.ceil(math.log2(math.factorial(masks))) if masks > 1 else 0
 
 
 def _check(scores: Scores, masks: Masks, min_gap: float) -> None:
@@ -126,9 +170,7 @@ def _check(scores: Scores, masks: Masks, min_gap: float) -> None:
         )
     if not np.isfinite(scores).all():
         first = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(
-            f"Expected finite scores but mask {first} has {scores[first]}; let the judge return numbers only."
-        )
+        raise ValueError(f"Expected finite scores from the judge but mask {first} has {scores[first]}; fix the judge.")
 
 
 def _eligible(
@@ -141,7 +183,7 @@ def _eligible(
     return [(a, b) for a, b in couples if far_apart(a, b) and differ(masks[a], masks[b])]
 
 
-def _settle(
+def _answered(
     couples: list[tuple[int, int]], scores: Scores, rng: np.random.Generator, choice: Choice, weight: Weight
 ) -> tuple[Pair, ...]:
     pairs = []
@@ -150,41 +192,3 @@ def _settle(
         chosen, rejected = (first, second) if first_wins else (second, first)
         pairs.append(Pair(chosen, rejected, weight(abs(float(scores[first] - scores[second])))))
     return tuple(pairs)
-
-
-def for_best(masks: int) -> int:
-    """K − 1: each mask but the best loses once. One pair is one, the best of 8 is seven.
-
-    >>> [for_best(masks) for masks in (0, 1, 2, 8)]
-    [0, 0, 1, 7]
-    """
-    return max(0, masks - 1)
-
-
-def for_best_and_worst(masks: int) -> int:
-    """⌈3K/2⌉ − 2: compare in twos, then find the best among the winners and the worst among the losers.
-
-    >>> [for_best_and_worst(masks) for masks in (1, 2, 4, 7, 8)]
-    [0, 1, 4, 9, 10]
-    """
-    return max(0, -(-3 * masks // 2) - 2)
-
-
-def for_ranking(masks: int) -> int:
-    """⌈log₂ K!⌉: no way of sorting needs fewer, and for K up to 11 merging by insertion needs no more.
-
-    >>> [for_ranking(masks) for masks in (1, 2, 4, 7, 8)]
-    [0, 1, 5, 13, 16]
-    """
-    return math.ceil(math.log2(math.factorial(masks))) if masks > 1 else 0
-
-
-def for_rule(rule: Rule, masks: int) -> int:
-    """Return the comparisons of a rule: a pair of its own for each of `all_pairs`, at most an order for other rules."""
-    function, options = getattr(rule, "func", rule), getattr(rule, "keywords", {})
-    every = masks * (masks - 1) // 2
-    if function is best_worst:
-        return for_best_and_worst(masks)
-    if function is random_pairs:
-        return min(int(options["count"]), every)
-    return every if function is all_pairs else for_ranking(masks)

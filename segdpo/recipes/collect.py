@@ -1,5 +1,6 @@
-"""Collect preferences: those of the data, or mined between candidates."""
+"""Collecting preferences: those that the data came with, or answers to questions about candidates."""
 
+import copy
 import io
 import logging
 from collections.abc import Callable, Sequence
@@ -7,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from segdpo.data import (
     Joined,
     MaskSource,
     Numbers,
+    RankingDataset,
     Record,
     RecordInfo,
     RecordSource,
@@ -29,23 +30,189 @@ from segdpo.data import (
 )
 from segdpo.files import exists, read_arrays, write_atomically
 from segdpo.losses import PreferenceLoss
-from segdpo.models import load_weights
-from segdpo.preferences import Mined, Rule, for_best, for_ranking, for_rule, judged_masks
-from segdpo.recipes.config import MISSING, Plain, build, key_for, leaves, plain, stamp_of_files
+from segdpo.preferences import (
+    Mined,
+    Network,
+    Questions,
+    answers_for,
+    answers_for_best,
+    answers_for_ranking,
+    asks_network,
+    best_worst,
+    judged_masks,
+    with_network,
+)
+from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
+from segdpo.recipes.run import Run
 from segdpo.scores import PairScores
 
 log = logging.getLogger(__name__)
 
-# Code that changes only with a version. A user's own functions change without their names changing.
-VERSIONED = ("segdpo", "segmentation_models_pytorch", "torch", "torchvision", "albumentations")
+
+@dataclass(frozen=True, eq=False)
+class Preferences:
+    """Records with preferences, and what was judged for them.
+
+    Attributes:
+        source: the records.
+        splits: their splits, as numbers in `source`.
+        images: the numbers that the training images have in the data of the run.
+        masks: how many masks of each training image were judged; empty if the data came with its preferences.
+        answers: the answers that the data came with.
+    """
+
+    source: RecordSource
+    splits: Splits
+    images: Numbers
+    masks: Sequence[int] = ()
+    answers: int = 0
+
+
+def collect_preferences(
+    run: Run,
+    images: Numbers,
+    network: nn.Module | None,
+    *,
+    weights: Path | None = None,
+    first: Preferences | None = None,
+) -> Preferences:
+    """Collect preferences for training images, and for the validation and test images.
+
+    Args:
+        run: its configuration has the candidates, the judge, the questions and the selection.
+        images: the training images to select from.
+        network: asked for candidates by sources that need one; it is copied.
+        weights: the file of the network's weights. With it, candidates are kept in the cache for other runs.
+        first: the preferences of the first round. The same training images are judged again, and validation and test
+            images keep the preferences they had, so that all rounds are measured on the same pairs.
+    """
+    config, source, splits = run.config, run.source, run.splits
+    candidates, selection = build(config.candidates), build(config.selection)
+    questions: Questions | None = build(config.questions)
+    needed = asks_network(candidates) or asks_network(selection)
+    asked = network_to_ask(config, network) if needed and network is not None else None
+    selected = _select(with_network(selection, asked), run, images) if first is None else first.images
+    if questions is None:  # questions=answered
+        infos = [info_of(source, int(number), preferences=True) for number in selected]
+        return Preferences(source, replace(splits, train=selected), selected, answers=sum(map(answers_of, infos)))
+    mine = partial(
+        Mined,
+        source,
+        _kept(with_network(candidates, asked), config, weights if asks_network(candidates) else None),
+        build(config.judge),
+        seed=config.seed,
+        background=config.background,
+    )
+    training = Subset(mine(questions), selected.tolist())
+    if first is None:
+        # Training may learn from wrong answers; validation and test are measured on right ones.
+        held_out = Subset(mine(without_errors(questions)), np.concatenate([splits.val, splits.test]).tolist())
+    else:
+        held_out = Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())
+    joined = Joined([training, held_out])
+    # Records are mined when they are first read, and kept; reading them here shows a progress bar.
+    new = range(len(joined) if first is None else len(training))
+    found = [info_of(joined, index, preferences=True) for index in track(new, "preferences", transient=True)]
+    log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
+    masks = [judged_masks(training[place]) for place in range(len(training))]
+    return Preferences(joined, _renumbered(splits, len(selected)), selected, masks)
+
+
+def answered() -> None:
+    """Stand for questions=answered: the preferences that the data came with are used, and nothing is asked."""
+
+
+def needs_network(config: DictConfig, *more: Callable[..., object]) -> bool:
+    """Return whether candidates, selection or further functions ask a network that the configuration does not name."""
+    return any(asks_network(function) for function in (build(config.candidates), build(config.selection), *more))
+
+
+def network_to_ask(config: DictConfig, network: nn.Module) -> Network:
+    """Return a copy of a network that predicts images as it does in evaluation."""
+    # In fp32, whatever the precision of the training; a copy, since the training goes on changing the network.
+    return Network(copy.deepcopy(network).float().requires_grad_(False), views=build(config.transforms)["eval"])
+
+
+def _select(selection: Callable[..., Sequence[int]], run: Run, images: Numbers) -> Numbers:
+    """Return those of the images that the selection chooses."""
+    chosen = selection(Subset(run.source, images.tolist()), seed=run.config.seed)
+    return np.sort(images[np.asarray(chosen, np.int64)])
+
+
+def _kept(candidates: MaskSource, config: DictConfig, weights: Path | None) -> MaskSource:
+    """Return the source, reading from the cache if its masks are those of a network whose weights are a file."""
+    key = None if weights is None else candidates_key(config, weights)
+    return candidates if key is None else KeptCandidates(candidates, Path(config.cache) / "candidates" / key)
+
+
+def without_errors(questions: Questions) -> Questions:
+    """Return the questions with answers that are always right, whatever `choice` they were given."""
+    if isinstance(questions, partial) and "choice" in questions.keywords:
+        kept = {name: value for name, value in questions.keywords.items() if name != "choice"}
+        return partial(questions.func, *questions.args, **kept)
+    return questions
+
+
+def answers_of(info: RecordInfo) -> int:
+    """Return how many answers the preferences of a record stand for: its pairs, or the comparisons of its ranking."""
+    return info.pairs or answers_for_ranking(info.ranking or 0)
+
+
+def _renumbered(splits: Splits, selected: int) -> Splits:
+    """Return the splits as numbers of the joined records: train, then val, then test."""
+    ends = np.cumsum([selected, len(splits.val), len(splits.test)])
+    train, val, test = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
+    return replace(splits, train=train, val=val, test=test)
+
+
+# How many answers it takes to judge K masks of an image.
+AnswersPerImage = Callable[[int], int]
+
+
+def count_answers(preferences: Sequence[Preferences], per_image: AnswersPerImage) -> int:
+    """Return the answers of all rounds."""
+    return sum(sum(map(per_image, one.masks)) + one.answers for one in preferences)
+
+
+def answers_for_loss(config: DictConfig) -> AnswersPerImage:
+    """Return the answers that the loss needs: for a ranking, for all pairs asked about, or for the best mask alone."""
+    if function_of(build(config.datamodule["items"])) is RankingDataset:
+        return answers_for_ranking
+    return answers_for_pairs(config) if reads_rejected(build(config.loss)) else answers_for_chosen(config)
+
+
+def answers_for_pairs(config: DictConfig) -> AnswersPerImage:
+    """Return the answers that the pairs need."""
+    return partial(answers_for, build(config.questions))
+
+
+def answers_for_chosen(config: DictConfig) -> AnswersPerImage:
+    """Return the answers that the chosen masks of the pairs need.
+
+    The best mask is found without the worst, unless the judge errs or its answers include the gap.
+    """
+    needs_both = config.questions.get("choice") is not None or config.questions.get("min_gap", 0) > 0
+    finds_best = function_of(build(config.questions)) is best_worst and not needs_both
+    return answers_for_best if finds_best else answers_for_pairs(config)
+
+
+def reads_rejected(loss: PreferenceLoss) -> bool:
+    """Return whether the loss depends on the rejected masks; plain training on the chosen masks does not."""
+    margin = torch.zeros(2, requires_grad=True)
+    policy = PairScores(chosen=torch.full((2,), -1.0, requires_grad=True), margin=margin)
+    reference = PairScores(chosen=torch.full((2,), -1.0), margin=torch.zeros(2))
+    total = loss(
+        dict.fromkeys(loss.scores, policy), dict.fromkeys(loss.scores, reference), kl_to_reference=torch.zeros(2)
+    ).total
+    return torch.autograd.grad(total, margin, allow_unused=True)[0] is not None
 
 
 @dataclass(frozen=True, eq=False)
 class KeptCandidates:
-    """The masks of `mask_source`, made once for each record and then read from `folder`, one file a record.
+    """A source of candidates that keeps its masks in a folder, one file a record, and reads them from there.
 
-    Whoever names the folder answers for its being of this source, its network's weights and its seed. Jobs may share
-    it: what two of them write at the same time is the same.
+    The caller names the folder after the source, the weights of its network and the seed, see `candidates_key`. Jobs
+    may share the folder: what two of them write at the same time is the same.
     """
 
     mask_source: MaskSource
@@ -53,7 +220,7 @@ class KeptCandidates:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Candidates:
         """Return the kept masks of the record, or make and keep them. Kept masks draw nothing from `rng`."""
-        # Ids may hold what no file name may.
+        # Ids may contain characters that file names may not.
         path = self.folder / f"{sha256(record.id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
         found = _read(path, record)
         if found is None:
@@ -62,15 +229,27 @@ class KeptCandidates:
         return found
 
 
-def candidates_key(config: DictConfig, node: Plain) -> str | None:
-    """Name all that the masks of this source depend on; None where that cannot be told.
+# Packages whose functions change with their version alone; those of a user may change at any time.
+VERSIONED = ("segdpo", "segmentation_models_pytorch", "torch", "torchvision", "albumentations")
 
-    `node`: the source of masks, with the network that it asks in its place.
+
+def candidates_key(config: DictConfig, weights: Path) -> str | None:
+    """Return a name for everything that a network's candidates depend on; None if a function of the user's is involved.
+
+    Args:
+        config: the whole configuration.
+        weights: the file of the network's weights; it counts by name, size and time.
     """
-    targets = [str(value) for name, value in leaves(node) if name.split(".")[-1] == "_target_"]
+    parts: Plain = {
+        "candidates": plain(config.candidates),
+        "model": plain(config.model),
+        "views": plain(config.transforms.eval),
+        "path": str(weights),
+    }
+    targets = [str(value) for name, value in leaves(parts) if name.split(".")[-1] == "_target_"]
     if not all(target.split(".")[0] in VERSIONED for target in targets):
         return None
-    return key_for(config, ("seed",), source=node, source_files=stamp_of_files(node))
+    return key_for(config, ("seed",), **parts, source_files=stamp_of_files(parts))
 
 
 def _read(path: Path, record: Record) -> Candidates | None:
@@ -84,7 +263,7 @@ def _read(path: Path, record: Record) -> Candidates | None:
             raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
         return Candidates(masks, tuple(names.tolist()))
     except (ValueError, KeyError, TypeError) as error:
-        log.warning("Kept candidates cannot be read and are made anew: %s (%s)", path, error)
+        log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
 
 
@@ -92,194 +271,3 @@ def _packed(candidates: Candidates) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, masks=candidates.masks, names=np.asarray(candidates.names, dtype=np.str_))
     return buffer.getvalue()
-
-
-WITH_WEIGHTS = "segdpo.preferences.with_weights"
-PREDICT_WITH = "segdpo.preferences.predict_with"
-PREDICT_IN_VIEWS = "segdpo.preferences.predict_in_views"
-MC_DROPOUT = "segdpo.preferences.mc_dropout"
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Records with preferences, the splits in their numbers, and what was judged.
-
-    `images`: the numbers that the training images had before; `masks`: how many masks of each were judged. Where the
-    data came with its preferences, `masks` is empty and `pairs` says how many there are.
-    """
-
-    source: RecordSource
-    splits: Splits
-    images: Numbers
-    masks: Sequence[int] = ()
-    pairs: int = 0
-
-
-def with_preferences(
-    config: DictConfig, source: RecordSource, splits: Splits, network: Plain, *, first: Judged | None = None
-) -> Judged:
-    """Collect preferences, between candidates of `network` where they ask one, for the training images selected.
-
-    `first`: what an earlier round has judged. The same training images are judged anew, and validation and test images
-    keep the preferences of then, so that all rounds are measured on the same.
-    """
-    judged = selected(config, source, splits, network) if first is None else first.images
-    rule: Rule | None = build(config.questions)
-    if rule is None:
-        infos = [info_of(source, int(number), preferences=True) for number in judged]
-        return Judged(source, replace(splits, train=judged), judged, pairs=sum(map(answers_given, infos)))
-    # Candidates of later rounds are those of a policy that no other run has.
-    mask_source = source_of_masks(config, network, keep=first is None)
-    mine = partial(
-        Mined, source, mask_source, build(config.judge), seed=config.seed, ranking=True, background=config.background
-    )
-    learned = Subset(mine(rule), judged.tolist())
-    if first is None:
-        # What was learned from wrong answers is measured on right ones.
-        held_out = Subset(mine(unerring(rule)), np.concatenate([splits.val, splits.test]).tolist())
-    else:
-        held_out = Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())
-    ours = Joined([learned, held_out])
-    # Mined at first sight and kept; done here, where there is a bar to watch.
-    fresh = range(len(ours) if first is None else len(learned))
-    found = [info_of(ours, index, preferences=True) for index in track(fresh, "preferences", transient=True)]
-    log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
-    masks = [judged_masks(learned[place]) for place in range(len(learned))]
-    return Judged(ours, _renumbered(splits, len(judged)), judged, masks)
-
-
-def answers_given(info: RecordInfo) -> int:
-    """Return how many answers the preferences stand for that a record came with: its pairs, or its ranking."""
-    return info.pairs or for_ranking(info.ranking or 0)
-
-
-def unerring(rule: Rule) -> Rule:
-    """Return a rule of which the better mask is always chosen, whatever `choice` it was given."""
-    if isinstance(rule, partial) and "choice" in rule.keywords:
-        kept = {name: value for name, value in rule.keywords.items() if name != "choice"}
-        return partial(rule.func, *rule.args, **kept)
-    return rule
-
-
-def source_of_masks(config: DictConfig, network: Plain, *, keep: bool) -> MaskSource:
-    """Build the source of masks of the configuration, `network` in it where it asks one.
-
-    `keep`: read what another run with the same network has had from it, and keep what it makes.
-    """
-    named = plain(config.candidates)
-    node = asking_the_reference(named, network, plain(config.transforms.eval))
-    mask_source: MaskSource = build(node)
-    if not keep or not asks_a_network(named):
-        return mask_source
-    key = candidates_key(config, node)
-    return mask_source if key is None else KeptCandidates(mask_source, Path(config.cache) / "candidates" / key)
-
-
-def selected(config: DictConfig, source: RecordSource, splits: Splits, network: Plain) -> Numbers:
-    """Return the training images that are worth judging, by the selection of the configuration."""
-    selection = build(asking_the_reference(plain(config.selection), network, plain(config.transforms.eval)))
-    chosen: Sequence[int] = selection(Subset(source, splits.train.tolist()), seed=config.seed)
-    return np.sort(splits.train[np.asarray(chosen, np.int64)])
-
-
-def given() -> None:
-    """Stand for the preferences that the data came with, where a yaml of conf/questions names a rule."""
-
-
-def asking_the_reference(node: Plain, network: Plain, views: Plain | None = None) -> Plain:
-    """Put the reference, as `network` builds it, wherever a source of masks asks a network and names no weights.
-
-    `views`: the eval transform; through it the network sees images as it does in training and in evaluation.
-
-    >>> node = {"predict": {"model": {"_target_": WITH_WEIGHTS, "path": MISSING}, "device": "cpu"}}
-    >>> asking_the_reference(node, {"_target_": "my.reference"})
-    {'predict': {'model': {'_target_': 'my.reference'}, 'device': 'cpu'}}
-    """
-
-    def visit(part: Any) -> Any:
-        if isinstance(part, list):
-            return [visit(one) for one in part]
-        if not isinstance(part, dict):
-            return part
-        if _is_open(part):
-            return network
-        if views is not None and _is_open(part.get("model")):
-            in_views = {"_target_": PREDICT_IN_VIEWS, "views": views, "device": part.get("device", "cpu")}
-            if part.get("_target_") == PREDICT_WITH:
-                return {**in_views, "model": network}
-            if part.get("_target_") == MC_DROPOUT:  # which puts the network's dropout on before it asks
-                return {**part, "model": network, "ask": {**in_views, "_partial_": True}}
-        return {key: visit(value) for key, value in part.items()}
-
-    found: Plain = visit(node)
-    return found
-
-
-def _is_open(part: Any) -> bool:
-    """Say whether this is a network whose weights are left open."""
-    return isinstance(part, dict) and part.get("_target_") == WITH_WEIGHTS and part.get("path") == MISSING
-
-
-def asks_a_network(node: Plain) -> bool:
-    """Say whether a source of masks asks a network that it names no weights of."""
-    return asking_the_reference(node, {}) != node
-
-
-def network_node(config: DictConfig, source: RecordSource, path: Path, *, adapter: bool = False) -> Plain:
-    """Return what builds the network whose weights are at `path`; `adapter`: they are those of one with its adapter."""
-    model = {**plain(config.model), "classes": len(source.classes)}
-    node: Plain = {"_target_": f"{__name__}.loaded", "network": model, "path": str(path)}
-    return {**node, "adapter": plain(config.adapter)} if adapter else node
-
-
-def loaded(network: nn.Module, path: str, adapter: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
-    """Load the file's weights into the network, with its adapter if it has one, and return it."""
-    whole = network if adapter is None else adapter(network)
-    load_weights(path, whole)
-    return whole
-
-
-def _renumbered(splits: Splits, judged: int) -> Splits:
-    """Return the splits in the numbers of the mined data set: train, then val, then test."""
-    ends = np.cumsum([judged, len(splits.val), len(splits.test)])
-    train, val, test = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
-    return replace(splits, train=train, val=val, test=test)
-
-
-Price = Callable[[int], int]
-
-
-def judgements(judged: Sequence[Judged], price: Price) -> int:
-    """Return the judgements of all rounds: `price` of the masks of each image, or the pairs that the data came with."""
-    return sum(sum(map(price, one.masks)) + one.pairs for one in judged)
-
-
-def price_of(config: DictConfig) -> Price:
-    """Return what an image costs a preference loss: what its rule asks; the best alone, if it reads nothing else."""
-    if config.datamodule["items"]._target_.endswith("RankingDataset"):
-        return for_ranking
-    return for_rule_of(config) if reads_rejected(build(config.loss)) else for_chosen(config)
-
-
-def for_rule_of(config: DictConfig) -> Price:
-    """Return what the pairs of the rule cost."""
-    return partial(for_rule, build(config.questions))
-
-
-def for_chosen(config: DictConfig) -> Price:
-    """Return what the chosen masks of the rule cost.
-
-    The best is found without the worst, unless the judge may turn the two round or has to say how far they are apart.
-    """
-    needs_both = config.questions.get("choice") is not None or config.questions.get("min_gap", 0) > 0
-    return for_best if config.questions._target_.endswith("best_worst") and not needs_both else for_rule_of(config)
-
-
-def reads_rejected(loss: PreferenceLoss) -> bool:
-    """Say whether the rejected masks matter to a loss at all; they do not to plain training on the chosen ones."""
-    margin = torch.zeros(2, requires_grad=True)
-    policy = PairScores(chosen=torch.full((2,), -1.0, requires_grad=True), margin=margin)
-    reference = PairScores(chosen=torch.full((2,), -1.0), margin=torch.zeros(2))
-    kl = torch.zeros(2)
-    total = loss(dict.fromkeys(loss.scores, policy), dict.fromkeys(loss.scores, reference), kl_to_reference=kl).total
-    return torch.autograd.grad(total, margin, allow_unused=True)[0] is not None

@@ -1,209 +1,113 @@
-"""Compare policy and reference on the test images; the point of the run on the frontier."""
+"""Comparing a policy with its reference on the test images, and what a run writes about it."""
 
-import logging
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
-from segdpo.checks import IGNORE
-from segdpo.data import Numbers, Record, RecordSource, RecordViews, record_rng
-from segdpo.masks import Masks
+from segdpo.data import Batch, DataModule, Numbers
+from segdpo.losses import PreferenceLoss, dpo
 from segdpo.metrics import mean_interval, paired_difference, win_rate
-from segdpo.preferences import CannotJudge, Judge, Scores, agreement, consensus, gumbel, to_image
-from segdpo.recipes.config import Plain, build, leaves, plain
-from segdpo.recipes.evaluation import Evaluated, write_evaluation
-from segdpo.recipes.fitting import description_of
-from segdpo.recipes.measure import CHEAP, Examination, Measured, Network, Values, credited, logits_of, measure_network
-from segdpo.recipes.run import Setting, peak_mib
-from segdpo.scores import kl, predicted_classes, sample
+from segdpo.models import has_adapter, save_adapter, save_weights
+from segdpo.recipes.collect import AnswersPerImage, count_answers
+from segdpo.recipes.config import build
+from segdpo.recipes.evaluation import Evaluation, write_evaluation
+from segdpo.recipes.fitting import Fitted, description_of, header_for, validate
+from segdpo.recipes.frontier import frontier_of
+from segdpo.recipes.measure import (
+    WITHOUT_DISTANCES,
+    EvaluatedNetwork,
+    Measured,
+    Measurement,
+    Values,
+    in_weight_type,
+    measure_network,
+    values_to_compare,
+)
+from segdpo.recipes.reference import Reference
+from segdpo.recipes.rounds import Round
+from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.reports import draw_panel
+from segdpo.scores import predicted_classes
+from segdpo.training import PAIRS, FrozenCopy, PreferenceTask, panel_rows
 
-log = logging.getLogger(__name__)
-
-# Masks drawn of each image; their mean's error is small beside what images differ by.
-DRAWN = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """A test image as networks see it; `record` has image and gold of that view and no masks, as a judge wants it."""
-
-    record: Record
-    image: Tensor
-    valid: Tensor
-
-
-class SeenImages(RecordViews):
-    """Test images in order, one view each, whether they have gold or not."""
-
-    def __init__(self, source: RecordSource, network: Network, numbers: Numbers, seed: int) -> None:
-        super().__init__(source, network.pipeline, numbers, views=1, seed=seed)
-        self._mean, self._std = network.mean, network.std
-
-    def __iter__(self) -> Iterator[Seen]:
-        for place in range(len(self)):
-            record, view = self.read(place)
-            seen, gold = self.show(record, view, record.masks[:0])
-            shown = to_image(seen.image, self._mean, self._std)
-            bare = Record(record.id, shown, seen.masks, (), gold=gold)
-            yield Seen(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])
-
-
-@torch.no_grad()
-def frontier_of(setting: Setting, policy: Network, reference: Network, device: torch.device) -> Plain:
-    """Return rewards and KL over the test images, each with its interval; NaN and n=0 where the judge cannot say."""
-    config = setting.config
-    judge = judge_of(config)
-    rows: dict[str, list[float]] = {}
-    for seen in SeenImages(setting.source, policy, setting.splits.test, config.seed):
-        ours, theirs = (logits_of(one.module, seen.image, device, [seen.record.id]) for one in (policy, reference))
-        nats = kl(ours.double(), theirs.double())[seen.valid].sum().item()
-        found = {"kl": nats, "kl_per_pixel": nats / max(1, int(seen.valid.sum()))}
-        found |= rewards_of(judge, seen, ours, config.seed)
-        found |= {f"reference_{name}": value for name, value in rewards_of(judge, seen, theirs, config.seed).items()}
-        for name, value in found.items():
-            rows.setdefault(name, []).append(value)
-    unjudged = int(np.isnan(rows["reward"]).sum())
-    if unjudged:
-        log.warning("%d of %d test images have no reward: %s", unjudged, len(rows["reward"]), name_of(config.judge))
-    means = {name: asdict(mean_interval(values)) for name, values in rows.items()}
-    before = {name: means.pop(f"reference_{name}") for name in ("reward", "reward_sampled")}
-    return {**means, "reference": before, "judge": name_of(config.judge), **point_of(config)}
-
-
-def rewards_of(judge: Judge | None, seen: Seen, logits: Tensor, seed: int) -> dict[str, float]:
-    """Return the reward of the most probable mask, and the mean of masks drawn pixel by pixel."""
-    drawn = draw(seen, logits, DRAWN, seed)
-    masks = np.concatenate([hidden(seen, predicted_classes(logits)), drawn])
-    scores = rewards(judge, seen.record, masks, seed)
-    return {"reward": float(scores[0]), "reward_sampled": float(scores[1:].mean())}
-
-
-def draw(seen: Seen, logits: Tensor, count: int, seed: int, *, temperature: float = 1.0, smooth: float = 0.0) -> Masks:
-    """Draw masks of one image; every network is given the same random numbers, so that differences are its own."""
-    rng = record_rng(seed, seen.record.id, "frontier")
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    return hidden(seen, sample(logits, count, temperature=temperature, smoothness=smooth, generator=generator))
-
-
-def hidden(seen: Seen, masks: Tensor) -> Masks:
-    """Mark as ignored what lies outside the image, since not every judge looks at gold."""
-    return np.asarray(masks.masked_fill(~seen.valid, IGNORE).numpy())
-
-
-def rewards(judge: Judge | None, record: Record, masks: Masks, seed: int) -> Scores:
-    """Return one reward a mask; NaN where there is nothing to judge by."""
-    unknown = np.full(len(masks), np.nan)
-    if judge is None:
-        return unknown
-    try:
-        return judge(record, masks, record_rng(seed, record.id, "frontier judge"))
-    except CannotJudge:
-        return unknown
-
-
-def judge_of(config: DictConfig) -> Judge | None:
-    """Return the judge that defines preference, without the noise of one that errs; None: it cannot judge one mask."""
-    judge: Judge = build(config.judge)
-    while getattr(judge, "func", judge) is gumbel:
-        judge = getattr(judge, "keywords", {})["judge"]
-    if getattr(judge, "func", judge) in (agreement, consensus):
-        log.warning("%s holds candidates against each other: a policy's own mask has no reward.", name_of(config.judge))
-        return None
-    return judge
-
-
-def name_of(judge: Any) -> str:
-    """Return a judge's target and its options: equal names, equal judges."""
-    # How it looks at an image is the same for all runs that share transforms, and would fill a page.
-    told = [(key, value) for key, value in leaves(plain(judge)) if key.split(".")[0] not in ("views", "device")]
-    options = [f"{key}={value}" for key, value in told if not key.rpartition(".")[2].startswith("_")]
-    return f"{judge._target_.rpartition('.')[2]}({', '.join(options)})"
-
-
-def point_of(config: DictConfig) -> Plain:
-    """Return what a row of a frontier calls itself: method, knob and value; nothing for other runs."""
-    return {"point": plain(config.frontier)} if "frontier" in config else {}
-
-
-# What summary.json of a run says; evaluation/ beside it has all the metrics.
+# The metrics in summary.json of a run; the folder evaluation/ has all.
 OVERLAPS = ("iou", "dice")
 
 
-def compare_on_test(
-    setting: Setting, policy: nn.Module, reference: nn.Module, device: torch.device, *, took: float
-) -> Plain:
-    """Measure both on the test images, write all of it to evaluation/, and return what summary.json says of it.
+def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, per_image: AnswersPerImage) -> Summary:
+    """Measure a policy that was trained in rounds and write what the run leaves.
 
-    Distances between contours are left to scripts/evaluate.py: they take longer than all the rest. `frontier` says what
-    the policy gained, by the judge, and how far it went for that; its peak of memory is that of what came before, and
-    its seconds are those that it `took`.
+    Args:
+        run: the run.
+        last: its last round.
+        fitted: what was trained in the last round.
+        reference: the reference that the first round started from.
+        per_image: how many answers judging K masks of an image takes.
+
+    Returns:
+        The run's part of summary.json; empty in all processes but the first.
     """
-    peak = peak_mib()
-    networks = {"policy": network_of(setting, policy), "reference": network_of(setting, reference)}
-    examination = examination_of(setting, setting.splits.test, CHEAP)
-    after, before = (
-        measure_network(network, examination, device, f"{name} on test") if len(examination.numbers) else None
-        for name, network in networks.items()
-    )
-    summary: Plain = {}
-    if after is not None and before is not None:
-        evaluated = Evaluated(after, before)
-        write_evaluation(setting.folder / "evaluation", evaluated, networks, examination, device, {"split": "test"})
-        summary = compare(after.values, before.values)
-    if len(examination.numbers):
-        found = frontier_of(setting, networks["policy"], networks["reference"], device)
-        summary["frontier"] = {**found, "peak_memory": peak, "seconds": took}
+    metric = validate(fitted, run.config.optimise)
+    tested = _measure_test_pairs(run, last, fitted, reference.network)
+    if not fitted.trainer.is_global_zero:
+        return {}
+    device = fitted.trainer.strategy.root_device
+    summary = compare_networks(run, last.policy, reference.network, last.data, device)
+    pairs = {name: tested.get(f"test/pairs/{name}") for name in PAIRS}
+    counts = {"train": len(last.data.train_data()), "test": len(last.data.splits.test)}
+    summary["pairs"] = counts | pairs | {"judgements": count_answers(last.preferences, per_image)}
+    summary["metric"] = metric
     return summary
 
 
-def measure_on_test(setting: Setting, network: nn.Module, device: torch.device, say: str) -> Measured | None:
-    """Measure a network on the gold of the test images; None if there are none."""
-    return measure(setting, network, setting.splits.test, device, f"{say} on test")
+def compare_networks(
+    run: Run, policy: nn.Module, reference: nn.Module, data: DataModule, device: torch.device
+) -> Summary:
+    """Save both networks, measure them on gold masks, and draw masks of both.
+
+    Returns:
+        Overlaps of both on the test images with their difference, the frontier, and the reference on the validation
+        images.
+    """
+    config, folder, classes = run.config, run.folder, run.classes
+    if has_adapter(policy):
+        save_adapter(folder / "adapter", policy)
+    save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
+    save_weights(folder / "reference.safetensors", reference, header_for(config, classes))
+    summary = _compare_on_test(run, policy, reference, device)
+    before = measure_on(run, reference, run.splits.val, device, "reference on val")
+    summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
+    _draw_test_panel(policy, reference, data, folder / "panel.png", device)
+    return summary
 
 
-def measure(
-    setting: Setting,
-    network: nn.Module,
-    images: Numbers,
-    device: torch.device,
-    say: str,
+def measure_on(
+    run: Run, network: nn.Module, images: Numbers, device: torch.device, description: str
 ) -> Measured | None:
-    """Measure a network on the gold of some images; None if there are none."""
+    """Measure the overlap of a network's masks with gold on some images; None if there are none."""
     if not len(images):
         return None
-    return measure_network(network_of(setting, network), examination_of(setting, images, OVERLAPS), device, say)
+    return measure_network(evaluated_network(run, network), _measurement(run, images, OVERLAPS), device, description)
 
 
-def network_of(setting: Setting, network: nn.Module) -> Network:
-    """Return a network of this run with the pipeline by which the run evaluates."""
-    description = description_of(setting.config, setting.source.classes)
-    pipeline = build(setting.config.transforms)["eval"]
-    return Network(network, pipeline, tuple(description["mean"]), tuple(description["std"]))
+def evaluated_network(run: Run, network: nn.Module) -> EvaluatedNetwork:
+    """Return a network with the pipeline of evaluation of this run."""
+    description = description_of(run.config, run.classes)
+    pipeline = build(run.config.transforms)["eval"]
+    return EvaluatedNetwork(network, pipeline, tuple(description["mean"]), tuple(description["std"]))
 
 
-def examination_of(setting: Setting, images: Numbers, metrics: tuple[str, ...]) -> Examination:
-    """Return what the run measures on these images."""
-    config = setting.config
-    return Examination(
-        setting.source,
-        images,
-        metrics,
-        background=config.background,
-        batch_size=config.datamodule.batch_size,
-        seed=config.seed,
-    )
-
-
-def compare(policy: Values, reference: Values) -> Plain:
-    """Return what summary.json says of the overlaps of both, and of the difference image by image."""
-    # An overlap is NaN where there is nothing and nothing is found, and nowhere else.
+def compare_overlaps(policy: Values, reference: Values) -> Summary:
+    """Return the means of both networks' overlaps, and of their differences image by image, with intervals."""
+    # An overlap is NaN only where the class is neither in the gold mask nor predicted.
     nothing = {"nothing": np.isnan(policy["iou"]), "reference_nothing": np.isnan(reference["iou"])}
-    pairs = {name: credited(name, policy[name], reference[name], **nothing) for name in OVERLAPS}
+    pairs = {name: values_to_compare(name, policy[name], reference[name], **nothing) for name in OVERLAPS}
     difference = {name: asdict(paired_difference(*pair)) for name, pair in pairs.items()}
     return {
         "policy": means_of(policy),
@@ -213,5 +117,73 @@ def compare(policy: Values, reference: Values) -> Plain:
 
 
 def means_of(values: Values) -> dict[str, Any]:
-    """Return the mean of IoU and Dice with its interval."""
+    """Return the means of IoU and Dice with their intervals."""
     return {name: asdict(mean_interval(values[name])) for name in OVERLAPS}
+
+
+def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Module) -> Mapping[str, float]:
+    """Return how the policy scores the test pairs against the first reference, whatever it was trained on."""
+    if not len(last.data.splits.test):
+        return {}
+    task = fitted.task
+    same_reference = run.config.rounds == 1
+    if not (same_reference and isinstance(task, PreferenceTask) and task.loss.needs_reference):
+        config = run.config
+        loss = PreferenceLoss(partial(dpo, beta=1.0), score=build(config.score))
+        frozen = FrozenCopy(reference)
+        task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), background=config.background)
+    found: Mapping[str, float] = fitted.trainer.test(task, datamodule=last.data, verbose=False)[0]
+    return found
+
+
+def _compare_on_test(run: Run, policy: nn.Module, reference: nn.Module, device: torch.device) -> Summary:
+    """Measure both networks on the test images and write the folder evaluation/.
+
+    Distances between contours take longer than all other metrics; scripts/evaluate.py measures them.
+    """
+    peak = peak_mib()
+    seconds = sum(run.clock.seconds.get(stage, 0.0) for stage in ("pairs", "policy"))
+    networks = {"policy": evaluated_network(run, policy), "reference": evaluated_network(run, reference)}
+    measurement = _measurement(run, run.splits.test, WITHOUT_DISTANCES)
+    if not len(measurement.numbers):
+        return {}
+    summary: Summary = {}
+    after, before = (
+        measure_network(network, measurement, device, f"{name} on test") for name, network in networks.items()
+    )
+    if after is not None and before is not None:
+        evaluation = Evaluation(after, before)
+        write_evaluation(run.folder / "evaluation", evaluation, networks, measurement, device, {"split": "test"})
+        summary = compare_overlaps(after.values, before.values)
+    found = frontier_of(run, networks["policy"], networks["reference"], device)
+    # Memory and seconds are those of the training, not of this comparison.
+    summary["frontier"] = {**found, "peak_memory": peak, "seconds": seconds}
+    return summary
+
+
+def _measurement(run: Run, images: Numbers, metrics: tuple[str, ...]) -> Measurement:
+    config = run.config
+    return Measurement(
+        run.source,
+        images,
+        metrics,
+        background=config.background,
+        batch_size=config.datamodule.batch_size,
+        seed=config.seed,
+    )
+
+
+@torch.no_grad()
+def _draw_test_panel(
+    policy: nn.Module, reference: nn.Module, data: DataModule, path: Path, device: torch.device, images: int = 6
+) -> None:
+    """Draw the first test images with their chosen and rejected masks and the masks of both networks."""
+    loader = data.test_dataloader()
+    if isinstance(loader, list):
+        return
+    batch: Batch = next(iter(loader)).to(device)
+    masks = {
+        name: predicted_classes(network.to(device).eval()(in_weight_type(network, batch.image, device)))
+        for name, network in (("reference", reference), ("policy", policy))
+    }
+    draw_panel(panel_rows(batch, masks)[:images], path, classes=data.source.classes, title="test images")

@@ -1,7 +1,7 @@
-"""The story of `task=finetune`: the same as task=preference, but the policy learns masks rather than preferences.
+"""task=finetune: the baselines. As task=preference, but the policy is trained on one mask of each judged image.
 
-What any preference loss has to beat: the same reference, images, steps and optimiser, and as a target of each image
-that was judged its chosen mask, a consensus of all its candidates weighted by rank, or gold: the ceiling.
+The target is the chosen mask, a consensus of all candidates weighted by rank, or the gold mask: the upper bound. The
+reference, the images, the steps and the optimiser are those of task=preference.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,59 +12,64 @@ import numpy as np
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
+from segdpo.checks import check_choice
 from segdpo.data import DataModule, SupervisedDataset
-from segdpo.preferences import for_ranking
-from segdpo.recipes.collect import Price, for_chosen
-from segdpo.recipes.config import Plain, build
-from segdpo.recipes.fitting import Learned, Lesson, train
-from segdpo.recipes.preference import tell
-from segdpo.recipes.run import Setting
+from segdpo.preferences import answers_for_ranking
+from segdpo.recipes.collect import AnswersPerImage, answers_for_chosen
+from segdpo.recipes.compare import compare_policy
+from segdpo.recipes.config import build
+from segdpo.recipes.fitting import fit
+from segdpo.recipes.reference import train_or_load_reference
+from segdpo.recipes.rounds import Round, check_rounds, rounds_of
+from segdpo.recipes.run import Run, Summary
 from segdpo.training import SupervisedTask
 
-# What a target costs in judgements of K masks; a drawn mask takes none.
-PRICES: dict[str, Callable[[DictConfig], Price]] = {
+# The answers that each target needs; gold masks are drawn, not judged.
+ANSWERS: dict[str, Callable[[DictConfig], AnswersPerImage]] = {
     "gold": lambda config: lambda masks: 0,
-    "chosen": for_chosen,
-    "consensus": lambda config: for_ranking,
+    "chosen": answers_for_chosen,
+    "consensus": lambda config: answers_for_ranking,
 }
 
 
-def run_finetune(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
-    """Run the story; return its part of summary.json, or nothing in a further process of several."""
-    target = setting.config.finetune.target
-    if target not in PRICES:
-        raise ValueError(f"Expected finetune.target to be one of {', '.join(PRICES)} but got {target}.")
-    summary = tell(setting, callbacks, learn_from_masks, PRICES[target](setting.config))
+def run_finetune(run: Run, callbacks: Sequence[Callback]) -> Summary:
+    """Train a policy that starts as the reference on one mask an image, and compare the two."""
+    config, target = run.config, run.config.finetune.target
+    check_choice("finetune.target", target, ANSWERS)
+    check_rounds(config)
+    reference = train_or_load_reference(run)
+    for round_ in rounds_of(run, reference):
+        fitted = fit(round_.run, make_task(round_), with_targets(round_.data, target), round_.policy, callbacks)
+    summary = compare_policy(run, round_, fitted, reference, ANSWERS[target](config))
     if summary:
-        summary["loss"] = f"finetune {target}"  # the loss of the configuration is not asked
+        summary["loss"] = f"finetune {target}"  # in the place of the configuration's loss, which is not used
     if summary and target == "gold":
-        # Those that come with their own preferences are not paid for here either.
+        # Answers that the data came with are not needed either.
         summary["pairs"] |= {"judgements": 0, "gold_masks": summary["pairs"]["train"]}
     return summary
 
 
-def learn_from_masks(lesson: Lesson, callbacks: Sequence[Callback]) -> Learned:
-    """Train on one target an image."""
-    config = lesson.setting.config
-    task = SupervisedTask(
-        lesson.policy,
+def make_task(round_: Round) -> SupervisedTask:
+    """Return the LightningModule that trains the round's policy on masks."""
+    config = round_.run.config
+    return SupervisedTask(
+        round_.policy,
         build(config.sft_loss),
         build(config.optimizer),
         scheduler=build(config.scheduler),
         background=config.background,
         hold_statistics=config.hold_statistics,
     )
-    return train(lesson, task, targets_of(config, lesson.data), callbacks)
 
 
-def targets_of(config: DictConfig, pairs: DataModule) -> DataModule:
-    """Return the images that have pairs, in the same views and order, with a target in the place of their pairs."""
+def with_targets(pairs: DataModule, target: str) -> DataModule:
+    """Return loaders of the images that have pairs, in the same views and order, with a target instead of the pairs."""
     splits = replace(pairs.splits, train=np.asarray(pairs.train_data().indices, np.uint32))
     return DataModule(
         pairs.source,
         pairs.train_pipeline,
         pairs.eval_pipeline,
-        items=partial(SupervisedDataset, target=config.finetune.target),
+        items=partial(SupervisedDataset, target=target),
         eval_items=partial(SupervisedDataset, target="gold"),
         split=splits,
         batch_size=pairs.batch_size,

@@ -1,4 +1,4 @@
-"""Measure a network on images with gold: each metric, by image and by class."""
+"""Measuring a network on images with gold masks: each metric by image and by class."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,14 +20,18 @@ Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-# Distances between contours take longer than all the others together.
+# Distances between contours take longer than all other metrics together.
 DISTANCES = ("hd95", "surface_dice")
-CHEAP = tuple(name for name in MASK_METRICS if name not in DISTANCES)
+WITHOUT_DISTANCES = tuple(name for name in MASK_METRICS if name not in DISTANCES)
+# Metrics by which one of two masks is better; the count of components has no better direction.
+DIRECTED = tuple(name for name in MASK_METRICS if HIGHER_IS_BETTER[name] is not None)
+# The values of a prediction that is rightly empty.
+BEST: Mapping[str, float] = dict.fromkeys(MASK_METRICS, 1.0) | dict.fromkeys(("hd95", "components"), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A network, the pipeline that makes its input, and what that took from the images and divided them by."""
+class EvaluatedNetwork:
+    """A network, the pipeline that makes its input, and the mean and standard deviation that this normalises with."""
 
     module: nn.Module
     pipeline: Pipeline
@@ -36,16 +40,24 @@ class Network:
 
 
 @dataclass(frozen=True, eq=False)
-class Examination:
-    """Which images, and what is measured on them.
+class Measurement:
+    """Which images are measured, and how.
 
-    `native`: logits are taken back to the image's own size and held against gold there, rather than at the size at
-    which the network saw it. `tolerance`, in pixels, is surface Dice's.
+    Attributes:
+        source: the records.
+        numbers: the images' numbers in the source.
+        metrics: names of `MASK_METRICS`.
+        background: whether class 0 counts.
+        batch_size: images in a forward pass.
+        seed: of the views.
+        tolerance: that of surface Dice, in pixels.
+        native: resample the logits to the image's own size and compare with the gold mask there, instead of at the size
+            that the network received.
     """
 
     source: RecordSource
     numbers: Numbers
-    metrics: tuple[str, ...] = CHEAP
+    metrics: tuple[str, ...] = WITHOUT_DISTANCES
     background: bool = False
     batch_size: int = 8
     seed: int = 0
@@ -55,10 +67,16 @@ class Examination:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One network: a value an image (the mean over its classes), and a value an image and class; NaN does not count.
+    """The values of one network; NaN does not count.
 
-    `numbers` are the images' numbers in the source, `without_gold` the ids of those that could not be measured.
-    `nothing` [images, classes] says where a class is neither there nor found, so that it does not count.
+    Attributes:
+        ids: the images, in order.
+        numbers: their numbers in the source.
+        values: of each metric [images], the mean over the classes.
+        of_classes: of each metric [images, classes].
+        nothing: bool [images, classes]: the class is neither in the gold mask nor predicted, so that it does not count.
+        calibration: over all pixels.
+        without_gold: ids of the images that could not be measured.
     """
 
     ids: list[str]
@@ -72,20 +90,28 @@ class Measured:
 
 @torch.no_grad()
 def measure_network(
-    network: Network, examination: Examination, device: torch.device | str, say: str
+    network: EvaluatedNetwork, measurement: Measurement, device: torch.device | str, description: str
 ) -> Measured | None:
-    """Measure a network on all images that have gold; None if none has."""
+    """Measure a network on all images that have gold; None if none has.
+
+    Args:
+        network: the network.
+        measurement: the images and metrics.
+        device: where the network runs.
+        description: stands before the progress bar.
+    """
     ids: list[str] = []
     numbers: list[int] = []
-    found: dict[str, list[Tensor]] = {name: [] for name in measured_of(examination)}
-    # The first of several processes measures everything, alone.
+    names = tuple(dict.fromkeys((*measurement.metrics, "iou")))  # IoU is NaN where there is nothing
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    # One process measures all images.
     calibration = Calibration(sync_on_compute=False)
-    data = batches_of(network, examination)
+    data = batches_of(network, measurement)
     with Progress(transient=True) as progress:
-        bar = progress.add_task(say, total=len(examination.numbers))
+        bar = progress.add_task(description, total=len(measurement.numbers))
         for batch in data:
-            for logits, gold in answers(network, batch, device, native=examination.native):
-                for name, values in _measured(logits, gold, examination).items():
+            for logits, gold in _logits_and_gold(network, batch, device, native=measurement.native):
+                for name, values in _measure_masks(logits, gold, measurement, names).items():
                     found[name].append(values)
                 calibration.update(logits, gold)
             ids += batch.batch.ids
@@ -95,7 +121,7 @@ def measure_network(
         return None
     joined = {name: torch.cat(values) for name, values in found.items()}
     nothing = joined["iou"].isnan().numpy()
-    joined = {name: joined[name] for name in examination.metrics}
+    joined = {name: joined[name] for name in measurement.metrics}
     return Measured(
         ids,
         numbers,
@@ -107,91 +133,53 @@ def measure_network(
     )
 
 
-def batches_of(network: Network, examination: Examination) -> GoldBatches:
-    """Return the images as the network sees them."""
+def batches_of(network: EvaluatedNetwork, measurement: Measurement) -> GoldBatches:
+    """Return the images as the network receives them."""
     return GoldBatches(
-        examination.source,
+        measurement.source,
         network.pipeline,
-        examination.numbers,
-        batch_size=examination.batch_size,
-        seed=examination.seed,
-        native=examination.native,
+        measurement.numbers,
+        batch_size=measurement.batch_size,
+        seed=measurement.seed,
+        native=measurement.native,
     )
 
 
-def answers(
-    network: Network, batch: GoldBatch, device: torch.device | str, *, native: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give logits, float32 on the CPU, with gold of their size (255 where nothing counts), several images at once."""
-    images = batch.batch
-    logits = logits_of(network.module, images.image, device, images.ids)
-    if not native:
-        yield logits, images.target.masked_fill(~images.valid, IGNORE)
-        return
-    for one, box, mask in zip(logits, batch.boxes, batch.golds, strict=True):
-        yield at_size(one[:, box[0], box[1]], mask.shape), torch.from_numpy(mask)[None]
-
-
 def logits_of(network: nn.Module, image: Tensor, device: torch.device | str, ids: list[str]) -> Tensor:
-    """Return a network's logits as float32 on the CPU; refuse those that are no numbers."""
+    """Return the logits of a network in eval mode as float32 on the CPU.
+
+    Raises:
+        ValueError: some are NaN or infinite; the message names the image.
+    """
     network.to(device).eval()
-    logits: Tensor = network(as_taken(network, image, device)).float().cpu()
+    logits: Tensor = network(in_weight_type(network, image, device)).float().cpu()
     broken = ~logits.flatten(1).isfinite().all(1)
     if broken.any():
-        # NaN > 0 is false: without this, a broken network would pass for one that predicts background.
+        # NaN > 0 is false: without this check a broken network would count as one that predicts background.
         name = ids[int(broken.int().argmax())]
         raise ValueError(
             f"Expected finite logits for image {name!r} but the network gives NaN or infinity; its weights are "
-            "broken: take those of an earlier step, or train with a lower learning rate."
+            "broken: use those of an earlier step, or train with a lower learning rate."
         )
     return logits
 
 
-def at_size(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return logits [classes, height, width] as one image of another size [1, classes, *size], smoothly."""
-    if logits.shape[1:] == torch.Size(size):
-        return logits[None]
-    return interpolate(logits[None], size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def as_taken(network: nn.Module, image: Tensor, device: torch.device | str) -> Tensor:
-    """Return images on the device in the type of the network's weights, which bf16-true has changed."""
+def in_weight_type(network: nn.Module, image: Tensor, device: torch.device | str) -> Tensor:
+    """Return images on the device in the type of the network's weights, which is bfloat16 after precision=bf16-true."""
     return image.to(device, next(network.parameters()).dtype)
 
 
-def _measured(logits: Tensor, gold: Tensor, examination: Examination) -> dict[str, Tensor]:
-    return measure_masks(
-        predicted_classes(logits),
-        gold,
-        len(examination.source.classes),
-        background=examination.background,
-        tolerance=examination.tolerance,
-        names=measured_of(examination),
-    )
-
-
-def measured_of(examination: Examination) -> tuple[str, ...]:
-    """Return the metrics to measure: those that were asked for, and IoU, which says where there is nothing."""
-    return tuple(dict.fromkeys((*examination.metrics, "iou")))
-
-
-# What a network deserves that rightly finds nothing.
-BEST: Mapping[str, float] = dict.fromkeys(MASK_METRICS, 1.0) | dict.fromkeys(("hd95", "components"), 0.0)
-# Those that say which of two masks is better; a count of parts too many or too few does not.
-DIRECTED = tuple(name for name in MASK_METRICS if HIGHER_IS_BETTER[name] is not None)
-
-
-def credited(
+def values_to_compare(
     name: str, policy: Doubles, reference: Doubles, *, nothing: Flags, reference_nothing: Flags
 ) -> tuple[Doubles, Doubles]:
-    """Return both networks' values of a metric as they are compared.
+    """Return the values of a metric under two networks as they are compared.
 
-    Where there is nothing and a network finds nothing, it has no value of its own (NaN). Beside another that invents an
-    object there it was right, and has the best value: or inventing would cost nothing, and mending it earn nothing.
+    Where there is nothing and a network predicts nothing, it has no value of its own (NaN). If the other network
+    predicts something there, it gets the best value: otherwise a false positive would cost nothing.
 
     >>> nothing = np.array([True, True]), np.array([False, True])
     >>> policy, reference = np.array([np.nan, np.nan]), np.array([0.0, np.nan])
-    >>> credited("iou", policy, reference, nothing=nothing[0], reference_nothing=nothing[1])
+    >>> values_to_compare("iou", policy, reference, nothing=nothing[0], reference_nothing=nothing[1])
     (array([ 1., nan]), array([ 0., nan]))
     """
     ours = np.where(nothing & ~reference_nothing, BEST[name], policy)
@@ -199,9 +187,9 @@ def credited(
     return ours, theirs
 
 
-def of_images(name: str, policy: Measured, reference: Measured) -> tuple[Doubles, Doubles]:
+def compare_images(name: str, policy: Measured, reference: Measured) -> tuple[Doubles, Doubles]:
     """Return a metric of each image under both networks, as they are compared."""
-    return credited(
+    return values_to_compare(
         name,
         policy.values[name],
         reference.values[name],
@@ -210,9 +198,9 @@ def of_images(name: str, policy: Measured, reference: Measured) -> tuple[Doubles
     )
 
 
-def of_class(name: str, number: int, policy: Measured, reference: Measured) -> tuple[Doubles, Doubles]:
+def compare_class(name: str, number: int, policy: Measured, reference: Measured) -> tuple[Doubles, Doubles]:
     """Return a metric of one class in each image under both networks, as they are compared."""
-    return credited(
+    return values_to_compare(
         name,
         policy.of_classes[name][:, number],
         reference.of_classes[name][:, number],
@@ -221,10 +209,41 @@ def of_class(name: str, number: int, policy: Measured, reference: Measured) -> t
     )
 
 
-def goodness(name: str, values: Doubles) -> Doubles:
-    """Return values of a directed metric so that more is better.
+def higher_is_better(name: str, values: Doubles) -> Doubles:
+    """Return the values of a directed metric, negated if lower ones are better.
 
-    >>> goodness("hd95", np.array([2.0, 1.0]))
+    >>> higher_is_better("hd95", np.array([2.0, 1.0]))
     array([-2., -1.])
     """
     return values if HIGHER_IS_BETTER[name] else -values
+
+
+def _logits_and_gold(
+    network: EvaluatedNetwork, batch: GoldBatch, device: torch.device | str, *, native: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float32 logits on the CPU with gold masks of their size, 255 where nothing counts."""
+    images = batch.batch
+    logits = logits_of(network.module, images.image, device, images.ids)
+    if not native:
+        yield logits, images.target.masked_fill(~images.valid, IGNORE)
+        return
+    for one, box, mask in zip(logits, batch.boxes, batch.golds, strict=True):
+        yield _resampled(one[:, box[0], box[1]], mask.shape), torch.from_numpy(mask)[None]
+
+
+def _resampled(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return logits [classes, height, width] as [1, classes, *size], interpolated."""
+    if logits.shape[1:] == torch.Size(size):
+        return logits[None]
+    return interpolate(logits[None], size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _measure_masks(logits: Tensor, gold: Tensor, measurement: Measurement, names: tuple[str, ...]) -> dict[str, Tensor]:
+    return measure_masks(
+        predicted_classes(logits),
+        gold,
+        len(measurement.source.classes),
+        background=measurement.background,
+        tolerance=measurement.tolerance,
+        names=names,
+    )

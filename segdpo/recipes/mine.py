@@ -1,60 +1,99 @@
-"""Mining: make a data set of preferences from images, candidate masks, a judge and questions."""
+"""Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
 
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdpo.checks import check_choice
 from segdpo.data import PackDataset, PackWriter, write_folder
 from segdpo.files import DataError
 from segdpo.models import check_resolvers
-from segdpo.preferences import Journal, Recipe, Summary, journal_path, run_mining
+from segdpo.preferences import (
+    Journal,
+    Mining,
+    Summary,
+    asks_network,
+    journal_path,
+    run_mining,
+    with_network,
+)
 from segdpo.recipes.config import build
+from segdpo.reports import sources_table
 
 
-def mine_preferences(config: DictConfig, progress: Callable[[int, int], None] = lambda done, total: None) -> Summary:
-    """Mine as conf/mine.yaml describes, write a pack or a folder to `config.out`, and return the numbers.
+def run_mine(config: DictConfig) -> None:
+    """Mine as conf/mine.yaml says and print the report; exit status 1 when something is wrong with the data.
 
-    Interrupted and called again with the same configuration, it resumes and writes the same bytes.
-
-    Args:
-        config: conf/mine.yaml, composed.
-        progress: called with the number of records done and the number of all.
-
-    Raises:
-        ValueError: for an option that cannot be; DataError for data that cannot be mined.
+    Interrupted at any moment and started again with the same settings, it resumes and writes the same bytes.
     """
-    check_choice("format", config.format, ("pack", "folder"))
-    check_resolvers(config)
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    rule = build(config.questions)
-    if rule is None:
-        raise DataError(
-            "Expected questions to ask about candidates but got questions=answered, which takes the answers that lie "
-            "beside the data; choose others, such as questions=best_worst, or give the data to train.py as it is."
-        )
+    console = Console()
+    try:
+        check_choice("format", config.format, ("pack", "folder"))
+        summary = mine_to_disk(config, console)
+    except ValueError as error:
+        sys.exit(f"{error}")
+    console.print(sources_table(summary.sources))
+    console.print(
+        f"[bold]{config.out}[/bold]: {summary.mined} of {summary.selected} images, {summary.masks} masks, "
+        f"{summary.pairs} pairs"
+    )
+    for reason, count in summary.skipped.items():
+        console.print(f"  skipped {count}: {reason} (first: {summary.examples[reason]})", markup=False)
+
+
+def mine_to_disk(config: DictConfig, console: Console) -> Summary:
+    """Mine into a pack, or through a pack into a folder, and return the run in numbers."""
     out = Path(config.out)
-    journal = Journal(journal_path(out), {key: value for key, value in resolved.items() if key != "out"})
+    check_resolvers(config)
+    questions = build(config.questions)
+    if questions is None:
+        raise DataError(
+            "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
+            "the data came with; choose another, such as questions=best_worst, or give the data to train.py as it is."
+        )
+    settings = _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("out", "predictor")]))
+    candidates, selection = build(config.candidates), build(config.selection)
+    asks = asks_network(candidates) or asks_network(selection)
+    if asks:
+        settings["predictor"] = _plain(config.predictor)
+    journal = Journal(journal_path(out), settings)
     if journal.finished and out.exists():
         return journal.summary()
-    # A pack can be resumed after an interruption, a folder cannot: it is written at the end, all at once.
+    # An interrupted pack can be continued, a folder cannot: the folder is written at the end, all at once.
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
     source = build(config.data)
-    recipe = Recipe(
-        mask_source=build(config.candidates),
+    network = build(config.predictor) if asks else None
+    mining = Mining(
+        candidates=with_network(candidates, network),
         judge=build(config.judge),
-        rule=rule,
+        questions=questions,
         seed=config.seed,
         keep_duplicates=config.keep_duplicates,
-        ranking=config.ranking,
         background=config.background,
     )
-    writer = PackWriter(pack, source.classes)
-    summary = run_mining(source, recipe, journal, writer, selection=build(config.selection), progress=progress)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("mining", total=None)
+        summary = run_mining(
+            source,
+            mining,
+            journal,
+            PackWriter(pack, source.classes),
+            selection=with_network(selection, network),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if config.format == "folder":
         write_folder(out, PackDataset(pack, channels=None), source.classes)
         shutil.rmtree(pack)
     return summary
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    """Return the node as plain dicts and lists, or say which value is missing."""
+    found: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    return found

@@ -1,4 +1,4 @@
-"""The story of `task=policy_gradient`: reference → a policy that climbs a reward → comparison."""
+"""task=policy_gradient: a policy that starts as the reference and is trained to raise a reward of its own masks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,60 +6,56 @@ from dataclasses import replace
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
-from segdpo.recipes.config import Plain, build
-from segdpo.recipes.fitting import description_of, fit, make_data, make_policy, make_trainer, metric_of, take_final
-from segdpo.recipes.preference import finish
-from segdpo.recipes.reference import make_reference
-from segdpo.recipes.rounds import judged_of
-from segdpo.recipes.run import Clock, Setting, reset_peak
+from segdpo.recipes.compare import compare_networks
+from segdpo.recipes.config import build
+from segdpo.recipes.fitting import fit, make_data, make_policy, validate
+from segdpo.recipes.reference import train_or_load_reference
+from segdpo.recipes.run import Run, Summary
 from segdpo.rl import Algorithm, PolicyGradientTask, Reward
 
 
-def run_policy_gradient(setting: Setting, callbacks: Sequence[Callback]) -> Plain:
-    """Run the story; return its part of summary.json."""
-    config, source, clock = setting.config, setting.source, Clock()
+def run_policy_gradient(run: Run, callbacks: Sequence[Callback]) -> Summary:
+    """Train the policy with PPO, GRPO or REINFORCE, and compare it with the reference."""
+    config = run.config
     if config.rounds != 1:
         raise ValueError(
-            f"Expected rounds=1 with task=policy_gradient, which draws anew at every batch, but got {config.rounds}."
+            "Expected rounds=1 with task=policy_gradient, which draws new masks for every batch, but got "
+            f"rounds={config.rounds}."
         )
     algorithm: Algorithm = build(config.algorithm)
-    reward = build(config.reward)
-    reference = make_reference(config, source, setting.splits)
-    seconds = {"reference": clock.lap()}
-    reset_peak()
-    # Whether the reference was trained here or found must not change what is drawn from here on.
+    reward: Reward = build(config.reward)
+    reference = train_or_load_reference(run)
+    # What is drawn from here on must not depend on whether the reference was trained here or found in the cache.
     seed_everything(config.seed, workers=True, verbose=False)
     policy = make_policy(config, reference.network)
-    data = make_data(config, source, replace(setting.splits, train=judged_of(setting, reference)))
-    task = make_task(setting, policy, reference.network, algorithm, reward)
-    task.save_hyperparameters({"config": description_of(config, source.classes)})
-    trainer = make_trainer(config, callbacks)
-    fit(trainer, task, data, config)
-    take_final(config, setting.folder, policy)
-    seconds["policy"] = clock.lap()
-    metric = metric_of(trainer, task, data, config.optimise)
-    summary = finish(setting, policy, reference, data, trainer.strategy.root_device, took=seconds["policy"])
-    summary["loss"] = algorithm.name  # the loss of the configuration is not asked
-    summary["rewards"] = {"asked": task.rewards_asked, "rollouts": task.rollouts, "masks": algorithm.masks}
-    summary["pairs"] = {"train": len(data.train_data()), "test": len(setting.splits.test)}
+    data = make_data(config, run.source, replace(run.splits, train=reference.images_to_judge(run)))
+    task = make_task(run, policy, reference.network, algorithm, reward)
+    fitted = fit(run, task, data, policy, callbacks)
+    run.clock.lap("policy")
+    metric = validate(fitted, config.optimise)
+    if not fitted.trainer.is_global_zero:
+        return {}
+    summary = compare_networks(run, policy, reference.network, data, fitted.trainer.strategy.root_device)
+    summary["loss"] = algorithm.name  # in the place of the configuration's loss, which is not used
+    summary["rewards"] = {"asked": task.rewards_computed, "rollouts": task.rollouts, "masks": algorithm.masks}
+    summary["pairs"] = {"train": len(data.train_data()), "test": len(run.splits.test)}
     summary["metric"] = metric
-    summary["seconds"] = seconds | {"comparison": clock.lap()}
     return summary
 
 
 def make_task(
-    setting: Setting, policy: nn.Module, held: nn.Module, algorithm: Algorithm, reward: Reward
+    run: Run, policy: nn.Module, reference: nn.Module, algorithm: Algorithm, reward: Reward
 ) -> PolicyGradientTask:
-    """Return the policy with all that trains it; no reference is made where no divergence asks for one."""
-    config = setting.config
+    """Return the LightningModule that trains the policy; it has a reference only if a divergence asks for one."""
+    config = run.config
     return PolicyGradientTask(
         policy,
-        build(config.reference)(held) if algorithm.divergence.asks_reference else None,
+        build(config.reference)(reference) if algorithm.divergence.needs_reference else None,
         reward,
         algorithm,
         build(config.optimizer),
-        classes=len(setting.source.classes),
-        in_channels=setting.source[int(setting.splits.train[0])].image.shape[2],
+        classes=len(run.classes),
+        in_channels=run.source[int(run.splits.train[0])].image.shape[2],
         scheduler=build(config.scheduler),
         background=config.background,
         hold_statistics=config.hold_statistics,

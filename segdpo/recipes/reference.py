@@ -1,7 +1,7 @@
-"""The first stage: a reference, trained once for each configuration of it and kept.
+"""The reference: trained once for each configuration of it, kept in the cache, and found there by later runs.
 
-What is kept is named after all that it depends on, so that another learning rate is another file and a sweep over
-losses finds the one that is there. A lock makes the second of two jobs that start together wait for the first.
+The file is named after everything that the weights depend on, so that runs that differ in their loss alone share it. A
+lock makes the second of two jobs that start together wait for the first.
 """
 
 import logging
@@ -20,6 +20,7 @@ from segdpo.data import DataModule, Numbers, Pipeline, RecordSource, Splits, Sup
 from segdpo.models import Segmenter, load_weights, save_weights
 from segdpo.recipes.config import build, key_for, plain
 from segdpo.recipes.fitting import header_for
+from segdpo.recipes.run import Run, reset_peak
 from segdpo.training import Progress, SupervisedTask
 
 log = logging.getLogger(__name__)
@@ -27,46 +28,51 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference: its network, where its weights are, and the training images it has seen masks of."""
+    """The reference network, the file of its weights, and the training images whose masks it was trained on."""
 
     network: Segmenter
     path: Path
     seen: Numbers
     trained: bool
 
+    def images_to_judge(self, run: Run) -> Numbers:
+        """Return the training images that preferences are collected for: all, or those it has not seen masks of.
 
-def make_reference(config: DictConfig, source: RecordSource, splits: Splits) -> Reference:
-    """Load the reference that the configuration describes; train it first if it is not there."""
+        Raises:
+            ValueError: the reference has seen all of them and reference_training.judge_seen is false.
+        """
+        train = run.splits.train
+        if run.config.reference_training.judge_seen:
+            return train
+        rest = np.setdiff1d(train, self.seen)
+        if not len(rest):
+            raise ValueError(
+                f"Expected training images that the reference has not seen but it has seen all {len(self.seen)}; lower "
+                "reference_training.images, or set reference_training.judge_seen=true."
+            )
+        return rest
+
+
+def train_or_load_reference(run: Run) -> Reference:
+    """Load the reference that the configuration describes; train it first if the cache does not have it."""
+    config = run.config
     torch.manual_seed(config.seed)
-    network: Segmenter = build(config.model, classes=len(source.classes))
+    network: Segmenter = build(config.model, classes=len(run.classes))
     if config.reference_training.path is not None:
-        load_weights(config.reference_training.path, network)
-        return Reference(network, Path(config.reference_training.path), np.empty(0, np.uint32), trained=False)
-    seen = images_of(splits.train, config.reference_training.images, config.seed)
-    path = Path(config.cache) / "references" / f"{reference_key(config, seen)}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        trained = not path.exists()
-        if trained:
-            log.info("Training the reference on %d images (kept as %s).", len(seen), path)
-            train_reference(config, network, source, seen)
-            save_weights(path, network, header_for(config, source.classes))
-        else:
-            log.info("The reference is there: %s", path)
+        path, seen, trained = Path(config.reference_training.path), np.empty(0, np.uint32), False
+    else:
+        seen = draw_images(run.splits.train, config.reference_training.images, config.seed)
+        path = Path(config.cache) / "references" / f"{_key(config, seen)}.safetensors"
+        trained = _train_if_missing(run, network, seen, path)
     load_weights(path, network)
+    run.clock.lap("reference")
+    # The peak that is reported must not depend on whether the reference was trained here.
+    reset_peak()
     return Reference(network, path, seen, trained)
 
 
-def reference_key(config: DictConfig, seen: Numbers) -> str:
-    """Name all that the reference's weights depend on, the versions of the software included."""
-    precision = plain(config.trainer).get("precision")
-    return key_for(
-        config, ("reference_training", "model", "transforms", "seed"), seen=seen.tolist(), precision=precision
-    )
-
-
-def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
-    """Draw the training images whose masks the reference sees; None: all."""
+def draw_images(train: Numbers, images: int | None, seed: int) -> Numbers:
+    """Draw the training images whose masks the reference is trained on; None: all."""
     if images is None:
         return train
     if not 1 <= images <= len(train):
@@ -78,13 +84,32 @@ def images_of(train: Numbers, images: int | None, seed: int) -> Numbers:
     return np.sort(drawn)
 
 
-def train_reference(config: DictConfig, network: Segmenter, source: RecordSource, seen: Numbers) -> None:
-    """Train the network on one mask an image, as the start says."""
-    start = config.reference_training
-    task = SupervisedTask(network, build(start.loss), build(start.optimizer), scheduler=build(start.scheduler))
-    # On one device, whatever the policy gets: processes of a cluster wait at the lock meanwhile.
+def _key(config: DictConfig, seen: Numbers) -> str:
+    """Return a name for everything that the weights depend on, the versions of the software included."""
+    precision = plain(config.trainer).get("precision")
+    names = ("reference_training", "model", "transforms", "seed")
+    return key_for(config, names, seen=seen.tolist(), precision=precision)
+
+
+def _train_if_missing(run: Run, network: Segmenter, seen: Numbers, path: Path) -> bool:
+    """Return whether the network was trained here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            log.info("The reference is in the cache: %s", path)
+            return False
+        log.info("Training the reference on %d images (kept as %s).", len(seen), path)
+        _train(run.config, network, run.source, seen)
+        save_weights(path, network, header_for(run.config, run.classes))
+        return True
+
+
+def _train(config: DictConfig, network: Segmenter, source: RecordSource, seen: Numbers) -> None:
+    options = config.reference_training
+    task = SupervisedTask(network, build(options.loss), build(options.optimizer), scheduler=build(options.scheduler))
+    # On one device, however many the policy has: the other processes wait at the lock.
     trainer = Trainer(
-        max_steps=start.steps,
+        max_steps=options.steps,
         accelerator=config.trainer.accelerator,
         devices=1,
         precision=plain(config.trainer).get("precision", "32-true"),
@@ -95,11 +120,11 @@ def train_reference(config: DictConfig, network: Segmenter, source: RecordSource
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(task, datamodule=seen_masks(config, source, seen))
+    trainer.fit(task, datamodule=_masks_of(config, source, seen))
 
 
-def seen_masks(config: DictConfig, source: RecordSource, seen: Numbers) -> DataModule:
-    """Return loaders over the seen images alone, with the masks that the start names."""
+def _masks_of(config: DictConfig, source: RecordSource, seen: Numbers) -> DataModule:
+    """Return loaders of the seen images alone, with the masks that reference_training.target names."""
     none = np.empty(0, np.uint32)
     transforms: dict[str, Pipeline] = build(config.transforms)
     return DataModule(

@@ -1,43 +1,97 @@
-"""Rounds of collecting preferences and training on them."""
+"""Rounds of collecting preferences and training on them; a run without rounds is one round."""
 
 import copy
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segdpo.data import Numbers
+from segdpo.data import DataModule
 from segdpo.files import write_atomically
 from segdpo.models import load_weights, save_weights
-from segdpo.recipes.collect import Judged, asks_a_network, network_node, with_preferences
-from segdpo.recipes.config import leaves, plain
-from segdpo.recipes.fitting import Learn, Learned, Lesson, header_for, make_data, make_policy, take_final
+from segdpo.preferences import asks_network
+from segdpo.recipes.collect import Preferences, collect_preferences
+from segdpo.recipes.config import build, function_of, leaves
+from segdpo.recipes.fitting import header_for, make_data, make_policy
 from segdpo.recipes.reference import Reference
-from segdpo.recipes.run import Clock, Setting
+from segdpo.recipes.run import Run
+from segdpo.training import AdapterOff
 
-# Far beyond the seeds that people give, so that no round draws what another run does.
+log = logging.getLogger(__name__)
+
+# Far more than the seeds that people choose, so that no round draws the numbers of another run.
 SEEDS_APART = 1_000_000
 
 
-def rounds_of(setting: Setting) -> list[Setting]:
-    """Return the setting of each round; one round is the run itself."""
-    config = setting.config
-    check_rounds(config)
-    if config.rounds == 1:
-        return [setting]
-    steps = shares(config.trainer.max_steps, config.rounds)
-    return [replace(setting, config=_own(config, *one), folder=_folder(setting, one[0])) for one in enumerate(steps)]
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round of a run.
+
+    Attributes:
+        run: with the round's own seed, folder and number of steps.
+        policy: the policy to train.
+        reference: the network that the policy is compared with in training.
+        data: loaders of the preferences collected for this round.
+        preferences: those of all rounds so far, this one's last.
+        starts_at_reference: the policy has the weights of `reference`.
+    """
+
+    run: Run
+    policy: nn.Module
+    reference: nn.Module
+    data: DataModule
+    preferences: Sequence[Preferences]
+    starts_at_reference: bool = True
+
+
+def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
+    """Yield each round with its preferences collected, for the caller to train its policy.
+
+    The first round asks the reference for candidates, each later one the policy of the round before. With resume=last
+    rounds that are finished are not yielded: their weights are loaded.
+    """
+    config, runs = run.config, split_into_rounds(run)
+    images = reference.images_to_judge(run)
+    held: nn.Module = reference.network
+    policy: nn.Module | None = None
+    collected: list[Preferences] = []
+    for number, part in enumerate(runs):
+        first = collected[0] if collected else None
+        weights = reference.path if policy is None else None
+        asked = reference.network if policy is None else policy
+        collected.append(collect_preferences(part, images, asked, weights=weights, first=first))
+        data = make_data(part.config, collected[-1].source, collected[-1].splits)
+        run.clock.lap("pairs")
+        # What is drawn from here on must not depend on whether the reference was trained here or found in the cache.
+        seed_everything(part.config.seed, workers=True, verbose=False)
+        policy = make_policy(config, held) if policy is None else policy
+        kept, is_last = part.folder / "policy.safetensors", part is runs[-1]
+        if not is_last and config.resume == "last" and kept.exists():
+            log.info("Round %d of %d is finished: %s", number + 1, len(runs), kept)
+            load_weights(kept, policy)
+        else:
+            fresh = number == 0 or config.round_reference == "latest"
+            yield Round(part, policy, held, data, tuple(collected), starts_at_reference=fresh)
+        if not is_last:
+            save_weights(kept, policy, header_for(config, run.classes, adapter=True))
+            held = copy.deepcopy(policy) if config.round_reference == "latest" else held
+        run.clock.lap("policy")
+    if len(runs) > 1:
+        join_metrics(runs, run.folder / "metrics.csv")
 
 
 def check_rounds(config: DictConfig) -> None:
-    """Refuse, before anything is trained, what no rounds can be made of."""
+    """Refuse options that do not go together with rounds, before anything is trained.
+
+    Raises:
+        ValueError: one of them does not.
+    """
     if config.rounds < 1 or config.round_reference not in ("latest", "first"):
         raise ValueError(
             "Expected rounds of at least 1 and round_reference latest or first but got "
@@ -45,18 +99,18 @@ def check_rounds(config: DictConfig) -> None:
         )
     if config.rounds == 1:
         return
-    asks, held = asks_a_network(plain(config.candidates)), config.reference._target_.rpartition(".")[2]
+    adapter_off = function_of(build(config.reference)) is AdapterOff
     expected = {
-        f"pairs that ask the policy for masks but got {config.candidates._target_}, which gives the "
-        "same ones each round; "
-        "choose candidates=logit_noise, tta, mc_dropout, thresholds or class_biases": asks,
+        f"candidates of the policy but got {config.candidates._target_}, which makes the same masks in each round; "
+        "choose candidates=logit_noise, tta, mc_dropout, thresholds or class_biases": asks_network(
+            build(config.candidates)
+        ),
         f"trainer.max_steps of at least {config.rounds}, to share out among the rounds, but got "
         f"{config.trainer.max_steps}": config.trainer.max_steps >= config.rounds,
         f"trainer.devices=1 but got {config.trainer.devices}": str(config.trainer.devices) == "1",
-        "a reference that can follow but got adapter_off; choose reference=frozen, or round_reference=first": (
-            held != "AdapterOff" or config.round_reference == "first"
-        ),
-        f"resume=last, or none, but got {config.resume}: a file does not say of which round it is": (
+        "a reference that is replaced in each round but got reference=adapter_off, which cannot be; choose "
+        "reference=frozen, or round_reference=first": not adapter_off or config.round_reference == "first",
+        f"resume=last, or none, but got resume={config.resume}: a checkpoint does not say which round it is of": (
             config.resume in (None, "last")
         ),
     }
@@ -65,8 +119,20 @@ def check_rounds(config: DictConfig) -> None:
             raise ValueError(f"Expected, with rounds={config.rounds}, {words}.")
 
 
+def split_into_rounds(run: Run) -> list[Run]:
+    """Return the run of each round: its own seed and folder, and a share of the steps; one round is the run itself."""
+    if run.config.rounds == 1:
+        return [run]
+    runs = []
+    for number, steps in enumerate(shares(run.config.trainer.max_steps, run.config.rounds)):
+        folder = run.folder / f"round_{number + 1}"
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.append(replace(run, config=_config_of(run.config, number, steps), folder=folder))
+    return runs
+
+
 def shares(steps: int, rounds: int) -> list[int]:
-    """Share the steps out evenly, the first rounds taking what is left over.
+    """Divide the steps evenly; the first rounds take one more of the remainder.
 
     >>> shares(60, 3), shares(8, 3)
     ([20, 20, 20], [3, 3, 2])
@@ -74,15 +140,15 @@ def shares(steps: int, rounds: int) -> list[int]:
     return [steps // rounds + (number < steps % rounds) for number in range(rounds)]
 
 
-def join_metrics(folders: Sequence[Path], steps: Sequence[int], out: Path) -> None:
-    """Write the rounds' metrics.csv as one, with steps that go on from round to round."""
+def join_metrics(runs: Sequence[Run], out: Path) -> None:
+    """Write the metrics.csv of all rounds as one, with steps counted through."""
     rows, columns, begin = [], ["epoch", "step"], 0
-    for folder, length in zip(folders, steps, strict=True):
-        path = folder / "metrics.csv"
+    for run in runs:
+        path = run.folder / "metrics.csv"
         found = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
         rows += [{**row, "step": str(int(row["step"]) + begin)} for row in found]
         columns += [name for name in (found[0] if found else {}) if name not in columns]
-        begin += length
+        begin += run.config.trainer.max_steps
     if rows:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, restval="")
@@ -91,9 +157,9 @@ def join_metrics(folders: Sequence[Path], steps: Sequence[int], out: Path) -> No
         write_atomically(out, text.getvalue().encode())
 
 
-def _own(config: DictConfig, number: int, steps: int) -> DictConfig:
+def _config_of(config: DictConfig, number: int, steps: int) -> DictConfig:
     own = config.copy()
-    # Folds, images, or a reward model that go with the run's seed are not another round's.
+    # What depends on the run's seed, such as the fold, stays the same in all rounds.
     for name, value in leaves(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and "${seed}" in value:
             OmegaConf.update(own, name, OmegaConf.select(config, name))
@@ -101,77 +167,3 @@ def _own(config: DictConfig, number: int, steps: int) -> DictConfig:
     own.seed = config.seed + number * SEEDS_APART
     own.trainer.max_steps = steps
     return own
-
-
-def _folder(setting: Setting, number: int) -> Path:
-    folder = setting.folder / f"round_{number + 1}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Course:
-    """What the last round ended with, as a lesson against the first reference, and what all rounds were judged on."""
-
-    lesson: Lesson
-    learned: Learned
-    judged: Sequence[Judged]
-    seconds: dict[str, float]
-
-
-def walk(setting: Setting, reference: Reference, callbacks: Sequence[Callback], learn: Learn) -> Course:
-    """Let a policy that starts as the reference learn in all rounds."""
-    config, clock, rounds = setting.config, Clock(), rounds_of(setting)
-    seconds = {"pairs": 0.0, "policy": 0.0}
-    asked = network_node(config, setting.source, reference.path)
-    splits = replace(setting.splits, train=judged_of(setting, reference))
-    held: nn.Module = reference.network
-    policy: nn.Module | None = None
-    judged: list[Judged] = []
-    for number, own in enumerate(rounds):
-        judged.append(with_preferences(own.config, own.source, splits, asked, first=judged[0] if judged else None))
-        data = make_data(own.config, judged[-1].source, judged[-1].splits)
-        seconds["pairs"] += clock.lap()
-        # Whether the reference was trained here or found must not change what is drawn from here on.
-        seed_everything(own.config.seed, workers=True, verbose=False)
-        policy = make_policy(config, held) if policy is None else policy
-        latest = config.round_reference == "latest"
-        lesson = Lesson(own, policy, held, data, fresh=latest or number == 0)
-        ended = own.folder / "policy.safetensors"
-        if own is not rounds[-1] and config.resume == "last" and ended.exists():
-            log.info("Round %d of %d is there: %s", number + 1, len(rounds), ended)
-            load_weights(ended, policy)
-        else:
-            learned = learn(lesson, callbacks)
-            take_final(config, own.folder, policy)
-        if own is not rounds[-1]:
-            save_weights(ended, policy, header_for(config, setting.source.classes, adapter=True))
-            asked = network_node(config, setting.source, ended, adapter=bool(config.adapter))
-            held = copy.deepcopy(policy) if latest else held
-        seconds["policy"] += clock.lap()
-    _join(setting, rounds)
-    whole = replace(lesson, setting=setting, held=reference.network, fresh=len(rounds) == 1)
-    return Course(whole, learned, judged, seconds)
-
-
-def judged_of(setting: Setting, reference: Reference) -> Numbers:
-    """Return the training images that may be judged; with few masks, those without a mask of their own."""
-    train = setting.splits.train
-    if setting.config.reference_training.judge_seen:
-        return train
-    rest = np.setdiff1d(train, reference.seen)
-    if not len(rest):
-        raise ValueError(
-            f"Expected training images beyond the {len(reference.seen)} that the reference has seen but none is left; "
-            "lower reference_training.images, or set reference_training.judge_seen=true."
-        )
-    return rest
-
-
-def _join(setting: Setting, rounds: Sequence[Setting]) -> None:
-    if len(rounds) > 1:
-        steps = [own.config.trainer.max_steps for own in rounds]
-        join_metrics([own.folder for own in rounds], steps, Path(setting.folder) / "metrics.csv")

@@ -1,4 +1,4 @@
-"""A search for hyperparameters: what is searched, the study on disk that goes on where it was, and its trials."""
+"""A search for hyperparameters with Optuna: its parameters, the study on disk, which is resumed, and its trials."""
 
 import json
 import logging
@@ -27,149 +27,8 @@ from segdpo.training import NonFiniteLossError, PruneTrial
 log = logging.getLogger(__name__)
 
 Value = str | int | float | bool
-# A run that diverged says that its values are bad; Optuna has no state for that, but learns from pruned trials.
+# A run that diverged is a trial with bad values; Optuna has no state for it, but learns from pruned trials.
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What one key may be: a range (of integers, if `low`, `high` are), perhaps logarithmic or in steps; or choices."""
-
-    key: str
-    low: float | int | None = None
-    high: float | int | None = None
-    log: bool = False
-    step: float | None = None
-    choices: Sequence[Value] = ()
-
-    def __post_init__(self) -> None:
-        ranged = self.low is not None and self.high is not None
-        if ranged == bool(self.choices):
-            raise ValueError(f"Expected {self.key} to have low and high, or choices, but got {self}; give one of both.")
-        if (
-            self.low is not None
-            and self.high is not None
-            and not (0 if self.log else -float("inf")) < self.low < self.high
-        ):
-            raise ValueError(
-                f"Expected {self.key} to have low < high{', above 0 since log is true' if self.log else ''} but got "
-                f"{self.low} and {self.high}."
-            )
-
-    def suggest(self, trial: optuna.Trial) -> Value:
-        """Return the trial's value."""
-        if self.choices:
-            return cast(Value, trial.suggest_categorical(self.key, list(self.choices)))
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.key, self.low, self.high, log=self.log, step=int(self.step or 1))
-        assert self.low is not None
-        assert self.high is not None
-        return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
-
-
-@dataclass(frozen=True)
-class Search:
-    """All that makes a search: conf/hparams_search/settings.yaml says what each is.
-
-    `fixed` are the overrides that all trials share: a study holds results of one experiment only.
-    """
-
-    study: str
-    parameters: Sequence[Parameter]
-    sampler: Callable[..., optuna.samplers.BaseSampler]
-    pruner: optuna.pruners.BasePruner
-    storage: str
-    n_trials: int
-    metric: str
-    direction: Literal["minimize", "maximize"] = "maximize"
-    seed: int | None = 0
-    fixed: Sequence[str] = field(default=())
-
-    def open(self) -> Study:
-        """Return the study, new or with the trials that it has; one of another search is an error."""
-        if self.storage.startswith("sqlite:///"):
-            Path(self.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        study = optuna.create_study(
-            storage=self.storage,
-            study_name=self.study,
-            direction=self.direction,
-            pruner=self.pruner,
-            load_if_exists=True,
-        )
-        # With the same seed, a study that goes on would propose again what it began with.
-        study.sampler = self.sampler(
-            seed=None if self.seed is None else self.seed + len(study.get_trials(deepcopy=False))
-        )
-        known = study.user_attrs.get("search")
-        if known is None:
-            study.set_user_attr("search", self._identity())
-        elif known != self._identity():
-            raise ValueError(
-                f"Expected the study {self.study!r} in {self.storage} to be of this search but it has {known} and this "
-                f"one {self._identity()}; take the same options, or another name: hparams_search.study=…"
-            )
-        return study
-
-    def run(self, study: Study, train: Callable[[optuna.Trial, list[str]], float]) -> None:
-        """Train until the study has `n_trials` done; `train` gets the trial and its overrides, and gives the metric.
-
-        A run whose loss or metric is no finite number counts as given up.
-        """
-
-        def objective(trial: optuna.Trial) -> float:
-            overrides = [override(parameter.key, parameter.suggest(trial)) for parameter in self.parameters]
-            try:
-                value = train(trial, overrides)
-            except NonFiniteLossError as error:
-                raise _diverged(trial, str(error)) from error
-            if value is None or abs(value) == float("inf") or value != value:
-                raise _diverged(trial, f"the metric is {value}")
-            return float(value)
-
-        if finished(study) < self.n_trials:
-            study.optimize(objective, callbacks=[MaxTrialsCallback(self.n_trials, states=DONE)])
-
-    def _identity(self) -> dict[str, Any]:
-        parameters = {p.key: {k: v for k, v in vars(p).items() if k != "key"} for p in self.parameters}
-        content = {
-            "parameters": parameters,
-            "metric": self.metric,
-            "direction": self.direction,
-            "fixed": sorted(self.fixed),
-        }
-        # As JSON gives it back from the database: lists for tuples.
-        identity: dict[str, Any] = json.loads(json.dumps(content))
-        return identity
-
-
-def parameters_of(config: Mapping[str, Mapping[str, Any]]) -> list[Parameter]:
-    """Return the parameters that a yaml describes."""
-    if not config:
-        raise ValueError("Expected parameters to search but there are none; see conf/hparams_search/anchors.yaml.")
-    return [Parameter(key, **options) for key, options in config.items()]
-
-
-def finished(study: Study) -> int:
-    """Return how many trials are done, given up ones included."""
-    return len(study.get_trials(deepcopy=False, states=DONE))
-
-
-def override(key: str, value: Value) -> str:
-    """Return key=value with four digits, so that the command that is printed is exactly what was run."""
-    return f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-
-
-def best_overrides(study: Study) -> list[str]:
-    """Return the best trial's values as overrides; none if no trial came to its end."""
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        return []
-    return [override(key, value) for key, value in study.best_trial.params.items()]
-
-
-def _diverged(trial: optuna.Trial, why: str) -> optuna.TrialPruned:
-    trial.set_user_attr("diverged", why)
-    log.warning("trial %d: %s", trial.number, why)
-    return optuna.TrialPruned(why)
 
 
 def run_search(
@@ -205,6 +64,173 @@ def run_search(
         console.print(f"the best trial again:\n{command}", soft_wrap=True, markup=False, highlight=False)
     else:
         console.print("no trial finished; widen the ranges, or hparams_search/pruner=none")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The values that an option may have: a range, or choices.
+
+    Attributes:
+        key: the option.
+        low: with `high`, a range; of integers if both are.
+        high: the upper end of the range.
+        log: sample the range logarithmically.
+        step: sample multiples of this.
+        choices: the values, instead of a range.
+    """
+
+    key: str
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    step: float | None = None
+    choices: Sequence[Value] = ()
+
+    def __post_init__(self) -> None:
+        ranged = self.low is not None and self.high is not None
+        if ranged == bool(self.choices):
+            raise ValueError(f"Expected {self.key} to have low and high, or choices, but got {self}; give one of both.")
+        if (
+            self.low is not None
+            and self.high is not None
+            and not (0 if self.log else -float("inf")) < self.low < self.high
+        ):
+            raise ValueError(
+                f"Expected {self.key} to have low < high{', above 0 since log is true' if self.log else ''} but got "
+                f"{self.low} and {self.high}."
+            )
+
+    def suggest(self, trial: optuna.Trial) -> Value:
+        """Return the value for a trial."""
+        if self.choices:
+            return cast(Value, trial.suggest_categorical(self.key, list(self.choices)))
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.key, self.low, self.high, log=self.log, step=int(self.step or 1))
+        assert self.low is not None
+        assert self.high is not None
+        return trial.suggest_float(self.key, self.low, self.high, log=self.log, step=self.step)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search, as conf/hparams_search/ describes it.
+
+    Attributes:
+        study: its name.
+        parameters: what is searched.
+        sampler: called with `seed=`.
+        pruner: ends trials early.
+        storage: where the study is kept, an URL of Optuna.
+        n_trials: how many trials in all, those of earlier processes included.
+        metric: the metric of a run that is optimised.
+        direction: of the metric.
+        seed: of the sampler; None: a random one.
+        fixed: overrides that all trials share. A study holds the results of one experiment.
+    """
+
+    study: str
+    parameters: Sequence[Parameter]
+    sampler: Callable[..., optuna.samplers.BaseSampler]
+    pruner: optuna.pruners.BasePruner
+    storage: str
+    n_trials: int
+    metric: str
+    direction: Literal["minimize", "maximize"] = "maximize"
+    seed: int | None = 0
+    fixed: Sequence[str] = field(default=())
+
+    def open(self) -> Study:
+        """Return the study, new or with its earlier trials.
+
+        Raises:
+            ValueError: the study belongs to another search.
+        """
+        if self.storage.startswith("sqlite:///"):
+            Path(self.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=self.study,
+            direction=self.direction,
+            pruner=self.pruner,
+            load_if_exists=True,
+        )
+        # With the same seed, a resumed study would propose its first values again.
+        study.sampler = self.sampler(
+            seed=None if self.seed is None else self.seed + len(study.get_trials(deepcopy=False))
+        )
+        known = study.user_attrs.get("search")
+        if known is None:
+            study.set_user_attr("search", self._identity())
+        elif known != self._identity():
+            raise ValueError(
+                f"Expected the study {self.study!r} in {self.storage} to be of this search but it has {known} and this "
+                f"one {self._identity()}; use the same options, or another name: hparams_search.study=…"
+            )
+        return study
+
+    def run(self, study: Study, train: Callable[[optuna.Trial, list[str]], float]) -> None:
+        """Train until `n_trials` of the study are done.
+
+        Args:
+            study: the opened study.
+            train: called with a trial and its overrides, returns the metric. A trial whose loss or metric is not finite
+                counts as pruned.
+        """
+
+        def objective(trial: optuna.Trial) -> float:
+            overrides = [override(parameter.key, parameter.suggest(trial)) for parameter in self.parameters]
+            try:
+                value = train(trial, overrides)
+            except NonFiniteLossError as error:
+                raise _diverged(trial, str(error)) from error
+            if value is None or abs(value) == float("inf") or value != value:
+                raise _diverged(trial, f"the metric is {value}")
+            return float(value)
+
+        if finished(study) < self.n_trials:
+            study.optimize(objective, callbacks=[MaxTrialsCallback(self.n_trials, states=DONE)])
+
+    def _identity(self) -> dict[str, Any]:
+        parameters = {p.key: {k: v for k, v in vars(p).items() if k != "key"} for p in self.parameters}
+        content = {
+            "parameters": parameters,
+            "metric": self.metric,
+            "direction": self.direction,
+            "fixed": sorted(self.fixed),
+        }
+        # As the database returns it: lists for tuples.
+        identity: dict[str, Any] = json.loads(json.dumps(content))
+        return identity
+
+
+def parameters_of(config: Mapping[str, Mapping[str, Any]]) -> list[Parameter]:
+    """Return the parameters of a yaml."""
+    if not config:
+        raise ValueError("Expected parameters to search but there are none; see conf/hparams_search/anchors.yaml.")
+    return [Parameter(key, **options) for key, options in config.items()]
+
+
+def finished(study: Study) -> int:
+    """Return how many trials are done, pruned ones included."""
+    return len(study.get_trials(deepcopy=False, states=DONE))
+
+
+def override(key: str, value: Value) -> str:
+    """Return key=value with four digits; the printed command is then exactly what was run."""
+    return f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+
+
+def best_overrides(study: Study) -> list[str]:
+    """Return the values of the best trial as overrides; none if no trial is complete."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return []
+    return [override(key, value) for key, value in study.best_trial.params.items()]
+
+
+def _diverged(trial: optuna.Trial, why: str) -> optuna.TrialPruned:
+    trial.set_user_attr("diverged", why)
+    log.warning("trial %d: %s", trial.number, why)
+    return optuna.TrialPruned(why)
 
 
 def _search(settings: DictConfig, fixed: list[str]) -> Search:

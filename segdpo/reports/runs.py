@@ -39,6 +39,8 @@ RENAMED_OPTIONS = {
 RENAMED_CHOICES = {
     ("pairs", "given"): ("questions", "answered"),
     ("start", "cheap_masks"): ("reference_training", "noisy_masks"),
+    ("experiment", "worth_cheap_masks"): ("experiment", "worth_noisy_masks"),
+    ("experiment", "worth_bubil_cheap"): ("experiment", "worth_bubil_noisy"),
 }
 
 

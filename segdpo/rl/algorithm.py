@@ -1,4 +1,4 @@
-"""What makes PPO, GRPO and REINFORCE different: one value each, in conf/algorithm/."""
+"""The options that make PPO, GRPO and REINFORCE different; conf/algorithm/ has one file for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ ESTIMATORS = ("exact", "k1", "k3")
 
 @dataclass(frozen=True)
 class Divergence:
-    """What KL(policy ‖ reference) costs: the price of a nat, in the units of the advantages that the surrogate gets.
+    """The penalty on KL(policy ‖ reference), with one coefficient in the reward and one in the loss.
 
-    The surrogate is a mean over pixels and so is the divergence: the same price means the same at any image size, and
+    The surrogate is a mean over pixels and so is the divergence: a coefficient means the same at any image size, and
     the same in the reward as in the loss.
 
     Args:
-        reward: price in the reward, of the masks as they were drawn. Each pixel pays for itself: pixels being
-            independent, the others' share would be noise.
-        loss: price in the loss, whose gradient is taken.
-        estimator: of the loss: `exact`, a sum over classes; `k1` or `k3` of the masks drawn, weighed by the ratio,
-            without which their gradients would be those of other things.
-        target: nats an image that prices are adapted to keep; None: prices stay. Ziegler et al., 2019.
-        rate: how fast: by a factor of 1 ± rate / 5 a rollout at most.
+        reward: coefficient in the reward of the masks as they were drawn. Each pixel is charged its own log-ratio:
+            pixels are independent, so the others' would only add noise.
+        loss: coefficient in the loss, through which the gradient flows.
+        estimator: of the divergence in the loss: `exact`, a sum over classes; `k1` or `k3`, estimated from the masks
+            drawn and weighted by the ratio, without which their gradients would be wrong.
+        target: nats an image that the coefficients are adapted to keep; None: they stay constant. Ziegler et al., 2019.
+        rate: of the adaptation: a factor of at most 1 ± rate / 5 a rollout.
     """
 
     reward: float = 0.0
@@ -41,40 +41,42 @@ class Divergence:
         check_range("divergence.rate", self.rate, above=0, below=5)
         if self.target is not None:
             check_range("divergence.target", self.target, above=0)
-            if not self.asks_reference:
+            if not self.needs_reference:
                 raise ValueError(
-                    "Expected a price to adapt to divergence.target but divergence.reward and divergence.loss are 0; "
-                    "set one of them."
+                    "Expected a coefficient to adapt to divergence.target but divergence.reward and divergence.loss "
+                    "are 0; set one of them."
                 )
 
     @property
-    def asks_reference(self) -> bool:
-        """Whether there is any price, and so any need of a reference."""
+    def needs_reference(self) -> bool:
+        """Whether a coefficient is above 0."""
         return self.reward > 0 or self.loss > 0
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One way to climb a reward.
+    """A policy-gradient algorithm.
 
     Args:
-        name: in tables.
+        name: for tables.
         surrogate: `(log_prob, old_log_prob, advantage) -> loss`, elementwise.
         masks: drawn an image.
         baseline: makes advantages [images, masks] of rewards: `group_advantages`, `leave_one_out`; or None, and
-        value: makes the value head whose value is taken from the rewards.
-        normalise: bring the advantages of a rollout to mean 0 and deviation 1.
+        value: makes the value head whose value is subtracted from the rewards.
+        normalise: bring the advantages of a rollout to mean 0 and standard deviation 1.
         ratio: of each `pixel`, of the `mask`, or the `mask_mean`: see `per_ratio`.
         epochs: passes over a rollout.
         minibatches: steps a pass; each has its share of the images with all their masks.
-        entropy: weight of the mean entropy of a pixel, which is to stay.
-        divergence: from the reference.
-        target_kl: nats a pixel by which the policy may leave the one that drew; beyond, the rollout's epochs end.
-        gradient_clip: norm of the gradient, policy and value head each for themselves; None: as it is.
+        entropy: coefficient of the mean entropy of a pixel, which the loss rewards.
+        divergence: penalty on leaving the reference.
+        target_kl: the epochs of a rollout end when KL(old policy ‖ policy) exceeds this many nats a pixel.
+        gradient_clip: largest norm of the gradient, for the policy and the value head separately; None: not clipped.
         value_lr: learning rate of the value head.
         temperature: of the policy that draws and is trained: softmax(z/T).
-        smoothness: of the noise in pixels; above 0, drawn masks are off-policy: see segdpo/policies/sampling.py.
-        collapse: rollouts in a row with one class alone in every predicted mask that stop the run; None: never.
+        smoothness: standard deviation, in pixels, of the Gaussian that smooths the noise of drawn masks; above 0,
+            drawn masks are off-policy: see `segdpo.scores.sample`.
+        collapse: number of consecutive rollouts whose predicted masks all have a single class that stops the run;
+            None: never.
     """
 
     name: str
@@ -113,11 +115,11 @@ class Algorithm:
                 check_range(f"algorithm.{name}", getattr(self, name), above=0)
         if self.baseline is not None and self.masks < 2:
             raise ValueError(
-                f"Expected algorithm.masks of at least 2 for {self.name}, which holds each mask against the others of "
-                f"its image, but got {self.masks}; set algorithm.masks=4, or choose algorithm=ppo."
+                f"Expected algorithm.masks of at least 2 for {self.name}, which compares the masks of an image, but "
+                f"got {self.masks}; set algorithm.masks=4, or choose algorithm=ppo."
             )
         if self.divergence.reward > 0 and self.temperature != 1:
             raise ValueError(
                 f"Expected algorithm.temperature=1 for a divergence in the reward but got {self.temperature}: masks "
-                "drawn at another temperature do not say how far the policy is; set algorithm.divergence.loss instead."
+                "drawn at another temperature do not estimate the divergence; set algorithm.divergence.loss instead."
             )

@@ -1,4 +1,8 @@
-"""Rewards of masks: overlap with gold, a judge, a reward model, a weighted sum."""
+"""Rewards of masks: overlap with gold, a judge, a reward model, a weighted sum.
+
+A reward is a function `(RewardRequest) -> float [masks]`, larger is better, whose options are bound by
+`functools.partial`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +21,15 @@ from segdpo.preferences import Judge, to_image
 
 @dataclass(frozen=True, eq=False)
 class RewardRequest:
-    """Masks to judge; mask p is of image `image_index[p]`.
+    """Masks whose reward is wanted; mask p is of image `image_index[p]`.
 
-    `valid` is False where a pixel only fills the batch up; `classes` is how many the masks may have. Images are as the
-    network sees them, normalised.
+    Args:
+        image: normalised, as the network gets them.
+        masks: class ids.
+        image_index: which image each mask is of.
+        gold: class ids, 255 where a pixel is not counted; None if there is none.
+        valid: False at padding, where nothing is counted.
+        classes: of the masks, background counted.
     """
 
     image: Float[Tensor, "images channels height width"]
@@ -30,12 +39,12 @@ class RewardRequest:
     valid: Bool[Tensor, "images height width"]
     classes: int = 2
 
-    def shown(self) -> UInt8[Tensor, "masks height width"]:
-        """Return the masks, ignored (255) where no pixel counts."""
+    def counted(self) -> UInt8[Tensor, "masks height width"]:
+        """Return the masks, 255 where no pixel counts."""
         return self.masks.masked_fill(~self.valid.index_select(0, self.image_index), IGNORE)
 
     def gold_of_masks(self) -> UInt8[Tensor, "masks height width"]:
-        """Return gold for each mask, or say which images have none to be held against."""
+        """Return the gold mask of each mask's image, or raise if an image has none."""
         known = None if self.gold is None else ((self.gold != IGNORE) & self.valid).flatten(1).any(1)
         if self.gold is None or known is None or not bool(known.all()):
             without = [] if known is None else (~known).nonzero().flatten().tolist()
@@ -49,11 +58,10 @@ class RewardRequest:
 
 
 Reward = Callable[[RewardRequest], Tensor]
-"""Gives each mask a number, larger = better: float [masks]. Options are bound by `functools.partial`."""
 
 
-def asked(reward: Reward, request: RewardRequest) -> Float[Tensor, "masks"]:
-    """Return the rewards of the masks, or say what is wrong with them: their number, or a value that is none."""
+def rewards_of(reward: Reward, request: RewardRequest) -> Float[Tensor, "masks"]:
+    """Return the rewards of the masks, and raise if there is not one finite reward for each."""
     with torch.no_grad():
         rewards = reward(request)
     if rewards.shape != request.image_index.shape:
@@ -64,8 +72,8 @@ def asked(reward: Reward, request: RewardRequest) -> Float[Tensor, "masks"]:
     if wrong:
         raise ValueError(
             f"Expected finite rewards but {len(wrong)} of {len(rewards)} are NaN or infinite, the first "
-            f"{float(rewards[wrong[0]])} for a mask of image {int(request.image_index[wrong[0]])} of the batch; look "
-            "at what the reward makes of that image: a reward model that was not trained, or a judge that divides by 0?"
+            f"{float(rewards[wrong[0]])} for a mask of image {int(request.image_index[wrong[0]])} of the batch; check "
+            "the reward on that image (an untrained reward model, or a judge that divides by 0?)."
         )
     return rewards.float()
 
@@ -78,16 +86,16 @@ def by_judge(
     std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
 ) -> Float[Tensor, "masks"]:
-    """Ask a judge, as for mined pairs: gold and masks are ignored (255) where no pixel counts.
+    """Return the scores of a judge of `segdpo.preferences`, as for mined pairs.
 
     Args:
-        request: what is to be judged; all masks of an image are judged together, as candidates are.
+        request: the masks; all masks of an image are judged together, as candidates are.
         judge: `(record, masks, rng) -> float [K]`.
-        mean: what normalisation took from the images, one value a channel.
-        std: what normalisation divided them by.
-        seed: of a judge that draws.
+        mean: subtracted from the images by normalisation, one value a channel.
+        std: by which normalisation divided them.
+        seed: of a judge that draws random numbers.
     """
-    masks, index = request.shown().cpu().numpy(), request.image_index.cpu().numpy()
+    masks, index = request.counted().cpu().numpy(), request.image_index.cpu().numpy()
     rewards = np.full(len(masks), np.nan)
     for number in np.unique(index):
         own = np.flatnonzero(index == number)
@@ -112,7 +120,7 @@ def _record(request: RewardRequest, number: int, mean: Sequence[float], std: Seq
 
 
 def iou(request: RewardRequest, *, background: bool = False) -> Float[Tensor, "masks"]:
-    """|G ∩ M| / |G ∪ M|, mean over the classes present in either; 1 where none is, for then nothing is wrong."""
+    """|G ∩ M| / |G ∪ M|, mean over the classes present in either; 1 where none is."""
     return _overlap(request, "iou", background)
 
 
@@ -122,12 +130,12 @@ def dice(request: RewardRequest, *, background: bool = False) -> Float[Tensor, "
 
 
 def _overlap(request: RewardRequest, name: str, background: bool) -> Tensor:
-    found = per_image_overlap(request.shown(), request.gold_of_masks(), request.classes, background)
+    found = per_image_overlap(request.counted(), request.gold_of_masks(), request.classes, background)
     return found[name].nan_to_num(1.0)
 
 
 def by_model(request: RewardRequest, *, model: nn.Module) -> Float[Tensor, "masks"]:
-    """Ask `model(image, masks, image_index) -> [masks]`, in evaluation mode and on the images' device.
+    """Return `model(image, masks, image_index) -> [masks]`, in evaluation mode and on the images' device.
 
     >>> from functools import partial
     >>> reward = partial(by_model, model=nn.Module())   # conf/reward/reward_model.yaml: a RewardModel of a file
@@ -138,13 +146,13 @@ def by_model(request: RewardRequest, *, model: nn.Module) -> Float[Tensor, "mask
             f"Expected a reward model of masks with {request.classes} classes, as the policy predicts, but this one "
             f"was trained on masks with {classes}; train one on this data (python train.py task=reward)."
         )
-    rewards: Tensor = model.to(request.image.device).eval()(request.image, request.shown(), request.image_index)
+    rewards: Tensor = model.to(request.image.device).eval()(request.image, request.counted(), request.image_index)
     return rewards
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One reward of a sum and what it weighs; below 0, it is a price."""
+    """One reward of a sum and its weight; a negative weight makes it a penalty."""
 
     weight: float
     reward: Reward
@@ -154,7 +162,7 @@ class Part:
 
 
 def weighted_sum(request: RewardRequest, *, parts: Mapping[str, Part]) -> Float[Tensor, "masks"]:
-    """Σ weight · reward over the parts; one that gives a mask NaN is named."""
+    """Σ weight · reward over the parts; an error names the part that is not finite."""
     if not parts:
         raise ValueError("Expected at least one part of a weighted reward but got none; name some in reward.parts.")
     total = request.image.new_zeros(len(request.masks), dtype=torch.float32)
@@ -162,7 +170,7 @@ def weighted_sum(request: RewardRequest, *, parts: Mapping[str, Part]) -> Float[
         rewards = part.reward(request)
         if not bool(torch.isfinite(rewards).all()):
             raise ValueError(
-                f"Expected finite rewards but the part {name!r} of a weighted sum gave NaN or infinite ones; look at "
+                f"Expected finite rewards but the part {name!r} of a weighted sum gave NaN or infinite ones; check "
                 "that reward alone."
             )
         total = total + part.weight * rewards.to(total)

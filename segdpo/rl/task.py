@@ -1,8 +1,7 @@
-"""Policy gradients: the LightningModule, its loss and what it watches."""
+"""Policy-gradient training: the LightningModule, which draws masks and takes several optimiser steps a batch."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,173 +11,40 @@ from torch.optim import Optimizer
 
 from segdpo.checks import IGNORE
 from segdpo.data import Batch
-from segdpo.losses import adaptive_coefficient, cut_off, kl_k1, kl_k3, per_ratio
-from segdpo.models import segmenter as freezing
+from segdpo.losses import adaptive_coefficient
+from segdpo.models import hold_statistics as hold
 from segdpo.rl.algorithm import Algorithm
-from segdpo.rl.rewards import Reward, RewardRequest, asked
-from segdpo.rl.rollout import Rollout, roll_out
-from segdpo.scores import entropy, kl, log_prob, log_probs, predicted_classes
+from segdpo.rl.rewards import Reward, RewardRequest, rewards_of
+from segdpo.rl.rollout import Loss, Rollout, loss_of, mean_inside, roll_out
+from segdpo.scores import entropy, kl, log_probs, predicted_classes
 from segdpo.training import MakeOptimizer, MakeScheduler, Reference, Task, batch_in_errors
 
-
-class CollapsedPolicyError(ValueError):
-    """A policy predicts one class alone, in every image."""
-
-
-class Collapse:
-    """Counts rollouts in a row whose predicted masks all show one class and no other, and stops at `patience`.
-
-    Images that are of one class in truth are no collapse: where gold is known, rollouts with such images alone do not
-    count.
-    """
-
-    def __init__(self, patience: int | None) -> None:
-        self.patience, self.rollouts = patience, 0
-
-    def look(self, logits: Tensor, valid: Tensor, gold: Tensor | None, ids: Sequence[str]) -> Tensor:
-        """Return for each image whether its predicted mask shows one class alone; stop if all do for too long."""
-        masks = predicted_classes(logits)
-        alone = _one_class(masks, valid)
-        if gold is not None and bool(_one_class(gold, valid & (gold != IGNORE)).all()):
-            return alone
-        self.rollouts = self.rollouts + 1 if bool(alone.all()) else 0
-        if self.patience is not None and self.rollouts >= self.patience:
-            shown = torch.unique(masks[valid]).tolist()
-            raise CollapsedPolicyError(
-                f"Expected predicted masks of more than one class but in the last {self.rollouts} rollouts the policy "
-                f"predicts class {', '.join(map(str, shown))} alone everywhere (last images: {', '.join(ids)}): it has "
-                "collapsed. Lower optimizer.lr, raise algorithm.divergence.loss or algorithm.entropy, or look at what "
-                "the reward gives such a mask; algorithm.collapse=null lets it go on."
-            )
-        return alone
-
-
-def _one_class(masks: Tensor, inside: Tensor) -> Tensor:
-    """Say of each mask [n, *spatial] whether all its pixels inside are of the same class."""
-    low = masks.masked_fill(~inside, 255).flatten(1).amin(1)
-    high = masks.masked_fill(~inside, 0).flatten(1).amax(1)
-    return low >= high
-
-
-@dataclass(frozen=True, eq=False)
-class Terms:
-    """The loss, its parts before they are weighed, and what else is worth watching; all but the total detached."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    watched: dict[str, Tensor]
-
-
-def terms_of(rollout: Rollout, logits: Tensor, values: Tensor | None, algorithm: Algorithm, price: float) -> Terms:
-    """Return the loss of the policy's `logits` now on masks drawn earlier; `price`: of a nat, in the loss."""
-    index, masks = rollout.image_index(), rollout.masks.flatten(0, 1)
-    inside = rollout.valid.index_select(0, index)
-    own = log_prob(logits / algorithm.temperature, masks, index)
-    old = log_prob(rollout.logits / algorithm.temperature, masks, index)
-    surrogate, cut = _surrogate(own, old, rollout.advantages.flatten(0, 1), inside, algorithm)
-    parts = {"surrogate": surrogate}
-    if price > 0 and rollout.reference_logits is not None:
-        # The divergence is the untempered policy's, whatever the masks were drawn at.
-        plain = own if algorithm.temperature == 1 else log_prob(logits, masks, index)
-        parts["divergence"] = _divergence(rollout, logits, plain, old, inside, algorithm.divergence.estimator)
-    parts["entropy"] = mean_inside(entropy(logits), rollout.valid).mean()
-    if values is not None:
-        parts["value"] = _value(values, rollout)
-    weights = {"surrogate": 1.0, "divergence": price, "entropy": -algorithm.entropy, "value": 1.0}
-    total = sum((weights[name] * part for name, part in parts.items() if weights[name] != 0), logits.new_zeros(()))
-    with torch.no_grad():
-        moved = mean_inside(kl(rollout.logits, logits), rollout.valid).mean()
-        ratio = mean_inside((own - old).exp(), inside).mean()
-    watched = {"moved": moved, "ratio": ratio, "clip_fraction": cut}
-    return Terms(total, {name: part.detach() for name, part in parts.items()}, watched)
-
-
-def mean_inside(values: Tensor, inside: Tensor) -> Tensor:
-    """Return the mean of each row [n, *spatial] over the pixels inside; 0 where there are none."""
-    return torch.where(inside, values, 0.0).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
-
-
-def _surrogate(
-    own: Tensor, old: Tensor, advantages: Tensor, inside: Tensor, algorithm: Algorithm
-) -> tuple[Tensor, Tensor]:
-    """Return the mean over masks, and the share of ratios that are clipped; at r = 1, the same for every ratio."""
-    ours, theirs = (per_ratio(one, inside, algorithm.ratio) for one in (own, old))
-    loss = algorithm.surrogate(ours, theirs, advantages)
-    cut = cut_off(loss, ours, theirs, advantages).float()
-    if algorithm.ratio == "pixel":
-        return mean_inside(loss, inside).mean(), mean_inside(cut, inside).mean()
-    # The mask's own ratio has the gradient of a sum over pixels, the others that of a mean.
-    pixels = inside.flatten(1).sum(1).clamp(min=1) if algorithm.ratio == "mask" else 1
-    return (loss / pixels).mean(), cut.mean()
-
-
-def _divergence(rollout: Rollout, logits: Tensor, own: Tensor, old: Tensor, inside: Tensor, estimator: str) -> Tensor:
-    """Return KL(policy ‖ reference) a pixel; of samples weighed by p / p_old, so that its gradient is right too."""
-    assert rollout.reference_logits is not None
-    if estimator == "exact":
-        return mean_inside(kl(logits, rollout.reference_logits), rollout.valid).mean()
-    theirs = log_prob(rollout.reference_logits, rollout.masks.flatten(0, 1), rollout.image_index())
-    estimate = kl_k1(theirs - own) if estimator == "k1" else kl_k3(theirs - own)
-    return mean_inside((own - old).exp() * estimate, inside).mean()
-
-
-def _value(values: Tensor, rollout: Rollout) -> Tensor:
-    """Return ½ (V − R)², mean over masks, and pixels where values are theirs."""
-    rewards = rollout.rewards.view(*rollout.rewards.shape, *[1] * (values.ndim - 1))
-    error = 0.5 * (values[:, None] - rewards).square()
-    return error.mean() if values.ndim == 1 else mean_inside(error.mean(1), rollout.valid).mean()
-
-
 PARTS = ("surrogate", "divergence", "entropy", "value")
-POLICY = ("kl", "entropy", "moved", "ratio", "clip_fraction", "one_class", "epochs", "gradient_norm")
-NAMES = ("loss", "reward", "reward_std", "price", *(f"loss/{name}" for name in PARTS), *(f"policy/{n}" for n in POLICY))
-
-
-@torch.no_grad()
-def values_of(rollout: Rollout) -> dict[str, Tensor]:
-    """Return the reward, its deviation within an image, the policy's entropy a pixel and its divergence an image."""
-    values = {"reward": rollout.rewards.mean(1), "policy/entropy": mean_inside(entropy(rollout.logits), rollout.valid)}
-    if rollout.rewards.shape[1] > 1:
-        values["reward_std"] = rollout.rewards.std(1)
-    if rollout.reference_logits is not None:
-        nats = kl(rollout.logits, rollout.reference_logits).masked_fill(~rollout.valid, 0.0)
-        values["policy/kl"] = nats.flatten(1).sum(1)
-    return values
-
-
-def means_of_steps(found: Sequence[Terms], norms: Sequence[Tensor], minibatches: int) -> dict[str, Tensor]:
-    """Return means over the steps of a rollout; `moved` is how far the policy was at its last look."""
-    values = {"loss": torch.stack([terms.total.detach() for terms in found]).mean()}
-    for name in found[0].parts:
-        values[f"loss/{name}"] = torch.stack([terms.parts[name] for terms in found]).mean()
-    for name in ("ratio", "clip_fraction"):
-        values[f"policy/{name}"] = torch.stack([terms.watched[name] for terms in found]).mean()
-    values["policy/moved"] = found[-1].watched["moved"]
-    values["policy/epochs"] = torch.tensor(len(norms) / minibatches)
-    if norms:
-        values["policy/gradient_norm"] = torch.stack(list(norms)).mean()
-    return values
-
-
-# Nats a pixel that half precision may make of none.
+POLICY = ("kl", "entropy", "kl_to_old", "ratio", "clip_fraction", "one_class", "epochs", "gradient_norm")
+LOGGED = (
+    *("loss", "reward", "reward_std", "kl_coefficient"),
+    *(f"loss/{name}" for name in PARTS),
+    *(f"policy/{name}" for name in POLICY),
+)
+# Nats a pixel by which policies that are equal may differ in half precision.
 TOLERANCE = 1e-3
 
 
 class PolicyGradientTask(Task):
-    """Maximise a reward of masks drawn from the policy. A batch is one rollout, and several steps of the optimiser.
+    """Maximise the reward of masks drawn from the policy; a batch is one rollout and several optimiser steps.
 
-    `trainer.max_steps` counts those steps, as in the other tasks; what is logged are means over the images of the
-    rollouts, at the number of their last step.
+    `trainer.max_steps` counts optimiser steps, as in the other tasks. Means over the images of the rollouts are logged
+    at the number of their last step.
 
     Args:
-        policy: what is trained; maps images [B, channels, H, W] to logits [B, 1 or classes, H, W].
-        reference: what its divergence is priced against; None unless the algorithm has such a price.
-        reward: what a mask is worth.
+        policy: is trained; maps images [B, channels, H, W] to logits [B, 1 or classes, H, W].
+        reference: which the divergence is measured from; not used if the algorithm has no divergence.
+        reward: of masks.
         algorithm: see Algorithm.
         optimizer: called with the trainable parameters, those of the value head as a group of their own.
         classes: of the masks, background counted.
         in_channels: of the images.
-        scheduler: called with the optimiser, and `steps=` if it asks for them; None: a constant rate.
+        scheduler: called with the optimiser, and `steps=` if it has that parameter; None: a constant rate.
         background: whether val/iou and val/dice count class 0.
         hold_statistics: keep BatchNorm and dropout as in evaluation, so that ratios start at 1.
         starts_at_reference: the policy has the reference's weights: check that the divergence starts at 0.
@@ -199,25 +65,25 @@ class PolicyGradientTask(Task):
         hold_statistics: bool = True,
         starts_at_reference: bool = False,
     ) -> None:
-        super().__init__(NAMES, self._with_groups(optimizer), scheduler, background)
+        super().__init__(LOGGED, self._with_groups(optimizer), scheduler, background)
         self.automatic_optimization = False
-        if algorithm.divergence.asks_reference and reference is None:
+        if algorithm.divergence.needs_reference and reference is None:
             raise ValueError(f"Expected a reference for the divergence of {algorithm.name} but got none.")
         self.policy, self.reward, self.algorithm, self.classes = policy, reward, algorithm, classes
-        self.reference = reference if algorithm.divergence.asks_reference else None
+        self.reference = reference if algorithm.divergence.needs_reference else None
         self.value = None if algorithm.value is None else algorithm.value(classes=classes, in_channels=in_channels)
         if getattr(self.value, "per", "image") == "pixel" and algorithm.ratio != "pixel":
             raise ValueError(
                 f"Expected algorithm.ratio=pixel for a value head of pixels but got {algorithm.ratio}; set "
                 "algorithm.value.per=image."
             )
-        self.scale, self.rollouts, self.rewards_asked = 1.0, 0, 0
+        self.kl_scale, self.rollouts, self.rewards_computed = 1.0, 0, 0
         self.collapse = Collapse(algorithm.collapse)
         self._hold_statistics, self._starts_at_reference = hold_statistics, starts_at_reference
         self.train()
 
     def setup(self, stage: str) -> None:
-        """Refuse what rollouts are not made for, and spare the user Lightning's doubt about modes that are meant."""
+        """Refuse several devices and float16; silence Lightning's warning about modules in eval mode."""
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         if self.trainer.world_size > 1 or self.trainer.precision == "16-mixed":
             raise ValueError(
@@ -232,75 +98,75 @@ class PolicyGradientTask(Task):
         return logits
 
     def train(self, mode: bool = True) -> "PolicyGradientTask":
-        """Switch to training or evaluation; statistics that are held stay held."""
+        """Switch to training or evaluation; BatchNorm and dropout stay in evaluation if `hold_statistics`."""
         super().train(mode)
         if mode and self._hold_statistics:
-            freezing.hold_statistics(self.policy)
+            hold(self.policy)
         return self
 
     @property
     def logs_this_step(self) -> bool:
-        """Whether the Trainer logs after this rollout: it counts batches where a batch is several steps."""
+        """Whether to log after this rollout; the Trainer counts batches, and a batch is several steps."""
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
         return bool(trainer.fast_dev_run) or (every > 0 and (self.rollouts + 1) % every == 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Draw masks, then take the steps of all epochs on them."""
+        """Draw masks, then take optimiser steps on them for all epochs."""
         with batch_in_errors(batch.ids, self.global_step):
             rollout = self._roll_out(batch)
-        alone = self.collapse.look(rollout.logits, batch.valid, batch.gold, batch.ids)
-        values = values_of(rollout) | {"policy/one_class": alone.float()}
+        single = self.collapse.check(rollout.logits, batch.valid, batch.gold, batch.ids)
+        values = _values_of(rollout) | {"policy/one_class": single.float()}
         if self.reference is not None:
-            prices = self.algorithm.divergence
-            values["price"] = torch.tensor(self.scale * max(prices.reward, prices.loss))
+            divergence = self.algorithm.divergence
+            values["kl_coefficient"] = torch.tensor(self.kl_scale * max(divergence.reward, divergence.loss))
         with batch_in_errors(batch.ids, self.global_step):
-            values |= self._learn(rollout, batch)
+            values |= self._optimise(rollout, batch)
         weight = torch.ones(len(batch.ids), device=batch.image.device)
         self.count("train", {name: value.expand(len(weight)) for name, value in values.items()}, weight)
-        self.log("step", float(self.global_step))  # else loggers would count rollouts
+        self.log("step", float(self.global_step))  # otherwise loggers would count rollouts
         self.rollouts += 1
-        self._adapt(values)
+        self._adapt_coefficients(values)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the reward of predicted masks and their overlap with gold."""
+        """Accumulate the reward of predicted masks and their overlap with gold."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the reward of predicted masks and their overlap with gold."""
+        """Accumulate the reward of predicted masks and their overlap with gold."""
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log what was counted, at the step that it belongs to."""
+        """Log the means at the current optimiser step."""
         super().on_validation_epoch_end()
         self.log("step", float(self.global_step))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is needed to go on."""
+        """Store the reference and the counters."""
         checkpoint["reference"] = {} if self.reference is None else self.reference.state_dict()
-        counted = (self.scale, self.rollouts, self.rewards_asked, self.collapse.rollouts)
-        checkpoint["policy_gradient"] = list(counted)
+        counters = (self.kl_scale, self.rollouts, self.rewards_computed, self.collapse.rollouts)
+        checkpoint["policy_gradient"] = list(counters)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on; a checkpoint that was trained against another reference is refused."""
+        """Restore the reference and the counters; a checkpoint that was trained with another reference is refused."""
         if self.reference is not None:
             self.reference.load_state_dict(checkpoint.get("reference", {}))
-        counted = checkpoint["policy_gradient"]
-        self.scale, self.rollouts, self.rewards_asked, self.collapse.rollouts = counted
+        counters = checkpoint["policy_gradient"]
+        self.kl_scale, self.rollouts, self.rewards_computed, self.collapse.rollouts = counters
 
     @torch.no_grad()
     def _roll_out(self, batch: Batch) -> Rollout:
         logits = self.policy(batch.image)
         reference_logits = None
         if self.reference is not None:
-            answer: Any = self.reference(cast(Any, batch), self.policy)
-            if not isinstance(answer, Tensor):
+            found: Any = self.reference(cast(Any, batch), self.policy)
+            if not isinstance(found, Tensor):
                 raise ValueError(
-                    f"Expected a reference that answers with logits but {type(self.reference).__name__} gives none; "
+                    f"Expected a reference that returns logits but {type(self.reference).__name__} returns none; "
                     "choose reference=frozen, ema, synchronised or adapter_off."
                 )
-            reference_logits = answer
-        self.rewards_asked += len(logits) * self.algorithm.masks
+            reference_logits = found
+        self.rewards_computed += len(logits) * self.algorithm.masks
         return roll_out(
             batch,
             logits,
@@ -309,28 +175,28 @@ class PolicyGradientTask(Task):
             self.algorithm,
             self.reward,
             classes=self.classes,
-            price=self.scale * self.algorithm.divergence.reward,
+            kl_coefficient=self.kl_scale * self.algorithm.divergence.reward,
         )
 
-    def _learn(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
-        """Take steps until the epochs are over, the policy has moved far enough, or max_steps is reached."""
-        found: list[Terms] = []
+    def _optimise(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
+        """Take steps until the epochs are over, KL(old policy ‖ policy) exceeds target_kl, or max_steps is reached."""
+        losses: list[Loss] = []
         norms: list[Tensor] = []
         for images in self._minibatches(len(batch.ids)):
             part = rollout.part(images)
             logits = self.policy(part.image)
             values = self._value_of(part.image, part.logits, part.valid)
-            terms = terms_of(part, logits, values, self.algorithm, self.scale * self.algorithm.divergence.loss)
-            self.guard.watch(terms.total, terms.parts, batch.ids, self.global_step)
-            found.append(terms)
-            self._check_start(terms)
+            loss = loss_of(part, logits, values, self.algorithm, self.kl_scale * self.algorithm.divergence.loss)
+            self.guard.watch(loss.total, loss.parts, batch.ids, self.global_step)
+            losses.append(loss)
+            self._check_start(loss)
             limit = self.algorithm.target_kl
-            if limit is not None and float(terms.watched["moved"]) > limit:
+            if limit is not None and float(loss.kl_to_old) > limit:
                 break
-            norms.append(self._step(terms.total))
+            norms.append(self._step(loss.total))
             if 0 < self.trainer.max_steps <= self.global_step:
                 break
-        return means_of_steps(found, norms, self.algorithm.minibatches)
+        return _means_of_steps(losses, norms, self.algorithm.minibatches)
 
     def _minibatches(self, images: int) -> Iterator[Tensor]:
         for _ in range(self.algorithm.epochs):
@@ -342,7 +208,7 @@ class PolicyGradientTask(Task):
         optimizer.zero_grad()
         self.manual_backward(loss)
         limit = self.algorithm.gradient_clip or float("inf")
-        # The value head for itself: its error would else decide how far the policy may go.
+        # Separately for the value head, since its large gradients would otherwise shorten the policy's steps.
         norms = [nn.utils.clip_grad_norm_(group["params"], limit) for group in optimizer.param_groups]
         optimizer.step()
         if (scheduler := self.lr_schedulers()) is not None:
@@ -352,30 +218,30 @@ class PolicyGradientTask(Task):
         return norms[0]
 
     def _value_of(self, image: Tensor, logits: Tensor, valid: Tensor) -> Tensor | None:
-        """Ask the value head, which sees the policy that drew the masks."""
+        """Return the value head's estimate, from the image and the probabilities of the policy that drew the masks."""
         if self.value is None:
             return None
         values: Tensor = self.value(image, log_probs(logits.detach()).exp(), valid)
         return values.float()
 
-    def _adapt(self, values: dict[str, Tensor]) -> None:
+    def _adapt_coefficients(self, values: dict[str, Tensor]) -> None:
         divergence = self.algorithm.divergence
         if divergence.target is not None:
             nats = float(values["policy/kl"].mean())
-            self.scale = adaptive_coefficient(self.scale, nats, divergence.target, rate=divergence.rate)
+            self.kl_scale = adaptive_coefficient(self.kl_scale, nats, divergence.target, rate=divergence.rate)
 
-    def _check_start(self, terms: Terms) -> None:
-        """Warn once if the policy that is trained does not start as the one that draws, or as the reference."""
+    def _check_start(self, loss: Loss) -> None:
+        """Warn once if the policy at the first step differs from the one that drew the masks, or from the reference."""
         if self.global_step > 0 or self.rollouts > 0:
             return
-        # Not the mean ratio, which is 1 whatever the policy.
-        moved, divergence = float(terms.watched["moved"]), float(terms.parts.get("divergence", 0.0))
-        if moved > TOLERANCE or (self._starts_at_reference and abs(divergence) > TOLERANCE):
+        # Not the ratio, whose mean is 1 for any policy.
+        from_old, divergence = float(loss.kl_to_old), float(loss.parts.get("divergence", 0.0))
+        if from_old > TOLERANCE or (self._starts_at_reference and abs(divergence) > TOLERANCE):
             rank_zero_warn(
                 "Expected the policy at the first step to be the one that drew the masks, and the reference, but it is "
-                f"{moved:.2g} nats a pixel from the one and {divergence:.2g} from the other. Likely causes: BatchNorm "
-                "or dropout of the policy runs in training mode (keep hold_statistics=true); policy and reference were "
-                "loaded from different files."
+                f"{from_old:.2g} nats a pixel from the one and {divergence:.2g} from the other. Likely causes: "
+                "BatchNorm or dropout of the policy runs in training mode (keep hold_statistics=true); policy and "
+                "reference were loaded from different files."
             )
 
     @torch.no_grad()
@@ -385,10 +251,10 @@ class PolicyGradientTask(Task):
         index = torch.arange(len(logits), device=logits.device)
         request = RewardRequest(batch.image, predicted_classes(logits), index, batch.gold, batch.valid, self.classes)
         with batch_in_errors(batch.ids, self.global_step):
-            self.count(stage, {"reward": asked(self.reward, request)}, torch.ones_like(index))
+            self.count(stage, {"reward": rewards_of(self.reward, request)}, torch.ones_like(index))
 
     def _with_groups(self, make: MakeOptimizer) -> MakeOptimizer:
-        """Give the value head a group of parameters, and a rate, of its own."""
+        """Give the value head a parameter group and a learning rate of its own."""
 
         def grouped(parameters: Iterable[nn.Parameter]) -> Optimizer:
             if self.value is None:
@@ -399,3 +265,71 @@ class PolicyGradientTask(Task):
             return make(cast(Any, groups))
 
         return grouped
+
+
+class CollapsedPolicyError(ValueError):
+    """The policy predicts a single class in every image."""
+
+
+class Collapse:
+    """Counts consecutive rollouts whose predicted masks all have a single class, and raises at `patience`.
+
+    Rollouts all of whose images have a single class in the gold mask are not counted.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience, self.rollouts = patience, 0
+
+    def check(self, logits: Tensor, valid: Tensor, gold: Tensor | None, ids: Sequence[str]) -> Tensor:
+        """Return for each image whether its predicted mask has a single class.
+
+        Raises:
+            CollapsedPolicyError: that was so for all images in `patience` consecutive rollouts.
+        """
+        masks = predicted_classes(logits)
+        single = _single_class(masks, valid)
+        if gold is not None and bool(_single_class(gold, valid & (gold != IGNORE)).all()):
+            return single
+        self.rollouts = self.rollouts + 1 if bool(single.all()) else 0
+        if self.patience is not None and self.rollouts >= self.patience:
+            shown = torch.unique(masks[valid]).tolist()
+            raise CollapsedPolicyError(
+                f"Expected predicted masks of more than one class but in the last {self.rollouts} rollouts the policy "
+                f"predicts class {', '.join(map(str, shown))} alone everywhere (last images: {', '.join(ids)}): it has "
+                "collapsed. Lower optimizer.lr, raise algorithm.divergence.loss or algorithm.entropy, or check the "
+                "reward of such a mask; algorithm.collapse=null turns this check off."
+            )
+        return single
+
+
+def _single_class(masks: Tensor, inside: Tensor) -> Tensor:
+    """Return for each mask [n, *spatial] whether all its pixels inside have the same class."""
+    low = masks.masked_fill(~inside, 255).flatten(1).amin(1)
+    high = masks.masked_fill(~inside, 0).flatten(1).amax(1)
+    return low >= high
+
+
+@torch.no_grad()
+def _values_of(rollout: Rollout) -> dict[str, Tensor]:
+    """Return, for each image, reward, its standard deviation, entropy a pixel and KL to the reference in nats."""
+    values = {"reward": rollout.rewards.mean(1), "policy/entropy": mean_inside(entropy(rollout.logits), rollout.valid)}
+    if rollout.rewards.shape[1] > 1:
+        values["reward_std"] = rollout.rewards.std(1)
+    if rollout.reference_logits is not None:
+        nats = kl(rollout.logits, rollout.reference_logits).masked_fill(~rollout.valid, 0.0)
+        values["policy/kl"] = nats.flatten(1).sum(1)
+    return values
+
+
+def _means_of_steps(losses: Sequence[Loss], norms: Sequence[Tensor], minibatches: int) -> dict[str, Tensor]:
+    """Return means over the steps of a rollout, and KL(old policy ‖ policy) before the last one."""
+    values = {"loss": torch.stack([loss.total.detach() for loss in losses]).mean()}
+    for name in losses[0].parts:
+        values[f"loss/{name}"] = torch.stack([loss.parts[name] for loss in losses]).mean()
+    values["policy/ratio"] = torch.stack([loss.ratio for loss in losses]).mean()
+    values["policy/clip_fraction"] = torch.stack([loss.clip_fraction for loss in losses]).mean()
+    values["policy/kl_to_old"] = losses[-1].kl_to_old
+    values["policy/epochs"] = torch.tensor(len(norms) / minibatches)
+    if norms:
+        values["policy/gradient_norm"] = torch.stack(list(norms)).mean()
+    return values

@@ -100,14 +100,18 @@ class CachedScores(FrozenCopy):
             self._wait_on_cpu()
         else:
             self._warn_if_unexpected(batch, found)
-            rows[~found] = self._compute(batch, policy)[~found]
+            rows[~found] = self._compute(batch, policy, ~found)[~found]
             table.add(digests[~found], rows[~found])
             self.computed += int((~found).sum())
         parts = torch.from_numpy(rows).to(batch.image.device).split(masks, dim=1)
         return {score: scores_of(part) for score, part in zip(self._scores, parts, strict=True)}
 
-    def _compute(self, batch: PreferenceBatch, policy: nn.Module) -> Rows:
-        logits = beside(self.network, policy)(batch.image)
+    def _compute(self, batch: PreferenceBatch, policy: nn.Module, missing: NDArray[np.bool_]) -> Rows:
+        """Return the rows of the batch; only those that are missing mean anything."""
+        pairs = torch.from_numpy(missing).to(batch.image.device)
+        images = pairs.nonzero()[:, 0] if isinstance(batch, RankingBatch) else batch.image_index[pairs].unique()
+        some: Tensor = beside(self.network, policy)(batch.image[images])
+        logits = some.new_zeros(len(batch.image), *some.shape[1:]).index_copy_(0, images, some)
         # All s⁺ at once: each one computed later would pass over the logits again.
         scored = score_batch(self._scores, logits, batch, wants_chosen=self._scores)
         rows: Rows = torch.cat([rows_of(scored[score]) for score in self._scores], dim=1).cpu().numpy()

@@ -114,7 +114,7 @@ def composed(*overrides):
     "overrides",
     [
         ["+datamodule=preference", "datamodule.items.pairs_per_image=4"],
-        ["+datamodule=ranking", "datamodule.items.length=4", "data.ranking=true"],
+        ["+datamodule=ranking", "datamodule.items.length=4"],
         ["+datamodule=supervised", "datamodule.items.target=any"],
         ["+datamodule=preference", "datamodule/split=folds", "datamodule.split.fold=1"],
         ["+datamodule=preference", "datamodule.split.val=0.2", "datamodule.batch_size=4"],

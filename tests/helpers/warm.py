@@ -1,4 +1,4 @@
-"""Scripts in a process of their own, forked from one that has imported the libraries: a start costs no seconds."""
+"""Scripts in processes of their own, forked from one that has imported the libraries, which saves seconds a start."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Switched off, a LoRA is the network before it bit for bit; switched on, it is W + alpha/rank · B·A."""
+"""With the adapter off, the network computes exactly what it did before; with it on, W + alpha/rank · B·A."""
 
 import copy
 import logging
@@ -159,7 +159,7 @@ def test_layers_that_cannot_be_merged_go_without_and_are_named(tiny, image, capl
     torch.testing.assert_close(merge_adapter(trained(adapted)).eval()(image), adapted(image), rtol=1e-5, atol=1e-5)
 
 
-def test_many_layers_of_a_real_network_get_their_own_and_targets_choose_among_them():
+def test_all_convolutions_of_a_unet_get_a_lora_or_those_of_targets():
     unet = smp_model("unet", "resnet18", classes=2, encoder_depth=3, decoder_channels=[16, 8, 8])
     convolutions = {n for n, layer in unet.named_modules() if isinstance(layer, nn.Conv2d)}
     decoder = {name for name in convolutions if name.startswith("network.decoder")}

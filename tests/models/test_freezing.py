@@ -1,4 +1,4 @@
-"""What is frozen is what the patterns name; held statistics make training compute what evaluation does."""
+"""freeze_parts freezes what the patterns name; hold_statistics makes training compute what evaluation does."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def everything() -> Segmenter:
     return Segmenter(nn.Sequential(*parts), 2)
 
 
-def test_held_training_computes_what_evaluation_does_and_learns_all_the_same(image):
+def test_training_with_hold_statistics_computes_what_evaluation_does_and_still_learns(image):
     segmenter = everything().eval()
     expected = segmenter(image)
     buffers = {name: b.clone() for name, b in segmenter.named_buffers()}
@@ -93,7 +93,7 @@ def test_train_lets_go_and_holding_again_holds(tiny, image):
     assert not torch.equal(segmenter.network.encoder[1].running_mean, before)
 
 
-def test_the_dropout_of_a_lora_goes_on_while_all_else_is_held(tiny, image):
+def test_the_dropout_of_a_lora_stays_on_with_hold_statistics(tiny, image):
     segmenter = add_lora(tiny(), rank=2, dropout=0.5).train()
     hold_statistics(segmenter)
     training = {name for name, part in segmenter.named_modules() if part.training}

@@ -126,7 +126,7 @@ WRONG = {
 
 @BOTH
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_rewarded_is_said(kind, case):
+def test_masks_that_cannot_be_rewarded_are_refused(kind, case):
     image, masks, index, said = WRONG[case]
     with pytest.raises(ValueError, match=said):
         made(kind)(image, masks, index)

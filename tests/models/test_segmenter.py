@@ -1,4 +1,4 @@
-"""Padding, upsampling and picking logits give the numbers worked out beside them; mistakes are named."""
+"""Segmenter: padding, upsampling and finding logits, against values computed here; errors name the mistake."""
 
 import sys
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from segdpo.models.segmenter import channels_for
 
 
 class Returns(nn.Module):
-    """Returns what it was told to make of the image, and keeps the image it saw."""
+    """Applies a given function to the image, and keeps the image."""
 
     def __init__(self, make):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files from strangers: what a header or a run's configuration may name, and what is refused before it is called."""
+"""Files from others: what a header or a run's configuration may name, and what is refused before it is called."""
 
 import json
 import sys
@@ -153,6 +153,12 @@ def test_a_header_nested_without_end_is_one_error(tmp_path):
 )
 def test_what_would_fetch_or_read_a_file_is_set_to_none(node, nothing):
     assert checked(node, FILE, "model")[nothing] is None
+
+
+def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(tmp_path):
+    large = {**MODEL, "network_factory": {**CONVOLUTION, "in_channels": 2**30}}
+    with pytest.raises(ValueError, match=r"(?s)policy\.safetensors: model .*network of at most \d+ numbers"):
+        open_segmenter(saved(tmp_path, large))
 
 
 def test_a_segformer_of_another_size_says_how_it_opens(tmp_path):

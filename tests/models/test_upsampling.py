@@ -10,7 +10,7 @@ from segdpo.models import Segmenter, smp_model, wrap
 
 
 class Ends(nn.Module):
-    """A convolution with a stride of 4, and whatever a network does after it."""
+    """A convolution with a stride of 4, and a function after it."""
 
     def __init__(self, end, channels=3):
         super().__init__()

@@ -159,7 +159,7 @@ def test_a_damaged_file_of_the_old_kind_is_named(tiny, tmp_path):
 @pytest.mark.parametrize(
     "error", [OSError(22, "Invalid argument"), KeyError("storage"), TypeError("unhashable"), AssertionError()]
 )
-def test_whatever_torch_raises_names_the_file(tiny, tmp_path, monkeypatch, error):
+def test_every_error_of_torch_names_the_file(tiny, tmp_path, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
@@ -259,7 +259,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
 
 
 def test_the_hash_reads_what_the_device_has(tiny, monkeypatch):
-    """A copy to the CPU comes before the bytes: the very same digest, whatever the device."""
+    """A copy to the CPU comes before the bytes: the same digest on every device."""
     seen = []
     monkeypatch.setattr(weights.torch.Tensor, "cpu", lambda self: seen.append(self.shape) or self)
     fingerprint(tiny())

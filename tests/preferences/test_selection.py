@@ -1,4 +1,5 @@
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,19 +43,20 @@ def test_what_is_drawn_for_a_record_depends_on_the_record_alone():
 
 
 def test_entropy_in_nats():
-    def predict(logits):
-        return lambda images: np.broadcast_to(np.array(logits, np.float32)[None, :, None, None], (1, len(logits), 2, 3))
+    def network(logits):
+        values = np.array(logits, np.float32)[None, :, None, None]
+        return SimpleNamespace(predict=lambda images: np.broadcast_to(values, (1, len(logits), 2, 3)))
 
     def plain(*p):
         return -sum(x * np.log(x) for x in p)
 
     value = partial(entropy, LEVELS[0], None)
-    assert value(predict=predict([0.0])) == pytest.approx(np.log(2))
-    assert value(predict=predict([2.0])) == pytest.approx(plain(1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))))
-    assert value(predict=predict([-2.0])) == pytest.approx(value(predict=predict([2.0])))
-    assert value(predict=predict(np.log([0.7, 0.2, 0.1]))) == pytest.approx(plain(0.7, 0.2, 0.1))
+    assert value(network=network([0.0])) == pytest.approx(np.log(2))
+    assert value(network=network([2.0])) == pytest.approx(plain(1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))))
+    assert value(network=network([-2.0])) == pytest.approx(value(network=network([2.0])))
+    assert value(network=network(np.log([0.7, 0.2, 0.1]))) == pytest.approx(plain(0.7, 0.2, 0.1))
     for sure in ([1000.0], [-1000.0], [1000.0, 0.0, 0.0]):
-        assert value(predict=predict(sure)) == pytest.approx(0, abs=1e-9)
+        assert value(network=network(sure)) == pytest.approx(0, abs=1e-9)
 
 
 def test_disagreement_is_one_minus_the_mean_iou_of_the_candidates():

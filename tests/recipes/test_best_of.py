@@ -10,26 +10,27 @@ from small import SMALL, composed
 from toy_records import record as toy
 
 from segdpo.metrics.preferences import best_of_kl_bound
-from segdpo.recipes.best_of import checked, draw_all, overlaps_of
-from segdpo.recipes.compare import Seen, network_of
-from segdpo.recipes.reference import make_reference
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.best_of import checked_sizes, draw_all, overlaps_of
+from segdpo.recipes.compare import evaluated_network
+from segdpo.recipes.frontier import View
+from segdpo.recipes.reference import train_or_load_reference
+from segdpo.recipes.run import open_run, run_recipe
 
 SHORT = [*SMALL, "callbacks=none", "logger=none", "task=best_of", "best_of.samples=5", "best_of.k=[4,1,2]"]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("best_of")
     config = composed(*SHORT, folder=folder)
     summary = run_recipe(config)
-    setting = open_setting(composed(*SHORT, "judge=dice", folder=folder))
-    reference = make_reference(setting.config, setting.source, setting.splits)
-    return summary, draw_all(setting, network_of(setting, reference.network), torch.device("cpu")), folder
+    run = open_run(composed(*SHORT, "judge=dice", folder=folder))
+    network = evaluated_network(run, train_or_load_reference(run).network)
+    return summary, draw_all(run, network, torch.device("cpu")), folder
 
 
-def test_every_size_is_the_mean_over_subsets(told):
-    summary, drawn, _ = told
+def test_every_size_is_the_mean_over_subsets(finished):
+    summary, drawn, _ = finished
     points = summary["frontier"]["points"]
     assert [point["k"] for point in points] == [1, 2, 4]
     for point in points:
@@ -42,19 +43,19 @@ def test_every_size_is_the_mean_over_subsets(told):
         assert point["kl"]["mean"] == best_of_kl_bound(point["k"])
 
 
-def test_masks_that_rightly_are_empty_are_right_beside_invented_ones(told):
-    setting = open_setting(composed(*SHORT, folder=told[2]))
+def test_masks_that_rightly_are_empty_are_right_beside_invented_ones(finished):
+    run = open_run(composed(*SHORT, folder=finished[2]))
     record = toy(size=(8, 8))
-    seen = Seen(replace(record, gold=np.zeros((8, 8), np.uint8)), torch.zeros(1), torch.ones(1, 8, 8, dtype=torch.bool))
+    view = View(replace(record, gold=np.zeros((8, 8), np.uint8)), torch.zeros(1), torch.ones(1, 8, 8, dtype=torch.bool))
     masks = np.zeros((3, 8, 8), np.uint8)
-    assert np.isnan(overlaps_of(setting, seen, masks)["iou"]).all()
+    assert np.isnan(overlaps_of(run, view, masks)["iou"]).all()
     masks[1, 2:4] = 1
-    assert overlaps_of(setting, seen, masks)["iou"].tolist() == [1, 0, 1]
-    assert overlaps_of(setting, seen, masks)["dice"].tolist() == [1, 0, 1]
+    assert overlaps_of(run, view, masks)["iou"].tolist() == [1, 0, 1]
+    assert overlaps_of(run, view, masks)["dice"].tolist() == [1, 0, 1]
 
 
-def test_the_summary_is_that_of_the_largest(told):
-    summary, drawn, folder = told
+def test_the_summary_is_that_of_the_largest(finished):
+    summary, drawn, folder = finished
     last = summary["frontier"]["points"][-1]
     assert summary["policy"]["iou"] == last["iou"]
     assert summary["frontier"]["reward"] == last["reward"]
@@ -70,9 +71,9 @@ def test_the_summary_is_that_of_the_largest(told):
     assert not (folder / "run" / "policy.safetensors").exists()
 
 
-def test_masks_are_judged_by_the_judge_of_the_configuration(told):
+def test_masks_are_judged_by_the_judge_of_the_configuration(finished):
     """Dice = 2 IoU/(1 + IoU)."""
-    for one in told[1]:
+    for one in finished[1]:
         iou = one.overlaps["iou"]
         np.testing.assert_allclose(one.rewards, 2 * iou / (1 + iou), atol=1e-6)
 
@@ -80,13 +81,13 @@ def test_masks_are_judged_by_the_judge_of_the_configuration(told):
 @pytest.mark.parametrize("sizes", [[], [0], [1, 6]])
 def test_sizes_that_cannot_be_are_named(sizes):
     with pytest.raises(ValueError, match=r"best_of\.k from 1 to best_of\.samples=5"):
-        checked(sizes, 5)
+        checked_sizes(sizes, 5)
 
 
 @pytest.mark.parametrize(
     ("choice", "message"),
     [("judge=agreement", "a judge of single masks"), ("datamodule.split.test=0", "test images for task=best_of")],
 )
-def test_what_nothing_can_be_chosen_by_is_refused(choice, message, told, tmp_path):
+def test_what_nothing_can_be_chosen_by_is_refused(choice, message, finished, tmp_path):
     with pytest.raises(ValueError, match=message):
-        run_recipe(composed(*SHORT, choice, f"run_folder={tmp_path}", f"cache={told[2] / 'cache'}"))
+        run_recipe(composed(*SHORT, choice, f"run_folder={tmp_path}", f"cache={finished[2] / 'cache'}"))

@@ -41,7 +41,7 @@ def test_a_sweep_of_two_losses_and_two_seeds_is_four_runs_and_one_table(tmp_path
     assert all(row[7].strip() == "2" for row in rows[2:])
 
 
-def test_two_processes_tell_one_story(tmp_path):
+def test_two_processes_end_as_one(tmp_path):
     words = words_for(tmp_path / "run", "trainer=ddp", "trainer.devices=2", "datamodule.batch_size=2")
     Warm(words, tmp_path, PATH).finish()
     Warm(words_for(tmp_path / "alone", "datamodule.batch_size=4"), tmp_path).finish()
@@ -51,7 +51,7 @@ def test_two_processes_tell_one_story(tmp_path):
         assert together["pairs"][name] == pytest.approx(one["pairs"][name], abs=1e-4)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_names_the_checkpoint_to_resume_from(tmp_path):
     folder = tmp_path / "run"
     words = command(folder, "trainer.max_steps=5000", "callbacks.last.every_n_train_steps=1", "callbacks.panels=null")
     running = subprocess.Popen(
@@ -85,7 +85,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         ("reference_training.images=900", "reference_training.images to be from 1 to"),
     ],
 )
-def test_mistakes_end_in_words(override, said, tmp_path):
+def test_mistakes_end_in_a_message(override, said, tmp_path):
     output = Warm(words_for(tmp_path / "run", override), tmp_path).finish(status=1)
     assert said in output
     assert "Traceback" not in output

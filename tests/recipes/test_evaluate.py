@@ -17,8 +17,8 @@ from segdpo.models import EVALUATION, checked
 from segdpo.models.weights import save_weights
 from segdpo.recipes.config import build, plain, read_config
 from segdpo.recipes.evaluate import Request, check_classes, evaluate_weights
-from segdpo.recipes.measure import CHEAP
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.measure import WITHOUT_DISTANCES
+from segdpo.recipes.run import open_run, run_recipe
 
 DISCS = "_target_: gold_sources.Discs\n"
 
@@ -64,13 +64,13 @@ def predicted(path, image):
 
 def test_a_run_leaves_an_evaluation_that_agrees_with_numpy(run):
     config = composed(*SMALL, folder=run.parent)
-    setting = open_setting(config)
+    opened = open_run(config)
     pipeline = build(config.transforms)["eval"]
     found = {row["id"]: row for row in rows(run / "evaluation")}
     assert list(found) == sorted(found)
-    assert len(found) == len(setting.splits.test) == 6
-    for number in setting.splits.test:
-        record = setting.source[int(number)]
+    assert len(found) == len(opened.splits.test) == 6
+    for number in opened.splits.test:
+        record = opened.source[int(number)]
         view = pipeline(record.image, record.gold[None], np.random.default_rng(0))
         gold = view.masks[0] == 1
         for name in ("policy", "reference"):
@@ -91,7 +91,7 @@ def test_its_summary_says_what_the_runs_summary_says_and_more(run):
     of_run = json.loads((run / "summary.json").read_text())
     for name in ("policy", "reference", "difference"):
         assert summary[name]["iou"] == of_run[name]["iou"]
-    assert summary["metrics"] == list(CHEAP)
+    assert summary["metrics"] == list(WITHOUT_DISTANCES)
     changes = [float(row["policy_iou"]) - float(row["reference_iou"]) for row in rows(run / "evaluation")]
     assert summary["better"] == sum(change > 0 for change in changes)
     assert summary["worse"] == sum(change < 0 for change in changes)
@@ -103,7 +103,7 @@ def test_its_summary_says_what_the_runs_summary_says_and_more(run):
 
 
 def test_of_the_same_networks_it_is_what_the_run_wrote(run, tmp_path):
-    evaluate_weights(request(run, metrics=CHEAP, out=tmp_path))
+    evaluate_weights(request(run, metrics=WITHOUT_DISTANCES, out=tmp_path))
     assert (tmp_path / "images.csv").read_bytes() == (run / "evaluation" / "images.csv").read_bytes()
     assert (tmp_path / "classes.csv").read_bytes() == (run / "evaluation" / "classes.csv").read_bytes()
 
@@ -211,7 +211,7 @@ def test_a_broken_network_is_no_network_that_finds_nothing(run, tmp_path):
     [
         ({"split": "val"}, "Expected --out FOLDER"),
         ({"overrides": ["data.cuont=3"]}, "The run has no data.cuont: data has .*count"),
-        ({"overrides": ["loss=dpo"]}, "an evaluation takes nothing else"),
+        ({"overrides": ["loss=dpo"]}, "transforms, .*background.* but got 'loss=dpo'"),
         ({"overrides": ["transforms.size=64"]}, "write transforms=NAME transforms.size=64"),
         ({"overrides": ["data=shapes"], "data": "x.yaml"}, "both"),
         ({"overrides": ["datamodule.batch_size=0"]}, "datamodule.batch_size to be finite and at least 1 but got 0"),

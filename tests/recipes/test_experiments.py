@@ -1,4 +1,4 @@
-"""Single experiments run two steps; tables compose, and their cells are what the documents say."""
+"""Single experiments run two steps; tables compose, and their runs are those of the documents."""
 
 import os
 import re
@@ -17,9 +17,9 @@ SINGLE = ["bubil", "displacement", "few_masks", "lora"]
 TABLES = {
     "displacement": 9,
     "displacement_camvid": 6,
-    "worth_cheap_masks": 19,
+    "worth_noisy_masks": 19,
     "worth_few_masks": 14,
-    "worth_bubil_cheap": 9,
+    "worth_bubil_noisy": 9,
     "worth_bubil_few": 9,
     "budget": 18,
     "label_noise": 15,
@@ -30,12 +30,12 @@ TABLES = {
 ELSEWHERE = ["online_dpo", "frontier", "frontier_bubil"]  # test_frontier_conf.py
 SHORT = [*CONVOLUTION, "reference_training.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
 SHAPES = ["data.count=40", "data.size=32"]
-CELLS = sorted(
+VARIANTS = sorted(
     path.stem for path in (CONF / "experiment" / "variant").glob("*.yaml") if not path.stem.startswith("frontier_")
 )
 
 
-def cells_of(name):
+def sweep_of(name):
     """The sweep that -m would run, and what the experiment says of Hydra."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"experiment={name}"], return_hydra_config=True)
@@ -60,19 +60,19 @@ def test_every_experiment_is_tested():
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_a_place_of_its_own_and_all_its_cells(name, tmp_path):
-    cells, hydra = cells_of(name)
-    seeds = {word for cell in cells for word in cell if word.startswith("seed=")}
+def test_a_table_has_a_folder_of_its_own_and_all_its_runs(name, tmp_path):
+    runs, hydra = sweep_of(name)
+    seeds = {word for one in runs for word in one if word.startswith("seed=")}
     assert len(seeds) == (3 if name == "displacement_camvid" else 5)
-    assert len(cells) == TABLES[name] * len(seeds)
-    assert len({tuple(cell) for cell in cells}) == len(cells)
+    assert len(runs) == TABLES[name] * len(seeds)
+    assert len({tuple(one) for one in runs}) == len(runs)
     assert hydra.sweep.dir == f"multirun/{name}"
     assert "experiment" in hydra.job.config.override_dirname.exclude_keys
-    check_at_start(composed(f"experiment={name}", *cells[-1], folder=tmp_path))
+    check_at_start(composed(f"experiment={name}", *runs[-1], folder=tmp_path))
 
 
-def test_cells_are_what_they_are_called():
-    for name in CELLS:
+def test_variants_are_what_they_are_called():
+    for name in VARIANTS:
         config = composed(f"experiment/variant={name}", "candidates=logit_noise")
         target = config.finetune.target if "finetune" in config.task._target_ else None
         method = re.sub("_(3_rounds|all_pairs|weighted_pairs)$", "", name)
@@ -107,8 +107,8 @@ def test_the_page_of_results_has_the_command_of_each_table():
     assert {Path(line[2]).name for line in gathered} == set(TABLES)
     for line in gathered:
         rows = {line[at + 1] for at, word in enumerate(line) if word in ("--dense", "--against")}
-        cells, _ = cells_of(Path(line[2]).name)
-        assert rows <= {word.partition("=")[2] for cell in cells for word in cell}
+        runs, _ = sweep_of(Path(line[2]).name)
+        assert rows <= {word.partition("=")[2] for one in runs for word in one}
 
 
 @pytest.mark.untraced

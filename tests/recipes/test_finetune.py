@@ -19,13 +19,13 @@ def cache(tmp_path_factory):
     return f"cache={tmp_path_factory.mktemp('cache')}"
 
 
-def told(cache, folder, *choices):
+def run_with(cache, folder, *choices):
     return run_recipe(composed(*SHORT, cache, f"run_folder={folder}", *choices))
 
 
 def test_chosen_is_sft(cache, tmp_path):
-    pairs = told(cache, tmp_path / "sft", "loss=sft")
-    masks = told(cache, tmp_path / "chosen", "task=finetune", "finetune.target=chosen")
+    pairs = run_with(cache, tmp_path / "sft", "loss=sft")
+    masks = run_with(cache, tmp_path / "chosen", "task=finetune", "finetune.target=chosen")
     weights = [read_tensors(tmp_path / name / "policy.safetensors") for name in ("sft", "chosen")]
     before = read_tensors(tmp_path / "sft" / "reference.safetensors")
     for name, tensor in weights[0].items():
@@ -39,7 +39,7 @@ def test_chosen_is_sft(cache, tmp_path):
 
 @pytest.mark.parametrize(("target", "judgements"), [("gold", 0), ("consensus", 5 * FOUR_MASKS_JUDGED)])
 def test_other_targets(target, judgements, cache, tmp_path):
-    summary = told(cache, tmp_path, "task=finetune", f"finetune.target={target}")
+    summary = run_with(cache, tmp_path, "task=finetune", f"finetune.target={target}")
     assert set(summary) >= {"reference", "policy", "difference", "pairs", "metric", "seconds"}
     assert summary["pairs"]["judgements"] == judgements
     assert summary["pairs"].get("gold_masks") == (FOUR_MASKS_JUDGED if target == "gold" else None)
@@ -47,8 +47,8 @@ def test_other_targets(target, judgements, cache, tmp_path):
 
 
 def test_an_unknown_target_names_those_there_are(cache, tmp_path):
-    with pytest.raises(ValueError, match=r"finetune\.target to be one of gold, chosen, consensus but got best"):
-        told(cache, tmp_path, "task=finetune", "finetune.target=best")
+    with pytest.raises(ValueError, match=r"finetune\.target to be one of gold, chosen, consensus but got 'best'"):
+        run_with(cache, tmp_path, "task=finetune", "finetune.target=best")
 
 
 def test_the_weights_of_ranks_fall_in_a_line():

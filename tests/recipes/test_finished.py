@@ -1,4 +1,4 @@
-"""A finished run is not run again, another one in its folder is refused, and a stopped sweep goes on."""
+"""A finished run is not run again, another one in its folder is refused, and a stopped sweep is resumed."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from small import SMALL, composed
 from warm import Warm
 
-from segdpo.recipes.config import LONGEST, run_name
-from segdpo.recipes.run import differing, run_recipe
+from segdpo.recipes.command_line import LONGEST, run_name
+from segdpo.recipes.run import differences, run_recipe
 
 SHORT = [*SMALL, "trainer.max_steps=2", "callbacks.panels=null"]
 
@@ -42,11 +42,11 @@ def test_a_run_without_a_summary_is_run(run, tmp_path):
 def test_a_run_that_was_moved_is_the_same_run():
     before = {"run_folder": "/a/run", "cache": "/a/cache", "path": "/a/run/checkpoints", "rate": 1e-4}
     now = {"run_folder": "/b/c", "cache": "/d", "path": "/b/c/checkpoints", "rate": 0.0001}
-    assert differing(before, now) == []
-    assert differing(before, {**now, "new": [1]}) == ["new.0 (nothing → 1)"]
+    assert differences(before, now) == []
+    assert differences(before, {**now, "new": [1]}) == ["new.0 (nothing → 1)"]
 
 
-def test_names_of_cells_are_safe_and_differ():
+def test_names_of_runs_are_safe_and_differ():
     long = "__".join(f"key{number}=value" for number in range(60))
     words = ["loss=dpo__seed=0", "a/b=c", "a-b=c", "a=[1,2]", "a=[1,3]", long, long + "x", "a=../../up", ""]
     names = [run_name(word) for word in words]
@@ -57,7 +57,7 @@ def test_names_of_cells_are_safe_and_differ():
         assert 0 < len(name) <= LONGEST + 9
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(tmp_path):
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     words = ["-m", *SHORT, f"cache={tmp_path / 'cache'}", "jobs=1"]
     words += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "reference_training.images=900,null"]
     assert "Expected reference_training.images to be from 1 to" in Warm(words, tmp_path).finish(status=1)

@@ -1,4 +1,4 @@
-"""The frontier's cells are what they are called, its sweep has all of them; online training draws from its policy."""
+"""The frontier's variants are what they are called, and its sweep has all of them; online training uses its policy."""
 
 import json
 
@@ -11,11 +11,11 @@ from small import CONF, SMALL, composed, runs_of
 from segdpo.inference.load import open_segmenter
 from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
 from segdpo.recipes.config import build, check_at_start
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.run import open_run, run_recipe
 
-CELLS = sorted(path.stem for path in (CONF / "experiment" / "variant").glob("frontier_*.yaml"))
+VARIANTS = sorted(path.stem for path in (CONF / "experiment" / "variant").glob("frontier_*.yaml"))
 STRENGTHS = ("nearest", "near", "far", "farthest")
-# Where each cell's strength acts.
+# The option that the strength of each variant sets.
 ACTS = {
     "sft": "trainer.max_steps",
     "ppo": "algorithm.divergence.loss",
@@ -24,22 +24,25 @@ ACTS = {
 }
 
 
-# On real cells one anchored loss stands for both, and one strength less.
+# On images of cells there is one anchored loss and one strength fewer.
 SWEEPS = {
-    "frontier": (CELLS, STRENGTHS),
-    "frontier_bubil": ([cell for cell in CELLS if cell != "frontier_hold_nll_anchor"], ("nearest", "far", "farthest")),
+    "frontier": (VARIANTS, STRENGTHS),
+    "frontier_bubil": (
+        [variant for variant in VARIANTS if variant != "frontier_hold_nll_anchor"],
+        ("nearest", "far", "farthest"),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
-    cells, strengths = SWEEPS[name]
+def test_a_sweep_has_its_variants_strengths_and_seeds(name, tmp_path):
+    variants, strengths = SWEEPS[name]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra
     runs = runs_of(hydra.sweeper.params)
-    assert len({tuple(run) for run in runs}) == len(cells) * len(strengths) * 3
+    assert len({tuple(run) for run in runs}) == len(variants) * len(strengths) * 3
     assert {word for run in runs for word in run if word.startswith("experiment/variant=")} == {
-        f"experiment/variant={cell}" for cell in cells
+        f"experiment/variant={variant}" for variant in variants
     }
     assert {word for run in runs for word in run if "strength=" in word} == {f"strength={one}" for one in strengths}
     assert hydra.sweep.dir == f"multirun/{name}"
@@ -47,19 +50,19 @@ def test_a_sweep_has_its_cells_strengths_and_seeds(name, tmp_path):
     check_at_start(composed(f"experiment={name}", *runs[-1], folder=tmp_path))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_cell_names_the_value_of_each_strength(cell, tmp_path):
-    name = cell.removeprefix("frontier_")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_names_the_value_of_each_strength(variant, tmp_path):
+    name = variant.removeprefix("frontier_")
     values = []
     for strength in STRENGTHS:
-        config = composed(f"experiment/variant={cell}", f"strength={strength}", folder=tmp_path)
+        config = composed(f"experiment/variant={variant}", f"strength={strength}", folder=tmp_path)
         assert config.frontier.method == name
         node = config
         for key in ACTS.get(name, "beta").split("."):
             node = node[key]
         assert config.frontier.value == (node[0] if name == "best_of" else node)
         values.append(config.frontier.value)
-    # More steps and a larger K go farther; a larger beta and a dearer nat stay nearer.
+    # More steps and a larger K go farther; a larger beta and a larger coefficient of KL stay closer.
     assert values == sorted(set(values), reverse=name not in ("sft", "best_of"))
     target = config.task._target_.rpartition(".")[2].removeprefix("run_")
     if target == "preference":
@@ -88,11 +91,11 @@ def test_online_rounds_judged_by_a_reward_model(tmp_path):
     assert frontier["judge"] == f"by_network(model.path={path}, model.classes=None)"
     assert (run / "round_1" / "policy.safetensors").exists()
     assert json.loads((run / "summary.json").read_text())["frontier"] == frontier
-    setting, model = open_setting(config), load_reward_model(path).eval()
+    opened, model = open_run(config), load_reward_model(path).eval()
     network, pipeline = open_segmenter(run)[0].eval(), build(config.transforms)["eval"]
     rewards = []
-    for number in setting.splits.test:
-        record = setting.source[int(number)]
+    for number in opened.splits.test:
+        record = opened.source[int(number)]
         image = torch.from_numpy(pipeline(record.image, record.gold[None], np.random.default_rng(0)).image)[None]
         with torch.no_grad():
             rewards.append(model(image, (network(image)[:, 0] > 0).byte(), None).item())

@@ -22,7 +22,7 @@ def cache(tmp_path_factory):
     return f"cache={tmp_path_factory.mktemp('cache')}"
 
 
-def told(cache, folder, *choices):
+def run_with(cache, folder, *choices):
     return run_recipe(composed(*SHORT, cache, f"run_folder={folder}", *choices))
 
 
@@ -34,9 +34,9 @@ def test_a_yaml_says_what_it_is_and_how_to_use_it(group, name):
     assert f"{group}={name}" in lines[1]
 
 
-def test_a_story_leaves_what_the_others_leave(cache, tmp_path):
+def test_a_run_leaves_what_the_others_leave(cache, tmp_path):
     choices = ["algorithm.divergence.reward=0.01", "algorithm.value.per=pixel"]
-    summary = told(cache, tmp_path, "trainer.max_steps=12", *choices)
+    summary = run_with(cache, tmp_path, "trainer.max_steps=12", *choices)
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept["policy"] == summary["policy"]
     assert set(summary) >= {"reference", "policy", "difference", "metric", "seconds", "validation"}
@@ -71,28 +71,30 @@ def test_a_story_leaves_what_the_others_leave(cache, tmp_path):
     ],
     ids=str,
 )
-def test_choices_that_meet_in_a_story(choices, cache, tmp_path):
-    summary = told(cache, tmp_path, "trainer.max_steps=2", *choices)
+def test_choices_that_meet_in_a_run(choices, cache, tmp_path):
+    summary = run_with(cache, tmp_path, "trainer.max_steps=2", *choices)
     assert 0 <= summary["policy"]["iou"]["mean"] <= 1
     assert summary["rewards"]["rollouts"] >= 1
 
 
 def test_one_mask_an_image_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(Exception, match=r"algorithm\.masks of at least 2 for grpo"):
-        told(f"cache={tmp_path / 'cache'}", tmp_path / "run", "algorithm=grpo", "algorithm.masks=1")
+        run_with(f"cache={tmp_path / 'cache'}", tmp_path / "run", "algorithm=grpo", "algorithm.masks=1")
     assert not (tmp_path / "cache").exists()
 
 
 def test_rounds_are_refused(cache, tmp_path):
     with pytest.raises(ValueError, match=r"Expected rounds=1 with task=policy_gradient"):
-        told(cache, tmp_path, "rounds=2")
+        run_with(cache, tmp_path, "rounds=2")
 
 
 def test_a_reward_model_of_other_classes_is_refused(cache, tmp_path):
     torch.manual_seed(0)
     save_reward_model(tmp_path / "reward_model.safetensors", RewardModel(classes=3, encoder_depth=3))
     with pytest.raises(ValueError, match=r"3.*classes|classes.*3"):
-        told(cache, tmp_path / "run", "reward=reward_model", f"reward.model.path={tmp_path}/reward_model.safetensors")
+        run_with(
+            cache, tmp_path / "run", "reward=reward_model", f"reward.model.path={tmp_path}/reward_model.safetensors"
+        )
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo", "reinforce"])
@@ -113,6 +115,6 @@ def test_it_raises_iou(algorithm, cache, tmp_path):
     """A reference of eight steps has much to learn; docs/rlhf.md has the command for real ones."""
     choices = ["trainer.max_steps=60", "optimizer.lr=0.01", "algorithm.masks=16", "algorithm.smoothness=0"]
     choices += ["algorithm.epochs=2", "logger=none"]
-    summary = told(cache, tmp_path, f"algorithm={algorithm}", *choices)
+    summary = run_with(cache, tmp_path, f"algorithm={algorithm}", *choices)
     assert summary["difference"]["iou"]["mean"] > 0.02
     assert summary["frontier"]["kl"]["mean"] > 0

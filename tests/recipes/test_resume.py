@@ -1,4 +1,4 @@
-"""A run killed by SIGKILL goes on to the weights of one that was never stopped, bit for bit."""
+"""A run killed by SIGKILL resumes to the weights of one that was never stopped, bit for bit."""
 
 import os
 import signal

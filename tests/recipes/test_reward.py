@@ -17,10 +17,10 @@ from segdpo.models.reward_model import load_reward_model
 from segdpo.models.weights import read_header
 from segdpo.preferences import judges
 from segdpo.preferences.mining import Mined
-from segdpo.recipes.collect import Judged
+from segdpo.recipes.collect import Preferences
 from segdpo.recipes.config import build
 from segdpo.recipes.reward import make_model, scores_of
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.run import open_run, run_recipe
 
 SHORT = [
     "task=reward",
@@ -46,14 +46,14 @@ CLEAR = [
 ]
 
 
-def told(folder, *choices):
+def run_with(folder, *choices):
     return run_recipe(composed(*SHORT, *choices, folder=folder))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reward")
-    return folder, told(folder, *CLEAR)
+    return folder, run_with(folder, *CLEAR)
 
 
 def test_held_out_pairs_with_a_clear_gap(trained):
@@ -68,10 +68,10 @@ def test_the_summary_is_what_the_file_gives(trained):
     """Accuracy, calibration and rank correlations from the weights alone, mask by mask, in NumPy."""
     folder, summary = trained
     config = composed(*SHORT, *CLEAR, folder=folder)
-    setting = open_setting(config)
+    run = open_run(config)
     model = load_reward_model(folder / "run" / "reward_model.safetensors", classes=2)
     views = build(config.transforms)["eval"]
-    mined = Mined(setting.source, build(config.candidates), build(config.judge), build(config.questions), seed=0)
+    mined = Mined(run.source, build(config.candidates), build(config.judge), build(config.questions), seed=0)
     rng = np.random.default_rng(0)
 
     def rewards(record, masks):
@@ -80,18 +80,18 @@ def test_the_summary_is_what_the_file_gives(trained):
         return np.array([model(image, torch.from_numpy(mask[None])).item() for mask in seen.masks])
 
     shares, ahead, correlations = [], [], []
-    for number in setting.splits.test.tolist():
+    for number in run.splits.test.tolist():
         record = mined[number]
         given = rewards(record, record.masks)
         margins = np.array([given[pair.chosen] - given[pair.rejected] for pair in record.pairs])
         shares += [(margins > 0).mean()] if len(margins) else []
         ahead += margins.tolist()
-        own = setting.source[number]
+        own = run.source[number]
         quality = judges.iou(own, own.masks, rng)
         correlations.append(stats.kendalltau(quality, rewards(own, own.masks)).statistic)
     found = summary["reward_test"]
     # A pair of its own for each two different masks.
-    masks = [len(mined[number].meta["scores"].split()) for number in setting.splits.train.tolist()]
+    masks = [len(mined[number].meta["scores"].split()) for number in run.splits.train.tolist()]
     assert summary["pairs"]["judgements"] == sum(count * (count - 1) // 2 for count in masks)
     assert found["pairs"] == len(ahead)
     assert found["accuracy"]["mean"] == pytest.approx(np.mean(shares), abs=1e-6)
@@ -102,7 +102,7 @@ def test_the_summary_is_what_the_file_gives(trained):
     gaps = [abs(right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     assert found["ece"] == pytest.approx(sum(gaps), abs=1e-4)
     assert found["other"]["kendall"]["mean"] == pytest.approx(np.nanmean(correlations), abs=1e-6)
-    assert found["other"]["kendall"]["n"] + found["other"]["without"] == len(setting.splits.test)
+    assert found["other"]["kendall"]["n"] + found["other"]["without"] == len(run.splits.test)
 
 
 def test_the_attack_climbs_and_is_written_down(trained):
@@ -151,7 +151,7 @@ def test_it_judges_in_the_place_of_gold(trained, tmp_path):
 def test_other_choices(choices, tmp_path):
     tiny = ["data.count=24", "trainer.max_steps=2", "datamodule.split.val=0.17", "datamodule.split.test=0.25"]
     depth = ["~reward_model.encoder_depth", "+reward_model.encoder_depth=3"] if "reward_model=dense" in choices else []
-    summary = told(tmp_path, *tiny, *choices, *depth)
+    summary = run_with(tmp_path, *tiny, *choices, *depth)
     assert summary["reward_test"]["pairs"] > 0
     assert summary["metric"] is not None
     other = summary["reward_test"]["other"]
@@ -166,8 +166,8 @@ def test_what_does_not_fit_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"reward_model\.classes=2 for the classes of the data .* but got 4"):
         make_model(config, ("background", "object"))
     with pytest.raises(ValueError, match="rounds=1 for task=reward"):
-        told(tmp_path, "rounds=2")
+        run_with(tmp_path, "rounds=2")
     given = [replace(toy(), pairs=(Pair(0, 1),))]
     splits = Splits(np.array([0], np.uint32), NONE, NONE, (1, 0, 0))
     with pytest.raises(ValueError, match=r"judge's scores of record .* preferences came without"):
-        scores_of(Judged(given, splits, splits.train))
+        scores_of(Preferences(given, splits, splits.train))

@@ -10,43 +10,48 @@ from small import SMALL, composed
 
 from segdpo.data.sources import Joined
 from segdpo.models.weights import read_tensors
-from segdpo.recipes import rounds as course
-from segdpo.recipes.rounds import SEEDS_APART, check_rounds, rounds_of, shares
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes import rounds
+from segdpo.recipes.rounds import SEEDS_APART, check_rounds, shares, split_into_rounds
+from segdpo.recipes.run import open_run, run_recipe
 
 OWN_CANDIDATES = [*SMALL, "candidates=logit_noise", "candidates.amplitude=5", "candidates.count=3"]
 SHORT = [*OWN_CANDIDATES, "callbacks.panels=null"]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def two_rounds(tmp_path_factory):
     """Two rounds, and what each was given."""
     folder, seen = tmp_path_factory.mktemp("rounds"), []
-    whole = course.with_preferences
+    collect = rounds.collect_preferences
 
-    def watching(*given, **options):
-        judged = whole(*given, **options)
-        seen.append((given[0].seed, given[3], judged))
-        return judged
+    def watching(run, images, network, **options):
+        preferences = collect(run, images, network, **options)
+        # As they are now: the policy is trained further.
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        seen.append((run.config.seed, weights, options["weights"], preferences))
+        return preferences
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(course, "with_preferences", watching)
+        patch.setattr(rounds, "collect_preferences", watching)
         summary = run_recipe(composed(*SHORT, "rounds=2", "trainer.max_steps=7", folder=folder))
     return folder, summary, seen
 
 
-def test_each_round_asks_the_policy_that_the_one_before_has_left(told):
-    folder, _, ((seed, asked, first), (later_seed, later, second)) = told
+def test_each_round_asks_the_policy_that_the_one_before_has_left(two_rounds):
+    folder, _, ((seed, asked, path, first), (later_seed, later, no_path, second)) = two_rounds
     assert (seed, later_seed) == (0, SEEDS_APART)
-    assert "references" in asked["path"]
-    assert later["path"] == str(folder / "run" / "round_1" / "policy.safetensors")
+    assert "references" in str(path)
+    assert no_path is None
+    for weights, file in ((asked, path), (later, folder / "run" / "round_1" / "policy.safetensors")):
+        kept = read_tensors(file)
+        assert all(torch.equal(weights[name], kept[name]) for name in kept)
     np.testing.assert_array_equal(first.images, second.images)
     masks = [[judged.source[int(number)].masks for number in judged.splits.train] for judged in (first, second)]
     assert not all(np.array_equal(one, two) for one, two in zip(*masks, strict=True))
 
 
-def test_all_rounds_are_measured_on_the_pairs_of_the_first(told):
-    first, second = (judged for _, _, judged in told[2])
+def test_all_rounds_are_measured_on_the_pairs_of_the_first(two_rounds):
+    first, second = (judged for *_, judged in two_rounds[2])
     for split in ("val", "test"):
         numbers = [getattr(judged.splits, split) for judged in (first, second)]
         for one, two in zip(*numbers, strict=True):
@@ -56,23 +61,23 @@ def test_all_rounds_are_measured_on_the_pairs_of_the_first(told):
             np.testing.assert_array_equal(before.masks, after.masks)
 
 
-def test_steps_and_judgements_add_up(told):
-    folder, summary, seen = told
+def test_steps_and_judgements_add_up(two_rounds):
+    folder, summary, seen = two_rounds
     assert shares(7, 2) == [4, 3]
     with (folder / "run" / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == list(range(7))
     # Of 3 masks ⌈9/2⌉ − 2 = 3 comparisons find best and worst, of 2 it is 1.
-    prices = {0: 0, 1: 0, 2: 1, 3: 3}
-    expected = sum(prices[masks] for _, _, judged in seen for masks in judged.masks)
+    answers = {0: 0, 1: 0, 2: 1, 3: 3}
+    expected = sum(answers[masks] for *_, judged in seen for masks in judged.masks)
     assert summary["pairs"]["judgements"] == expected
     assert 14 * 2 < expected <= 14 * 2 * 3
     kept = json.loads((folder / "run" / "summary.json").read_text())
     assert kept["difference"]["iou"]["n"] == 6
 
 
-def test_killed_in_the_second_round_it_goes_on_there(told, tmp_path):
-    folder, summary, _ = told
+def test_killed_in_the_second_round_it_goes_on_there(two_rounds, tmp_path):
+    folder, summary, _ = two_rounds
     usual = [*SHORT, "rounds=2", "trainer.max_steps=7", f"cache={folder / 'cache'}", f"run_folder={tmp_path}"]
     (tmp_path / "round_1").mkdir()
     left = folder / "run" / "round_1" / "policy.safetensors"
@@ -93,7 +98,7 @@ def test_what_goes_with_the_seed_of_the_run_stays_in_all_rounds(tmp_path):
         "trainer.max_steps=7",
     ]
     config = composed(*OWN_CANDIDATES, "rounds=2", *words, folder=tmp_path)
-    own = [one.config for one in rounds_of(open_setting(config))]
+    own = [one.config for one in split_into_rounds(open_run(config))]
     assert [one.seed for one in own] == [2, 2 + SEEDS_APART]
     assert [(one.data.seed, one.note.path, one.note.own) for one in own] == [(2, "models/2", "2/x")] * 2
     assert [one.trainer.max_steps for one in own] == [4, 3]
@@ -108,11 +113,11 @@ def test_what_goes_with_the_seed_of_the_run_stays_in_all_rounds(tmp_path):
     ],
     ids=str,
 )
-def test_choices_that_meet_in_rounds(choices, told, tmp_path):
+def test_choices_that_meet_in_rounds(choices, two_rounds, tmp_path):
     words = [
         *OWN_CANDIDATES,
         "callbacks=none",
-        f"cache={told[0] / 'cache'}",
+        f"cache={two_rounds[0] / 'cache'}",
         f"run_folder={tmp_path}",
         "rounds=3",
         "trainer.max_steps=12",
@@ -126,11 +131,11 @@ def test_choices_that_meet_in_rounds(choices, told, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        (["candidates=existing"], "pairs that ask the policy for masks"),
+        (["candidates=existing"], r"candidates of the policy but got segdpo\.preferences\.existing"),
         (["trainer.max_steps=1"], r"max_steps of at least 2.*but got 1"),
         (["trainer.devices=2"], r"trainer\.devices=1 but got 2"),
         (["adapter=lora", "reference=adapter_off"], "round_reference=first"),
-        (["resume=some.ckpt"], r"resume=last, or none, but got some\.ckpt"),
+        (["resume=some.ckpt"], r"but got resume=some\.ckpt"),
         (["round_reference=best"], "latest or first but got rounds=2 round_reference=best"),
         (["rounds=0"], "rounds of at least 1"),
     ],

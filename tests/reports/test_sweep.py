@@ -98,6 +98,7 @@ OLD_AND_NEW = [
     ("rule.min_gap=.05", "questions.min_gap=.05"),
     ("start=cheap_masks", "reference_training=noisy_masks"),
     ("start=few_masks", "reference_training=few_masks"),
+    ("+experiment=worth_cheap_masks", "+experiment=worth_noisy_masks"),
     ("start.images=16", "reference_training.images=16"),
     ("+cell=dense_gold", "+experiment/variant=dense_gold"),
 ]

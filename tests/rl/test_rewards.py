@@ -12,8 +12,7 @@ from torch import nn
 from segdpo.data.record import Record
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import judges
-from segdpo.preferences import judges as judges_surface
-from segdpo.rl.rewards import Part, RewardRequest, asked, by_judge, by_model, dice, iou, weighted_sum
+from segdpo.rl.rewards import Part, RewardRequest, by_judge, by_model, dice, iou, rewards_of, weighted_sum
 
 INDEX = torch.tensor([0, 0, 1, 2, 2, 2])
 
@@ -87,7 +86,7 @@ def test_a_judge_sees_the_image_its_gold_and_all_its_masks_together():
 
 def test_boundary_iou_as_a_reward():
     request = request_of()
-    found = by_judge(request, judge=partial(judges_surface.boundary_iou, width=1))
+    found = by_judge(request, judge=partial(judges.boundary_iou, width=1))
     assert ((found >= 0) & (found <= 1)).all()
 
 
@@ -109,7 +108,7 @@ def test_a_reward_model_sees_only_pixels_that_count():
 
 def test_a_reward_model_of_other_classes_is_refused():
     with pytest.raises(ValueError, match=r"reward model of masks with 4 classes, .* trained on masks with 2"):
-        asked(partial(by_model, model=Area()), request_of(classes=4))
+        rewards_of(partial(by_model, model=Area()), request_of(classes=4))
 
 
 def test_a_weighted_sum():
@@ -132,12 +131,12 @@ def test_rewards_that_are_no_numbers_are_named(value):
         return torch.tensor([0.0, 1.0, 2.0, value, 0.0, 0.0])
 
     with pytest.raises(ValueError, match=r"1 of 6 are NaN or infinite, the first (nan|inf) for a mask of image 2"):
-        asked(reward, request_of())
+        rewards_of(reward, request_of())
 
 
 def test_a_reward_gives_one_number_a_mask():
     with pytest.raises(ValueError, match=r"one reward a mask, shape \(6,\), but the reward gave \(6, 1\)"):
-        asked(lambda request: torch.zeros(6, 1), request_of())
+        rewards_of(lambda request: torch.zeros(6, 1), request_of())
 
 
 def test_gold_that_is_missing_is_named():

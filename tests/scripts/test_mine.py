@@ -16,7 +16,7 @@ from warm import Warm
 from segdpo.data.formats.folder import FolderDataset
 from segdpo.data.formats.pack import PackDataset
 from segdpo.files import DataError
-from segdpo.recipes import mine_preferences
+from segdpo.recipes.mine import mine_to_disk
 from segdpo.reports import sources_table
 
 ROOT = Path(__file__).parents[2]
@@ -28,13 +28,13 @@ def composed(*overrides):
 
 
 def test_weights_must_be_named(tmp_path):
-    with pytest.raises(MissingMandatoryValue, match=r"candidates\.predict\.model\.path"):
-        mine_preferences(composed("candidates=thresholds", f"out={tmp_path / 'a'}"))
+    with pytest.raises(MissingMandatoryValue, match=r"predictor\.model\.path"):
+        mine_to_disk(composed("candidates=thresholds", f"out={tmp_path / 'a'}"), Console())
 
 
 def test_preferences_that_the_data_came_with_are_not_mined(tmp_path):
-    with pytest.raises(DataError, match="questions=answered"):
-        mine_preferences(composed("questions=answered", f"out={tmp_path / 'a'}"))
+    with pytest.raises(DataError, match="questions=answered, which takes the preferences that the data came with"):
+        mine_to_disk(composed("questions=answered", f"out={tmp_path / 'a'}"), Console())
     assert not list(tmp_path.iterdir())
 
 
@@ -56,7 +56,7 @@ def lines_of(journal):
 
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    mine_preferences(composed(f"out={straight}", *SETTINGS))
+    mine_to_disk(composed(f"out={straight}", *SETTINGS), Console(quiet=True))
     journal = tmp_path / "killed.mining.jsonl"
     for enough in (5, 75):  # before the first shard is whole, and after
         running = started(killed)
@@ -72,7 +72,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path):
 
 def test_a_folder_holds_what_the_pack_holds(tmp_path):
     pack, folder = (
-        mine_preferences(composed(f"out={tmp_path / kind}", f"format={kind}", "data.count=5"))
+        mine_to_disk(composed(f"out={tmp_path / kind}", f"format={kind}", "data.count=5"), Console(quiet=True))
         for kind in ("pack", "folder")
     )
     assert repr(pack) == repr(folder)  # NaN equals nothing
@@ -89,12 +89,14 @@ def test_a_folder_holds_what_the_pack_holds(tmp_path):
         np.testing.assert_array_equal(first.masks, second.masks)
         np.testing.assert_array_equal(first.image, second.image)
     # Once more: nothing is left to do.
-    again = mine_preferences(composed(f"out={tmp_path / 'folder'}", "format=folder", "data.count=5"))
+    again = mine_to_disk(composed(f"out={tmp_path / 'folder'}", "format=folder", "data.count=5"), Console(quiet=True))
     assert repr(again) == repr(folder)
 
 
 def test_the_table_of_sources(tmp_path):
-    summary = mine_preferences(composed(f"out={tmp_path / 'a'}", "data.count=5", "candidates=annotators"))
+    summary = mine_to_disk(
+        composed(f"out={tmp_path / 'a'}", "data.count=5", "candidates=annotators"), Console(quiet=True)
+    )
     console = Console(record=True, width=80, quiet=True)
     console.quiet = False
     with open(os.devnull, "w") as nowhere:

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from segdpo.data.shapes import Shapes
-from segdpo.preferences.mining import Recipe, mine_record
+from segdpo.preferences.mining import Mining, mine_record
+from segdpo.preferences.network import asks_network, with_network
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -23,20 +24,13 @@ YAMLS = [
 ]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
-    "checkpoints": ["candidates.predicts.early.model.path=null", "candidates.predicts.late.model.path=null"],
-    "mc_dropout": ["candidates.model.path=null"],
+    "checkpoints": ["candidates.networks.early.model.path=null", "candidates.networks.late.model.path=null"],
+    "mc_dropout": ["predictor=fpn_dropout"],
     ("candidates", "function"): ["candidates.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
     ("judge", "reward_model"): ["judge.model._target_=tests_of_mine_conf.Brightness", "judge.model.path=null"],
-    "entropy": ["selection.acquisition.predict.model.path=null"],
-    "own_candidates": [
-        f"candidates.sources.{name}.predict.model.path=null" for name in ("thresholds", "tta", "logit_noise")
-    ],
-    **{
-        name: ["candidates.predict.model.path=null"]
-        for name in ("thresholds", "class_biases", "tta", "logit_noise", "samples")
-    },
 }
+ASKS_NETWORK = ("thresholds", "class_biases", "tta", "logit_noise", "samples", "mc_dropout", "own_candidates")
 
 
 def dark_and_bright(image, rng):
@@ -71,14 +65,18 @@ def composed(*overrides):
 def test_every_yaml_works(group, name):
     needed = NEEDED.get((group, name), NEEDED.get(name, []))
     torch.manual_seed(0)  # the networks are untrained
-    config = composed(f"{group}={name}", "data.count=3", *needed)
-    recipe = Recipe(instantiate(config.candidates), instantiate(config.judge), instantiate(config.questions))
-    assert sorted(instantiate(config.selection)(Shapes(3), seed=0)) == [0, 1, 2]
+    config = composed(f"{group}={name}", "data.count=3", "predictor.model.path=null", *needed)
+    candidates, selection = instantiate(config.candidates), instantiate(config.selection)
+    network = instantiate(config.predictor)
+    assert asks_network(candidates) == (name in ASKS_NETWORK)
+    assert asks_network(selection) == (name == "entropy")
+    mining = Mining(with_network(candidates, network), instantiate(config.judge), instantiate(config.questions))
+    assert sorted(with_network(selection, network)(Shapes(3), seed=0)) == [0, 1, 2]
     record = Shapes(3)[0]
-    outcome = mine_record(record, recipe)
+    outcome = mine_record(record, mining)
     assert outcome.diversity
     if outcome.record is None:  # an untrained network may see the same everywhere
-        assert outcome.reason in ("all candidates are the same", "no pair passes the rule")
+        assert outcome.reason in ("all candidates are the same", "no pair to ask about")
         assert group == "candidates"
     else:
         assert outcome.record.masks.max() < 4

@@ -1,4 +1,4 @@
-"""metrics.csv: a row a logged step, whole after any stop, gone on with by a resumed run."""
+"""metrics.csv: one row per logged step, intact after an interruption, continued by a resumed run."""
 
 import csv
 import errno
@@ -48,7 +48,7 @@ def test_a_run_resumed_between_the_rows_of_one_step_keeps_the_first(tmp_path):
     assert rows(tmp_path / "metrics.csv") == before
 
 
-def test_a_new_run_in_an_old_folder_starts_anew(tmp_path):
+def test_a_new_run_in_an_old_folder_replaces_its_rows(tmp_path):
     log_run(tmp_path, range(7))
     MetricsFile(tmp_path).log_metrics({"train/loss": 3.0, "epoch": 0}, 0)
     assert rows(tmp_path / "metrics.csv") == [{"epoch": "0", "step": "0", "train/loss": "3.0"}]
@@ -62,7 +62,7 @@ def test_half_a_row_of_a_killed_process_is_dropped(tmp_path):
     assert [row["step"] for row in rows(path)] == ["0", "1", "2", "4", "4"]
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_with_the_files_name(tmp_path, monkeypatch):
     logger = MetricsFile(tmp_path)
     logger.log_metrics({"train/loss": 1.0}, 0)
 

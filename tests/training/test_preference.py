@@ -1,4 +1,4 @@
-"""Preference training: where it starts, what it leaves alone, what it logs, and where it stops."""
+"""PreferenceTask: its start at the reference, twenty steps against a bare loop, what it logs, and errors."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def composed(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_starts_where_its_formula_says(name, network, data, fit, sgd):
+def test_every_loss_starts_at_the_value_of_its_formula(name, network, data, fit, sgd):
     beta, loss = composed(name)
     if not loss.needs_reference:
         pytest.skip("needs no reference")
@@ -63,7 +63,7 @@ def other_weights(network):
         (other_weights, {"starts_at_reference": False}, False),
     ],
 )
-def test_a_policy_that_does_not_start_at_the_reference_is_told(policy, options, warns, network, data, fit, sgd, dpo):
+def test_a_policy_that_starts_elsewhere_gives_a_warning(policy, options, warns, network, data, fit, sgd, dpo):
     given = {"starts_at_reference": True} | options
     task = PreferenceTask(policy(network), FrozenCopy(network), dpo, sgd, **given)
     if warns:
@@ -73,7 +73,7 @@ def test_a_policy_that_does_not_start_at_the_reference_is_told(policy, options, 
         fit(task, data(), max_steps=2)
 
 
-def test_the_reference_stays_as_it_is_and_out_of_the_task(network, data, fit, hinge):
+def test_the_reference_is_not_trained_and_not_part_of_the_task(network, data, fit, hinge):
     before = copy.deepcopy(network.state_dict())
     reference = FrozenCopy(network)
     task = PreferenceTask(network, reference, hinge, partial(torch.optim.AdamW, lr=0.1))
@@ -87,7 +87,7 @@ def test_the_reference_stays_as_it_is_and_out_of_the_task(network, data, fit, hi
     assert not any(part.training for part in reference.network.modules())
 
 
-def test_statistics_are_held_or_let_go(network, data, fit, sgd, dpo):
+def test_hold_statistics_keeps_running_means(network, data, fit, sgd, dpo):
     for hold in (True, False):
         policy = copy.deepcopy(network)
         fit(PreferenceTask(policy, FrozenCopy(network), dpo, sgd, hold_statistics=hold), data(), max_steps=5)
@@ -194,7 +194,7 @@ class Order(Callback):
 
 
 @pytest.mark.parametrize("needed", [False, True])
-def test_the_references_logits_are_gone_before_the_policys_forward(needed, network, data, fit, sgd, dpo):
+def test_the_references_logits_are_freed_before_the_policys_forward(needed, network, data, fit, sgd, dpo):
     hold = PreferenceLoss(dpo.objective, {"hold": Anchor(1.0, anchors.hold)}, score=dpo.score)
     reference = FrozenCopy(network)
     order = Order(network, reference.network)
@@ -202,7 +202,7 @@ def test_the_references_logits_are_gone_before_the_policys_forward(needed, netwo
     assert order.seen == [("reference", False), ("policy", needed)] * 2
 
 
-def test_what_the_loss_does_not_read_is_worked_out_only_for_the_log(network, data, fit, sgd, dpo, monkeypatch):
+def test_what_the_loss_does_not_read_is_computed_only_for_the_log(network, data, fit, sgd, dpo, monkeypatch):
     calls, whole = [], sums.plane_sums
     monkeypatch.setattr(sums, "plane_sums", lambda *a: calls.append(1) or whole(*a))
     task = PreferenceTask(copy.deepcopy(network), FrozenCopy(network), dpo, sgd)
@@ -248,7 +248,7 @@ class Untouchable(Reference):
         raise AssertionError("asked")
 
 
-def test_a_loss_that_needs_no_reference_never_asks_one(network, data, fit, sgd):
+def test_a_loss_that_needs_no_reference_never_calls_one(network, data, fit, sgd):
     loss = PreferenceLoss(partial(objectives.cpo, beta=1.0), {"nll": Anchor(1.0, anchors.nll)})
     logged = fit(PreferenceTask(network, Untouchable(), loss, sgd), data()).callback_metrics
     assert {"train/score/policy_chosen", "train/pairs/margin", "val/pairs/accuracy"} <= logged.keys()
@@ -266,7 +266,7 @@ def nan_after(policy, reference, *, steps):
     return (policy.margin - reference.margin) * (math.nan if len(steps) > 2 else 1.0)
 
 
-def test_a_loss_that_is_no_number_stops_with_ids_and_the_part(network, data, fit, sgd):
+def test_a_loss_that_is_not_finite_names_images_and_term(network, data, fit, sgd):
     loss = PreferenceLoss(partial(nan_after, steps=[]))
     task = PreferenceTask(copy.deepcopy(network), FrozenCopy(network), loss, sgd)
     # The first call is the trial when the loss is built.
@@ -274,7 +274,7 @@ def test_a_loss_that_is_no_number_stops_with_ids_and_the_part(network, data, fit
         fit(task, data(), limit_val_batches=0)
 
 
-def test_nothing_to_train_is_told(network, data, fit, sgd, dpo):
+def test_nothing_to_train_is_an_error(network, data, fit, sgd, dpo):
     task = PreferenceTask(network.requires_grad_(False), FrozenCopy(network), dpo, sgd)
     with pytest.raises(ValueError, match="every one is frozen"):
         fit(task, data())

@@ -1,4 +1,4 @@
-"""References: all that do not move give the same loss; the moving one moves as its formula says."""
+"""References: those that do not change give the same loss; the moving one follows its formula."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ class Losses(Callback):
         self.seen.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def test_all_that_stand_still_give_the_same_loss(network, data, fit, hinge, tmp_path):
+def test_all_fixed_references_give_the_same_loss(network, data, fit, hinge, tmp_path):
     whole = Segmenter(network, classes=2)
     torch.manual_seed(0)
     adapted = add_lora(copy.deepcopy(whole), rank=2)
@@ -45,7 +45,7 @@ def test_all_that_stand_still_give_the_same_loss(network, data, fit, hinge, tmp_
     assert frozen == pytest.approx(cached, abs=1e-5)
 
 
-def test_adapter_off_answers_in_evaluation_and_leaves_the_modes_alone(network):
+def test_adapter_off_computes_in_evaluation_mode_and_restores_modes(network):
     adapted = add_lora(Segmenter(copy.deepcopy(network), classes=2), rank=2, dropout=0.5)
     for name, parameter in adapted.named_parameters():
         if "lora" in name:
@@ -69,7 +69,7 @@ def test_a_moving_average_by_hand(network):
         policy[1].num_batches_tracked.add_(7)
     for step in (1, 2):
         reference.after_step(policy, step)
-    # 1 − .75² of the way has been gone.
+    # After two steps, 1 − .75² of the way.
     for own, start in zip(reference.network.parameters(), network.parameters(), strict=True):
         assert torch.allclose(own, start + 1 - 0.75**2, atol=1e-6)
     assert reference.network[1].num_batches_tracked == network[1].num_batches_tracked + 7
@@ -93,7 +93,7 @@ def test_a_synchronised_reference_is_the_policy_of_every_third_step(network, dat
 
 
 @pytest.mark.parametrize("options", [{}, {"decay": 0.9, "every": 3}])
-def test_a_moving_reference_moves_one_way(options, network):
+def test_a_moving_reference_takes_one_of_two_options(options, network):
     with pytest.raises(ValueError, match=r"either decay .* or every"):
         Moving(network, **options)
 
@@ -108,7 +108,7 @@ def resumable(network, reference, loss):
     return PreferenceTask(copy.deepcopy(network), reference, loss, partial(torch.optim.SGD, lr=0.5, momentum=0.9))
 
 
-def test_a_resumed_run_goes_on_with_the_moved_reference(network, data, fit, dpo, tmp_path):
+def test_a_resumed_run_has_the_moved_reference(network, data, fit, dpo, tmp_path):
     whole = resumable(network, Moving(network, decay=0.5), dpo)
     saved = ModelCheckpoint(tmp_path, filename="a", every_n_train_steps=3, save_top_k=-1)
     fit(whole, data(val=0), max_steps=5, callbacks=[saved], enable_checkpointing=True)

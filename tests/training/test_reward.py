@@ -1,4 +1,4 @@
-"""The task of reward models: whose reward is whose in a batch, margins of the judge, bad rewards by name."""
+"""RewardTask: rewards of the masks of a batch, margins of the judge, rewards that are not finite."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from segdpo.training.reward import gap_of, in_order
 
 
 class Weighted(nn.Module):
-    """Image · foreground, weighed pixel by pixel: another number for every mask and image; counts what it is asked."""
+    """Image · foreground, weighed pixel by pixel: another number for every mask and image; counts its masks."""
 
     def __init__(self, scale=1.0):
         super().__init__()
@@ -111,7 +111,7 @@ def test_a_margin_without_scores_says_so(data, fit, sgd):
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
-def test_rewards_that_are_no_numbers_stop_with_the_images(data, fit, sgd, scale):
+def test_rewards_that_are_not_finite_name_the_images(data, fit, sgd, scale):
     task = RewardTask(Weighted(scale), RewardLoss(bradley_terry), sgd)
     with pytest.raises((ValueError, NonFiniteLossError), match=r"NaN or infinite.*noise"):
         fit(task, data())

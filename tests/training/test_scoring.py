@@ -94,8 +94,8 @@ def test_rankings(trained):
     assert_same(trained(loss, items=items), trained(loss, low=False, items=items))
 
 
-def test_a_training_step_makes_nothing_of_the_images_size_and_all_classes(monkeypatch, sgd, hinge):
-    """From the networks' answers to the gradient of the policy's; the networks bring what they bring."""
+def test_a_training_step_allocates_nothing_of_the_images_size_and_all_classes(monkeypatch, sgd, hinge):
+    """From the networks' logits to their gradient, without what the networks themselves allocate."""
     monkeypatch.setattr(bands, "CPU_BAND", 1024)
     made = []
 
@@ -154,7 +154,7 @@ class AtFullSize(Reference):
         return self.network(batch.image)
 
 
-def test_a_reference_of_ones_own_may_answer_at_full_size(trained, hinge):
+def test_a_users_reference_may_return_logits_at_full_size(trained, hinge):
     assert_same(trained(hinge, make=AtFullSize), trained(hinge, low=False))
     hold = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
     with pytest.raises(TypeError, match=r"self\.logits.*low_resolution=false"):

@@ -160,7 +160,7 @@ def test_a_resumed_run_goes_on_to_the_same_bits(net, loss, data, fit, tmp_path):
         train(decoder_of(net), SharedEncoder(other), loss, fit, data(val=0), ckpt_path=tmp_path / "a.ckpt")
 
 
-def test_who_asks_for_the_reference_alone_gets_it(net, loss, data, fit, tmp_path):
+def test_the_reference_can_be_called_without_the_policy(net, loss, data, fit, tmp_path):
     drawn = []
     panels = Panels(lambda rows, path, **_: drawn.append(rows), tmp_path)
     task, _ = train(decoder_of(net), SharedEncoder(net), loss, fit, data(), callbacks=[panels])

@@ -1,4 +1,4 @@
-"""Every yaml of references, optimisers, schedules and β's rules composes, builds, and trains two steps."""
+"""Every yaml of references, optimisers and schedules composes, builds, and trains two steps."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_a_yaml_says_what_it_is_and_how_to_use_it(group, name):
+def test_a_yaml_begins_with_a_description_and_a_command(group, name):
     lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
     assert lines[1].startswith("#   python train.py ")

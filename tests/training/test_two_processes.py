@@ -33,7 +33,7 @@ def test_two_are_one(kind, network, data, fit, hinge, tmp_path):
         options = {"batch_size": 4 // processes, "val": 0.31}  # five images: three and two
         if kind == "supervised":
             # Masks with ignored pixels: images differ in how many count.
-            # Held in evaluation: DDP does not share BatchNorm's statistics.
+            # In evaluation mode: DDP does not share BatchNorm's statistics.
             task = SupervisedTask(copy.deepcopy(network), cross_entropy, sgd)
             task.network.eval()
             task.train = lambda mode=True, task=task: task

@@ -1,4 +1,4 @@
-"""A task of one weight that logs what a test tells it to."""
+"""A task of one weight that logs given values."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Panels show the pixels, pairs and predictions of the validation batch, at the epochs that were asked for."""
+"""Panels show the pixels, pairs and predictions of the validation batch, every n epochs."""
 
 from functools import partial
 from types import SimpleNamespace

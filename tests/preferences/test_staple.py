@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segdpo.preferences.fusion import staple
+from segdpo.preferences.staple import staple
 
 
 def rate(truth, confusion, rng):

@@ -2,14 +2,11 @@
 
 import os
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from small import STARTED, composed
-from toy_records import record as toy
 
-from segdpo.recipes.collect import asking_the_reference
 from segdpo.recipes.config import build, check_at_start, key_of, plain, stamp_of_files
 
 
@@ -60,49 +57,11 @@ def test_what_no_yaml_can_say_is_bound_as_it_is():
     assert build(node, out_features=5).out_features == 5
 
 
-def test_only_networks_without_weights_are_the_reference():
-    own = {"_target_": "segdpo.preferences.with_weights", "path": "mine.pt"}
-    open_ = {"_target_": "segdpo.preferences.with_weights", "path": "???"}
-    node = {"sources": [{"model": own}, {"model": open_}]}
-    found = asking_the_reference(node, {"_target_": "the.reference"})
-    assert found == {"sources": [{"model": own}, {"model": {"_target_": "the.reference"}}]}
-
-
-def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():
-    config = composed(*STARTED, "candidates=own_candidates", "transforms=resized", "transforms.size=16")
-    network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
-    sizes: list[torch.Size] = []
-    source = build(asking_the_reference(plain(config.candidates), network, plain(config.transforms.eval)))
-    for part in source.keywords["sources"].values():
-        model = part.keywords["predict"].keywords["model"]
-        model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
-    masks = source(toy(size=(40, 24)), np.random.default_rng(1)).masks
-    assert masks.shape[1:] == (40, 24)
-    assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
-
-
-def test_dropout_is_asked_at_that_size_too():
-    config = composed(
-        *STARTED, "candidates=mc_dropout", "candidates.count=2", "transforms=resized", "transforms.size=16"
-    )
-    network = {
-        "_target_": "torch.nn.Sequential",
-        "_args_": [
-            {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1},
-            {"_target_": "torch.nn.Dropout2d", "p": 0.5},
-        ],
-    }
-    sizes: list[torch.Size] = []
-    source = build(asking_the_reference(plain(config.candidates), network, plain(config.transforms.eval)))
-    source.keywords["model"].register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape))
-    assert source(toy(size=(40, 24)), np.random.default_rng(1)).masks.shape == (2, 40, 24)
-    assert {tuple(size[2:]) for size in sizes} == {(16, 16)}
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("reference_training=checkpoint", "reference_training.path"),
+        ("reference_training=checkpoint", r"reference_training\.path"),
+        ("candidates=checkpoints", r"candidates\.networks\.early\.model\.path"),
         ("loss.anchors.hinge.term.tau=[1]", "tau"),
         ("optimizer._target_=torch.optim.Adamm", "Adamm"),
         ("score.region=everywhere", "everywhere"),

@@ -11,8 +11,7 @@ from segdpo.data.batches import Batch
 from segdpo.losses.policy_gradient import clipped_surrogate, group_advantages, leave_one_out, reinforce
 from segdpo.rl.algorithm import Algorithm, Divergence
 from segdpo.rl.rewards import iou
-from segdpo.rl.rollout import Rollout, advantages_of, priced, roll_out
-from segdpo.rl.task import terms_of
+from segdpo.rl.rollout import Rollout, advantages_of, loss_of, penalised, roll_out
 from segdpo.scores.distribution import kl, log_prob
 
 LOGITS = torch.tensor([[[[0.3, -1.1], [0.8, 2.0]]]], dtype=torch.float64)
@@ -52,10 +51,10 @@ def rollout_of(masks, advantages, logits=LOGITS, rewards=None):
     )
 
 
-def gradients(rollout, algorithm, at=LOGITS, price=0.0):
+def gradients(rollout, algorithm, at=LOGITS, coefficient=0.0):
     """d loss / d logits of each image on its own, as if the loss were that of a sum over pixels."""
     logits = at.expand(len(rollout.image), -1, -1, -1).clone().requires_grad_()
-    terms_of(rollout, logits, None, algorithm, price).total.backward()
+    loss_of(rollout, logits, None, algorithm, coefficient).total.backward()
     return logits.grad[:, 0] * len(rollout.image) * PIXELS
 
 
@@ -87,7 +86,7 @@ def test_drawn_masks_have_that_gradient_within_their_standard_error(baseline, sh
     valid = torch.ones(count, 2, 2, dtype=torch.bool)
     batch = Batch(torch.zeros(count, 3, 2, 2), valid, torch.zeros(count), ["a"] * count, None)
     logits = LOGITS.expand(count, -1, -1, -1)
-    rollout = roll_out(batch, logits, None, None, algorithm, reward, classes=2, price=0.0)
+    rollout = roll_out(batch, logits, None, None, algorithm, reward, classes=2, kl_coefficient=0.0)
     found = -gradients(rollout, algorithm)
     error = found.std(0) / count**0.5
     assert ((found.mean(0) - share * exact_gradient()).abs() <= 4 * error).all()
@@ -95,15 +94,15 @@ def test_drawn_masks_have_that_gradient_within_their_standard_error(baseline, sh
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_a_price_in_the_reward_is_a_price_in_the_loss(ratio):
+def test_the_divergence_in_the_reward_is_that_in_the_loss(ratio):
     """Over all masks both have the gradient of the exact divergence, and by the same coefficient."""
-    price = 0.7
-    algorithm = algorithm_of(ratio=ratio, divergence=Divergence(reward=price))
+    coefficient = 0.7
+    algorithm = algorithm_of(ratio=ratio, divergence=Divergence(reward=coefficient))
     every = rollout_of(MASKS[:, None], torch.zeros(16, 1, dtype=torch.float64))
-    rollout = replace(every, advantages=priced(every, price, ratio))
+    rollout = replace(every, advantages=penalised(every, coefficient, ratio))
     in_reward = (chances(LOGITS)[:, None, None] * gradients(rollout, algorithm)).sum(0)
     logits = LOGITS.clone().requires_grad_()
-    (price * kl(logits, REFERENCE).sum()).backward()
+    (coefficient * kl(logits, REFERENCE).sum()).backward()
     torch.testing.assert_close(in_reward, logits.grad[0, 0], atol=1e-12, rtol=1e-9)
 
 
@@ -112,7 +111,7 @@ def test_divergences_in_the_loss_have_the_right_gradient_off_policy_too(estimato
     now = LOGITS + torch.tensor([[0.2, -0.3], [0.1, 0.4]], dtype=torch.float64)
     algorithm = algorithm_of(divergence=Divergence(loss=0.5, estimator=estimator))
     every = rollout_of(MASKS[:, None], torch.zeros(16, 1, dtype=torch.float64))
-    found = (chances(LOGITS)[:, None, None] * gradients(every, algorithm, at=now, price=0.5)).sum(0)
+    found = (chances(LOGITS)[:, None, None] * gradients(every, algorithm, at=now, coefficient=0.5)).sum(0)
     logits = now.clone().requires_grad_()
     (0.5 * kl(logits, REFERENCE).sum()).backward()
     torch.testing.assert_close(found, logits.grad[0, 0], atol=1e-12, rtol=1e-9)
@@ -120,10 +119,10 @@ def test_divergences_in_the_loss_have_the_right_gradient_off_policy_too(estimato
 
 def test_ratio_is_1_and_nothing_has_moved_at_the_first_step():
     every = rollout_of(MASKS[:, None], torch.ones(16, 1, dtype=torch.float64))
-    terms = terms_of(every, LOGITS.expand(16, -1, -1, -1), None, algorithm_of(), 0.0)
-    assert float(terms.watched["ratio"]) == 1
-    assert float(terms.watched["moved"]) == 0
-    assert float(terms.watched["clip_fraction"]) == 0
+    loss = loss_of(every, LOGITS.expand(16, -1, -1, -1), None, algorithm_of(), 0.0)
+    assert float(loss.ratio) == 1
+    assert float(loss.kl_to_old) == 0
+    assert float(loss.clip_fraction) == 0
 
 
 def test_pixels_that_only_fill_up_have_no_part():
@@ -143,12 +142,13 @@ def test_pixels_that_only_fill_up_have_no_part():
     now = LOGITS.expand(16, -1, -1, -1) + 0.1
     for ratio in RATIOS:
         algorithm = algorithm_of(ratio=ratio, entropy=0.1, divergence=Divergence(loss=0.3, estimator="k3"))
-        small = terms_of(narrow, now, torch.zeros(16, 2, 2), algorithm, 0.3)
-        large = terms_of(padded, torch.cat([now, -filled], -1), torch.zeros(16, 2, 4), algorithm, 0.3)
+        small = loss_of(narrow, now, torch.zeros(16, 2, 2), algorithm, 0.3)
+        large = loss_of(padded, torch.cat([now, -filled], -1), torch.zeros(16, 2, 4), algorithm, 0.3)
         assert set(small.parts) == {"surrogate", "divergence", "entropy", "value"}
         torch.testing.assert_close(large.total, small.total)
         torch.testing.assert_close(large.parts, small.parts)
-        torch.testing.assert_close(large.watched, small.watched)
+        for name in ("kl_to_old", "ratio", "clip_fraction"):
+            torch.testing.assert_close(getattr(large, name), getattr(small, name))
 
 
 def test_values_are_held_against_rewards():
@@ -156,7 +156,7 @@ def test_values_are_held_against_rewards():
     rollout = rollout_of(MASKS[None, :2], torch.zeros(1, 2, dtype=torch.float64), rewards=rewards)
     algorithm = Algorithm("test", reinforce, value=lambda **_: None)
     for values in (torch.tensor([0.5]), torch.full((1, 2, 2), 0.5)):
-        found = terms_of(rollout, LOGITS, values, algorithm, 0.0).parts["value"]
+        found = loss_of(rollout, LOGITS, values, algorithm, 0.0).parts["value"]
         assert float(found) == pytest.approx((0.5 * 0.3**2 + 0.5 * 0.1**2) / 2)
     held = advantages_of(rewards, torch.full((1, 2, 2), 0.5, dtype=torch.float64), algorithm)
     assert held.shape == (1, 2, 2, 2)
@@ -179,7 +179,9 @@ def test_a_temperature_draws_from_and_trains_the_same_policy():
 def test_rewards_reach_the_right_masks():
     gold = torch.stack([MASKS[3], MASKS[12]])
     batch = Batch(torch.zeros(2, 3, 2, 2), torch.ones(2, 2, 2, dtype=torch.bool), torch.zeros(2), ["a", "b"], gold)
-    rollout = roll_out(batch, torch.zeros(2, 1, 2, 2), None, None, algorithm_of(masks=5), iou, classes=2, price=0.0)
+    rollout = roll_out(
+        batch, torch.zeros(2, 1, 2, 2), None, None, algorithm_of(masks=5), iou, classes=2, kl_coefficient=0.0
+    )
     for image, truth in enumerate(gold):
         for mask, reward in zip(rollout.masks[image], rollout.rewards[image], strict=True):
             union = (mask | truth).sum()
@@ -191,7 +193,7 @@ def test_rewards_reach_the_right_masks():
     [
         ({"baseline": None}, "either a baseline .* or a value head .* but got neither"),
         ({"value": lambda **_: None}, "either a baseline .* or a value head .* but got both"),
-        ({"masks": 1}, r"algorithm\.masks of at least 2 for test, .* but got 1"),
+        ({"masks": 1}, r"algorithm\.masks of at least 2 for test, .* got 1"),
         ({"ratio": "image"}, r"algorithm\.ratio to be one of pixel, mask, mask_mean"),
         ({"temperature": 0.5, "divergence": Divergence(reward=0.1)}, r"algorithm\.temperature=1 for a divergence in"),
         ({"epochs": 0}, r"algorithm\.epochs to be finite and at least 1"),
@@ -205,5 +207,5 @@ def test_settings_that_make_no_sense(options, message):
 def test_divergences_that_make_no_sense():
     with pytest.raises(ValueError, match=r"divergence\.estimator to be one of exact, k1, k3 but got 'k2'"):
         Divergence(estimator="k2")
-    with pytest.raises(ValueError, match=r"a price to adapt to divergence\.target but"):
+    with pytest.raises(ValueError, match=r"a coefficient to adapt to divergence\.target but"):
         Divergence(target=5.0)

@@ -1,7 +1,7 @@
-"""STAPLE: what several raters of unknown skill probably saw, and how skilled each of them seems to be.
+"""STAPLE: estimate the true mask, and the skill of each rater, from the masks of several raters.
 
 Warfield, Zou, Wells, "Simultaneous truth and performance level estimation (STAPLE)", IEEE TMI 2004; the multi-class
-form with one confusion matrix a rater. Every pixel is its own draw, without a spatial prior.
+form with one confusion matrix a rater. Pixels are independent; there is no spatial prior.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,21 @@ from jaxtyping import Float64
 from segdpo.checks import IGNORE
 from segdpo.masks import Mask, Masks
 
-START = 0.99  # raters are taken to be good until the votes say otherwise; else all labels could swap
+START = 0.99  # at first raters are assumed to be good; otherwise all labels could swap
 SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, eq=False)
 class Consensus:
-    """The probable truth and the raters' skills.
+    """The estimated truth and the raters' skills.
 
-    `labels` [H, W]: the most probable class a pixel, 255 where nobody voted. `classes`: the class ids in play, in the
-    order of the axes of `probability` [C, H, W] and of `confusion` [K, C, C], P(rater says column | truth is row):
-    for classes (0, 1) the specificity is `confusion[k, 0, 0]`, the sensitivity `confusion[k, 1, 1]`.
+    Args:
+        labels: the most probable class of each pixel, 255 where nobody voted.
+        classes: the class ids that occur, in the order of the axes of `probability` and `confusion`.
+        probability: of each class at each pixel.
+        confusion: P(rater says column | truth is row); for classes (0, 1) the specificity of rater k is
+            `confusion[k, 0, 0]`, the sensitivity `confusion[k, 1, 1]`.
+        iterations: how many were needed.
     """
 
     labels: Mask
@@ -33,14 +37,15 @@ class Consensus:
 
 
 def staple(masks: Masks, *, disputed: bool = False, iterations: int = 100, tolerance: float = 1e-6) -> Consensus:
-    """Return the consensus of K masks by expectation maximisation; a pixel that a mask ignores is no vote of it.
+    """Return the consensus of K masks by expectation maximisation; a mask does not vote on pixels that it ignores.
 
     E: W[i, c] ∝ prior[c] Π_k θ_k[c, vote_k(i)];  M: θ_k[c, v] = Σ_{i: vote v} W[i, c] / Σ_{i: any vote} W[i, c].
-    The prior is the classes' share of all votes. Ends when no θ moves by `tolerance`, or after `iterations`.
+    The prior is the classes' share of all votes. Ends when no θ changes by `tolerance`, or after `iterations`.
 
-    `disputed`: learn from the pixels on which votes differ; the others are what all say they are. Otherwise the many
-    pixels that all call background make every rater's specificity near 1, and the rater who draws most is believed.
-    On crowd masks of cells (bubil) the consensus had IoU .78 with gold instead of .76; the majority .79.
+    `disputed`: estimate the skills from the pixels on which votes differ; the others get the class that all vote for.
+    Otherwise the many pixels that all call background make every rater's specificity near 1, and the rater who draws
+    the largest masks is trusted most. On crowd masks of cells (bubil) the consensus had IoU .78 with gold instead of
+    .76; the majority .79.
     """
     patterns, counts, where = _vote_patterns(masks)
     classes = np.unique(patterns[patterns != IGNORE])
@@ -77,7 +82,7 @@ def staple(masks: Masks, *, disputed: bool = False, iterations: int = 100, toler
 def _vote_patterns(masks: Masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the distinct columns of votes [K, U], how often each occurs, and each pixel's column.
 
-    Most pixels share few patterns (all say background), and EM need not see a pattern twice.
+    Most pixels share few patterns (all votes are background), so EM on patterns is much faster.
     """
     flat = masks.reshape(len(masks), -1)
     where = np.zeros(flat.shape[1], dtype=np.int64)
@@ -104,5 +109,5 @@ def _expect(votes: np.ndarray, log_prior: np.ndarray, confusion: np.ndarray) -> 
 def _maximise(votes: np.ndarray, counts: np.ndarray, truth: np.ndarray, before: np.ndarray) -> np.ndarray:
     weighted = np.einsum("u,uc,kuv->kcv", counts, truth, votes, optimize=True)
     total = weighted.sum(2, keepdims=True)
-    # A class whose last pixel was explained away says nothing of the raters: they keep what they had.
+    # A class that no pixel is of any longer says nothing about the raters, so their confusions stay.
     return np.asarray(np.divide(weighted, total, out=before.copy(), where=total > 0))

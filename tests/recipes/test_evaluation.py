@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from segdpo.metrics.masks import mean_over_classes, measure_masks
-from segdpo.recipes.compare import compare
-from segdpo.recipes.evaluation import Evaluated, classes_csv, shown_of, summarise
+from segdpo.recipes.compare import compare_overlaps
+from segdpo.recipes.evaluation import Evaluation, classes_csv, pictures_of, summarise
 from segdpo.recipes.measure import Measured
 from segdpo.reports.tables import evaluation_table
 
 METRICS = ("iou", "dice", "hd95", "recall", "components")
-EXAMINATION = SimpleNamespace(
+MEASUREMENT = SimpleNamespace(
     source=SimpleNamespace(classes=("ground", "object")), background=False, native=False, tolerance=2.0
 )
 
@@ -41,11 +41,11 @@ def inventing():
     gold[:2, 4:12, 4:12] = 1
     policy = gold.clone()
     policy[3, 4:8, 4:8] = 1
-    return Evaluated(measured(policy, gold), measured(gold.roll(2, 1), gold))
+    return Evaluation(measured(policy, gold), measured(gold.roll(2, 1), gold))
 
 
 def test_an_object_that_is_invented_counts_as_a_loss(inventing):
-    summary = summarise(inventing, EXAMINATION)
+    summary = summarise(inventing, MEASUREMENT)
     # IoU of squares 2 rows apart: 48 of 80. Image 2 has nothing under both and does not count.
     assert summary["difference"]["iou"]["mean"] == pytest.approx((0.4 + 0.4 - 1) / 3)
     assert summary["difference"]["iou"]["n"] == 3
@@ -61,9 +61,9 @@ def test_an_object_that_is_invented_counts_as_a_loss(inventing):
 
 
 def test_mending_an_invented_object_is_a_gain_and_both_are_drawn(inventing):
-    mended = Evaluated(inventing.reference, inventing.policy)
-    assert summarise(mended, EXAMINATION)["better"] == 1
-    last = shown_of(inventing)[-1]
+    mended = Evaluation(inventing.reference, inventing.policy)
+    assert summarise(mended, MEASUREMENT)["better"] == 1
+    last = pictures_of(inventing)[-1]
     assert (last.name, last.values) == ("worse_1", {"policy": "0.000", "reference": "nothing found"})
 
 
@@ -72,8 +72,8 @@ def test_classes_and_the_runs_own_summary_say_the_same(inventing):
     lines = classes_csv(networks, ["ground", "object"]).splitlines()
     row = next(line.split(",") for line in lines if line.startswith("object,iou,difference"))
     assert (float(row[3]), int(row[6])) == (pytest.approx((0.4 + 0.4 - 1) / 3), 3)
-    compared = compare(networks["policy"].values, networks["reference"].values)
-    assert compared["difference"]["iou"] == summarise(inventing, EXAMINATION)["difference"]["iou"]
+    compared = compare_overlaps(networks["policy"].values, networks["reference"].values)
+    assert compared["difference"]["iou"] == summarise(inventing, MEASUREMENT)["difference"]["iou"]
     assert compared["difference"]["dice"]["mean"] == pytest.approx((0.25 + 0.25 - 1) / 3)
 
 
@@ -83,8 +83,8 @@ def test_a_count_of_parts_names_no_winner():
     gold[:, 4:12, 4:12] = 1
     specks = gold.clone()
     specks[:, 0, 0] = specks[:, 15, 15] = 1
-    both = Evaluated(measured(torch.zeros_like(gold), gold), measured(specks, gold))
-    summary = summarise(both, EXAMINATION)
+    both = Evaluation(measured(torch.zeros_like(gold), gold), measured(specks, gold))
+    summary = summarise(both, MEASUREMENT)
     assert summary["difference"]["components"]["mean"] == -3
     assert not {"better", "worse"} & set(summary["difference"]["components"])
     assert "components" not in summary["win_rate"]
@@ -97,4 +97,4 @@ def test_a_count_of_parts_names_no_winner():
 def test_the_first_metric_with_a_better_side_decides():
     gold = torch.ones(1, 8, 8, dtype=torch.uint8)
     alone = measured(gold, gold, ("components", "recall"))
-    assert Evaluated(alone).main == "recall"
+    assert Evaluation(alone).main == "recall"

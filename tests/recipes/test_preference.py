@@ -1,4 +1,4 @@
-"""The story from the first image to summary.json, at a size for tests."""
+"""task=preference and task=supervised from the first image to summary.json, at a size for tests."""
 
 import json
 
@@ -10,13 +10,13 @@ from small import SMALL, STARTED, composed
 from segdpo.inference.load import open_segmenter
 from segdpo.models.weights import read_tensors
 from segdpo.recipes.config import build
-from segdpo.recipes.reference import images_of, make_reference
-from segdpo.recipes.run import open_setting, run_recipe
+from segdpo.recipes.reference import draw_images, train_or_load_reference
+from segdpo.recipes.run import open_run, run_recipe
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("story")
+    folder = tmp_path_factory.mktemp("preference")
     torch.set_num_threads(1)
     return run_recipe(composed(*SMALL, folder=folder)), folder
 
@@ -48,11 +48,11 @@ def test_the_measured_policy_is_the_saved_one(finished):
     network, description = open_segmenter(folder / "run")
     assert description["classes"] == ["background", "object"]
     config = composed(*SMALL, folder=folder)
-    setting = open_setting(config)
+    run = open_run(config)
     pipeline = build(config.transforms)["eval"]
     values = []
-    for number in setting.splits.test:
-        record = setting.source[int(number)]
+    for number in run.splits.test:
+        record = run.source[int(number)]
         view = pipeline(record.image, record.gold[None], np.random.default_rng(0))
         with torch.no_grad():
             predicted = network(torch.from_numpy(view.image)[None])[0, 0].numpy() > 0
@@ -84,9 +84,9 @@ def test_a_finished_run_made_longer_ends_as_one_that_was_long_from_the_start(fin
 def test_another_configuration_is_another_reference(finished):
     folder = finished[1]
     config = composed(*SMALL, "reference_training.steps=3", folder=folder)
-    setting = open_setting(config)
-    assert make_reference(config, setting.source, setting.splits).trained
-    assert not make_reference(config, setting.source, setting.splits).trained
+    run = open_run(config)
+    assert train_or_load_reference(run).trained
+    assert not train_or_load_reference(run).trained
 
 
 def test_few_masks_leave_the_others_to_be_judged(tmp_path):
@@ -102,12 +102,12 @@ def test_few_masks_leave_the_others_to_be_judged(tmp_path):
 
 def test_images_are_drawn_from_the_training_split():
     train = np.array([3, 5, 8, 13, 21], np.uint32)
-    drawn = images_of(train, 3, seed=1)
+    drawn = draw_images(train, 3, seed=1)
     assert len(set(drawn.tolist())) == 3
     assert set(drawn.tolist()) <= set(train.tolist())
-    assert images_of(train, None, seed=1) is train
+    assert draw_images(train, None, seed=1) is train
     with pytest.raises(ValueError, match=r"reference_training\.images to be from 1 to 5"):
-        images_of(train, 6, seed=1)
+        draw_images(train, 6, seed=1)
 
 
 def test_classes_that_do_not_match_the_data_stop_at_once(tmp_path):
@@ -120,7 +120,7 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         run_recipe(composed(*SMALL, "resume=nowhere.ckpt", folder=tmp_path))
 
 
-def test_supervised_story(tmp_path):
+def test_supervised_training(tmp_path):
     summary = run_recipe(composed(*SMALL, "task=supervised", folder=tmp_path))
     assert summary["policy"]["iou"]["n"] == 6
     assert "reference" not in summary
@@ -143,7 +143,7 @@ def test_supervised_story(tmp_path):
     ],
     ids=str,
 )
-def test_choices_that_meet_in_a_story(choices, finished, tmp_path):
+def test_choices_that_meet_in_a_run(choices, finished, tmp_path):
     own = [f"cache={finished[1] / 'cache'}", f"run_folder={tmp_path}", "trainer.max_steps=3"]
     summary = run_recipe(composed(*SMALL, *choices, *own))
     assert 0 <= summary["policy"]["iou"]["mean"] <= 1
