@@ -64,12 +64,12 @@ def disagreement(
     record: Record,
     rng: np.random.Generator,
     *,
-    mask_source: MaskSource,
+    candidates: MaskSource,
     network: Network | None = None,
     background: bool = False,
 ) -> float:
     """1 − the mean IoU of all pairs of candidates; `network` is passed to the source if it asks one."""
-    masks = with_network(mask_source, network)(record, rng).masks
+    masks = with_network(candidates, network)(record, rng).masks
     if len(masks) < 2:
         return 0.0
     return 1 - mean_pairwise_iou(masks, background=background)

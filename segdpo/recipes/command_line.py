@@ -46,6 +46,7 @@ RENAMED_KEYS: Mapping[str, str] = {
     r"candidates\.model": "predictor.model",
     r"candidates\.predicts": "candidates.networks",
     r"selection\.acquisition\.predict": "predictor",
+    r"selection\.acquisition\.mask_source": "selection.acquisition.candidates",
     r"data\.mask_source": "data.candidates",  # of data=shapes_judged
     r"data\.rule": "data.questions",
 }

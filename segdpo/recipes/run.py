@@ -136,8 +136,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
-# Options that change no number of a run.
-WITHOUT_EFFECT = ("run_folder", "threads", "jobs", "cache", "resume", "logger")
+# Options that change no number of a run; of default_beta, the entry that is used is `beta`.
+WITHOUT_EFFECT = ("run_folder", "threads", "jobs", "cache", "resume", "logger", "default_beta")
 WATCHING = ("callbacks.progress.", "callbacks.panels.", "callbacks.displacement.", "callbacks.resume_hint.")
 SHOWN = 6
 

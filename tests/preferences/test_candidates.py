@@ -159,8 +159,8 @@ def own_source(record, rng, *, network):
         (partial(mixture, sources={"a": existing, "b": own_source}, count=2), True),
         (everything, False),
         (partial(most_promising, budget=1, acquisition=partial(entropy)), True),
-        (partial(most_promising, budget=1, acquisition=partial(disagreement, mask_source=existing)), False),
-        (partial(most_promising, budget=1, acquisition=partial(disagreement, mask_source=own_source)), True),
+        (partial(most_promising, budget=1, acquisition=partial(disagreement, candidates=existing)), False),
+        (partial(most_promising, budget=1, acquisition=partial(disagreement, candidates=own_source)), True),
         (np.add, False),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_network_is_passed_to_those_who_ask_one():
     found = with_network(nested, RAMP_NETWORK)(RAMP, rng())
     np.testing.assert_array_equal(found.masks[0], RAMP.image[..., 0] > 127)
     assert found.names == ("inner-0",)
-    acquire = partial(disagreement, mask_source=partial(thresholds, probabilities=(0.2, 0.6)))
+    acquire = partial(disagreement, candidates=partial(thresholds, probabilities=(0.2, 0.6)))
     select = partial(most_promising, budget=1, acquisition=acquire)
     assert with_network(select, RAMP_NETWORK)([RAMP], seed=0) == [0]
     # Above .2 lie 41 of 52 values of the ramp, above .6 20.

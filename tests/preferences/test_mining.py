@@ -25,7 +25,7 @@ from segdpo.data.record import Candidates, Pair, Record, RecordInfo
 from segdpo.data.shapes import Shapes
 from segdpo.data.transforms import Pipeline
 from segdpo.files import DataError
-from segdpo.models import trust
+from segdpo.models import EVALUATION, build_named
 from segdpo.preferences import judges, questions, selection
 from segdpo.preferences.candidates import existing
 from segdpo.preferences.corruptions import corrupt
@@ -329,7 +329,7 @@ def test_a_configuration_saved_before_the_options_were_renamed_opens():
         "ranking": False,
         "keep": False,
     }
-    source = trust.build_named(saved, Path("config.yaml"), "data", table=trust.EVALUATION)
+    source = build_named(saved, Path("config.yaml"), "data", table=EVALUATION)
     assert isinstance(source, Mined)
     assert same_record(source[0], instantiate(configured("data.source.count=3").data)[0])
 

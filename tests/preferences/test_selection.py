@@ -61,9 +61,9 @@ def test_entropy_in_nats():
 
 def test_disagreement_is_one_minus_the_mean_iou_of_the_candidates():
     masks = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]], np.uint8)[:, None]
-    found = disagreement(LEVELS[0], None, mask_source=lambda record, rng: Candidates(masks, ("a", "b", "c")))
+    found = disagreement(LEVELS[0], None, candidates=lambda record, rng: Candidates(masks, ("a", "b", "c")))
     assert found == pytest.approx(1 - (1 / 3 + 1 + 1 / 3) / 3)
-    assert disagreement(LEVELS[0], None, mask_source=lambda record, rng: Candidates(masks[:1], ("a",))) == 0
+    assert disagreement(LEVELS[0], None, candidates=lambda record, rng: Candidates(masks[:1], ("a",))) == 0
 
 
 def test_bad_budgets_and_acquisitions():
