@@ -157,28 +157,20 @@ def pack(words: Words) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from segdpo.data import open_source, write_coco, write_folder, write_pack
-    from segdpo.files import DataError
-
-    form = options.to or {".pack": "pack", ".json": "coco"}.get(options.target.suffix, "folder")
-    if (options.manifest and form != "folder") or ((options.records_per_shard or options.images) and form != "pack"):
-        return _error(
-            f"Expected --manifest with a folder only, --images and --records-per-shard with a pack only, but "
-            f"{options.target} is a {form}."
-        )
-
-    def progress(records: Iterable[Any]) -> Iterable[Any]:
-        return track(records, f"writing {options.target}", console=Console(stderr=True))
+    from segdpo.data import open_source, write_source
 
     try:
         source = open_source(options.source, options.options, channels=None)
-        if form == "pack":
-            write_pack(options.target, source, options.records_per_shard, options.images, progress)
-        elif form == "coco":
-            write_coco(options.target, source, source.classes, progress)
-        else:
-            write_folder(options.target, source, source.classes, options.manifest or "jsonl", progress)
-    except (DataError, OSError) as error:
+        form = write_source(
+            options.target,
+            source,
+            options.to,
+            manifest=options.manifest,
+            images=options.images,
+            records_per_shard=options.records_per_shard,
+            progress=lambda records: track(records, f"writing {options.target}", console=Console(stderr=True)),
+        )
+    except (OSError, ValueError) as error:
         return _error(error)
     print(f"{options.target}: {len(source)} images, a {form}")
     return 0
@@ -332,16 +324,19 @@ def collect(words: Words) -> int:
     if options.frontier and (options.ignore or options.dense or options.against):
         parser.error("Expected --frontier without --ignore, --dense and --against.")
 
+    from segdpo import reports
     from segdpo.files import write_atomically
 
     out: Path = options.out or options.folder
     try:
-        text, files = (_frontier if options.frontier else _sweep)(options)
+        if options.frontier:
+            files = reports.collect_frontier(options.folder)
+        else:
+            files = reports.collect_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
     except ValueError as error:
         parser.error(str(error))
     for name, content in files.items():
         write_atomically(out / name, content)
-    print(text, end="")
     print(f"files in {out}: {', '.join(files)}", file=sys.stderr)
     return 0
 
@@ -452,34 +447,6 @@ def _print_findings(console: "Console", found: "Check") -> None:
         console.print(f"[{COLOURS[level]}]{number} × {kind} ({level})[/{COLOURS[level]}]")
     verdict = "[red]something is wrong[/red]" if found.failed else "[green]nothing is wrong[/green]"
     console.print(f"{found.records} images, {found.masks} candidate masks, {found.pairs} pairs: {verdict}")
-
-
-def _sweep(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
-    """Return the table of a sweep and its files; in a terminal the table is printed with colours instead."""
-    from rich.console import Console
-
-    from segdpo import reports
-
-    sweep = reports.read_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
-    markdown = sweep.markdown()
-    files = {"sweep.md": markdown.encode(), "sweep.csv": sweep.csv().encode(), "sweep.png": sweep.png()}
-    console = Console()
-    if not console.is_terminal:  # written into a file, or read by another program
-        return markdown, files
-    console.print(sweep.terminal())
-    console.print("\n".join(sweep.notes()), soft_wrap=True, markup=False)
-    console.print(sweep.unfinished_note(), style="yellow", soft_wrap=True, markup=False)
-    return "", files
-
-
-def _frontier(options: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
-    """Return the table of a frontier and its files."""
-    from segdpo import reports
-
-    frontier = reports.read_frontier(options.folder)
-    text = frontier.markdown()
-    files = {"frontier.md": text.encode(), "frontier.csv": frontier.csv().encode()}
-    return text, files | {f"frontier.{form}": frontier.picture(form) for form in ("svg", "png")}
 
 
 def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:

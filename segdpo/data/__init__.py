@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from segdpo.data.sources import file_of as file_of
     from segdpo.data.sources import open_source as open_source
     from segdpo.data.sources import write_pack as write_pack
+    from segdpo.data.sources import write_source as write_source
     from segdpo.data.splits import Numbers as Numbers
     from segdpo.data.splits import Splits as Splits
     from segdpo.data.splits import infos_of as infos_of

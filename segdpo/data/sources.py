@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from segdpo.data.images import ImageFile
 from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
@@ -200,3 +200,45 @@ def write_pack(
         for index in progress(range(len(source))):
             if ids[index] not in writer.done_ids:
                 writer.write(source[index], file_of(source, index))
+
+
+def write_source(
+    path: str | Path,
+    source: RecordSource,
+    form: str | None = None,
+    *,
+    manifest: Literal["jsonl", "csv"] | None = None,
+    images: "Images | None" = None,
+    records_per_shard: int | None = None,
+    progress: Progress = iter,
+) -> str:
+    """Write a data set in one of our formats, and return the format's name.
+
+    Args:
+        path: where to write.
+        source: the records.
+        form: "folder", "pack" or "coco"; by default, the suffix .pack or .json decides, and any other is a folder.
+        manifest: of a folder: "jsonl" (the default) or "csv".
+        images: of a pack: "files" or "pixels".
+        records_per_shard: of a pack.
+        progress: wraps the records, for a progress bar.
+
+    Raises:
+        DataError: an option belongs to another format, or the records cannot be written.
+    """
+    from segdpo.data.formats.coco import write_coco
+    from segdpo.data.formats.folder import write_folder
+
+    form = form or {".pack": "pack", ".json": "coco"}.get(Path(path).suffix, "folder")
+    if (manifest and form != "folder") or ((records_per_shard or images) and form != "pack"):
+        raise DataError(
+            "Expected --manifest with a folder only, --images and --records-per-shard with a pack only, but "
+            f"{path} is a {form}."
+        )
+    if form == "pack":
+        write_pack(path, source, records_per_shard, images, progress)
+    elif form == "coco":
+        write_coco(path, source, source.classes, progress)
+    else:
+        write_folder(path, source, source.classes, manifest or "jsonl", progress)
+    return form

@@ -89,8 +89,7 @@ def hd95(
 ) -> Scores:
     """−max over both directions of the 95th percentile of the distances from contour to contour; 0 is best.
 
-    `spacing`: height and width of a pixel. A class that only one of the two masks has
-    counts as the diagonal of the image.
+    `spacing`: height and width of a pixel. A class that only one of the two masks has counts as the image's diagonal.
     """
     return -_by_contours(record, masks, "hd95", 0.0, background, spacing=spacing)
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from segdpo.lazy import attach
 
 if TYPE_CHECKING:
+    from segdpo.reports.collect import collect_frontier as collect_frontier
+    from segdpo.reports.collect import collect_sweep as collect_sweep
     from segdpo.reports.curves import draw_attack as draw_attack
     from segdpo.reports.curves import draw_curves as draw_curves
     from segdpo.reports.frontier import Frontier as Frontier

@@ -46,7 +46,7 @@ def test_a_csv_manifest_and_a_named_form(tmp_path, call):
 
 
 def test_an_option_of_another_form_is_refused(tmp_path, call):
-    status, _, err = call(pack, tmp_path, tmp_path / "x.pack", "--manifest", "csv")
+    status, _, err = call(pack, folder(tmp_path, DATA), tmp_path / "x.pack", "--manifest", "csv")
     assert (status, "--manifest with a folder" in err) == (1, True)
 
 
