@@ -359,7 +359,8 @@ def search(words: Words) -> int:
     from rich.console import Console
 
     from segdpo.files import conf_folder
-    from segdpo.recipes import current_words, run_recipe, run_search
+    from segdpo.recipes import run_recipe, run_search
+    from segdpo.renamed import current_words
 
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from segdpo.recipes.collect import KeptCandidates as KeptCandidates
     from segdpo.recipes.collect import answered as answered
     from segdpo.recipes.collect import collect_preferences as collect_preferences
-    from segdpo.recipes.command_line import current_words as current_words
     from segdpo.recipes.command_line import errors_as_messages as errors_as_messages
     from segdpo.recipes.command_line import run_application as run_application
     from segdpo.recipes.config import build as build

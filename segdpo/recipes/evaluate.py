@@ -14,10 +14,10 @@ from segdpo.files import DataError
 from segdpo.inference import open_segmenter, weights_path
 from segdpo.metrics import MASK_METRICS
 from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, check_resolvers, checked
-from segdpo.recipes.command_line import current_words
 from segdpo.recipes.config import MISSING, Plain, build, leaves, plain, read_config
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
 from segdpo.recipes.measure import DIRECTED, EvaluatedNetwork, Measurement, measure_network
+from segdpo.renamed import current_words
 
 SPLITS = ("test", "val", "train", "all")
 REFERENCE = "reference.safetensors"

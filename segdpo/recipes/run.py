@@ -25,8 +25,8 @@ import segdpo
 from segdpo.data import RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
-from segdpo.recipes.command_line import current_config
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.renamed import current_config
 from segdpo.reports import comparison_table, draw_curves
 
 log = logging.getLogger(__name__)

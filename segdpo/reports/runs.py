@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from segdpo.metrics import Interval, student
+from segdpo.renamed import current_name, current_word
 from segdpo.reports.run_files import at, read_yaml
 
 # Where a summary.json has each measure.
@@ -27,21 +28,6 @@ COUNTS = {"judgements": ("pairs", "judgements")}
 METHODS = ("loss", "experiment/variant")
 # Options that do not make an experiment another one.
 NOT_GROUPED = ("seed", "threads", "jobs", "resume", "cache")
-
-# Names that options and choices had in earlier versions, so that old and new runs of one experiment are one row.
-RENAMED_OPTIONS = {
-    "pairs": "candidates",
-    "rule": "questions",
-    "start": "reference_training",
-    "ckpt_path": "resume",
-    "cell": "experiment/variant",
-}
-RENAMED_CHOICES = {
-    ("pairs", "given"): ("questions", "answered"),
-    ("start", "cheap_masks"): ("reference_training", "noisy_masks"),
-    ("experiment", "worth_cheap_masks"): ("experiment", "worth_noisy_masks"),
-    ("experiment", "worth_bubil_cheap"): ("experiment", "worth_bubil_noisy"),
-}
 
 
 @dataclass(frozen=True)
@@ -122,14 +108,13 @@ def run_of(folder: Path, summary: Mapping[str, Any], overrides: object) -> Run:
 
 
 def option_of(override: str) -> tuple[str, str]:
-    """Return an override as key and value, under the names that they have today.
+    """Return an override as key and value, under today's names, so that old and new runs of one experiment are one row.
 
     >>> option_of("+pairs.temperature=2"), option_of("start=cheap_masks")
     (('candidates.temperature', '2'), ('reference_training', 'noisy_masks'))
     """
-    key, _, value = override.lstrip("+").partition("=")
-    group, dot, rest = key.partition(".")
-    return RENAMED_CHOICES.get((key, value), (RENAMED_OPTIONS.get(group, group) + dot + rest, value))
+    key, _, value = (current_word(override) or override).lstrip("+").partition("=")
+    return current_name(key), value
 
 
 def group_runs(runs: Sequence[Run], ignore: Iterable[str] = ()) -> list[Group]:

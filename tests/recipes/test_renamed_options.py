@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from small import CONF, ROOT, SMALL, composed
 from warm import Warm
 
-from segdpo.recipes.command_line import RENAMED_OPTIONS, current_config, current_words
 from segdpo.recipes.config import plain, read_config
 from segdpo.recipes.run import differences, run_recipe
+from segdpo.renamed import RENAMED_OPTIONS, current_config, current_words
 
 STORED = ROOT / "tests" / "stored"
 WORDS = {
