@@ -259,7 +259,6 @@ def evaluate(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.files import conf_folder
     from segdpo.recipes import Request, evaluate_weights
     from segdpo.reports import evaluation_table
 
@@ -358,7 +357,6 @@ def search(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.files import conf_folder
     from segdpo.recipes import run_recipe, run_search
     from segdpo.renamed import current_words
 
@@ -419,11 +417,21 @@ VERBS: Mapping[str, Callable[[Words], int]] = {
 }
 
 
+def conf_folder() -> Path:
+    """Return the folder of the configuration, conf/, which lies beside the package in a checkout of the repository."""
+    folder = Path(__file__).resolve().parents[1] / "conf"
+    if not (folder / "train.yaml").is_file():
+        sys.exit(
+            f"Expected the configuration in {folder} but found none; run from a checkout of the repository "
+            "(pip install -e .)."
+        )
+    return folder
+
+
 def _hydra(name: str, script: str, task: Callable[["DictConfig"], Any], words: Words) -> int:
     """Run `task` as a Hydra application on conf/NAME.yaml, as if by `script`, which lies beside conf/."""
     import hydra
 
-    from segdpo.files import conf_folder
     from segdpo.recipes import run_application
 
     folder = conf_folder()

@@ -163,17 +163,6 @@ def path_inside(folder: Path, *names: str) -> Path:
     return path
 
 
-def conf_folder() -> Path:
-    """Return the folder of the configuration, conf/, which lies beside the package in a checkout of the repository."""
-    folder = Path(__file__).resolve().parents[1] / "conf"
-    if not (folder / "train.yaml").is_file():
-        raise FileNotFoundError(
-            f"Expected the configuration in {folder} but found none; run from a checkout of the repository "
-            "(pip install -e .)."
-        )
-    return folder
-
-
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(member) as file:
         # With a size, no more than that is decompressed, whatever the member holds.
