@@ -3,6 +3,7 @@
     python scripts/benchmark.py
     python scripts/benchmark.py --only loss,S --json outputs/loss.json
     python scripts/benchmark.py --device cuda
+    python scripts/benchmark.py --compare BEFORE.json AFTER.json
 
 One process; all sides of a comparison take turns, round by round, on the same tensors, and what is compared is asserted
 to be equal in the same run. How to read the table: docs/performance.md.
@@ -16,11 +17,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench.machine import machine
 from bench.plots import plot_growth
-from bench.row import Row
+from bench.row import Row, saying
 from bench.scale import Scale, choose_scale
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +50,9 @@ COLUMNS = ("id", "what", "floor", "fair baseline", "naive", "ours", "ratio", "ta
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what was asked for; a row that fails gives the reason, and the rest continues."""
     given = parse(arguments)
+    if given.compare:
+        print(compare(*(json.loads(path.read_text())["rows"] for path in given.compare)))
+        return 0
     torch.set_num_threads(given.threads)
     scale = choose_scale(given.device, given.quick, given.rounds, given.clock)
     found: list[Row] = []
@@ -78,6 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it runs")
     parser.add_argument(
         "--json", type=Path, default=Path("benchmark.json"), help="default benchmark.json; table and plot lie beside"
+    )
+    parser.add_argument(
+        "--compare", type=Path, nargs=2, metavar="JSON", help="measure nothing; print the ratios of two earlier files"
     )
     given = parser.parse_args(arguments)
     if not chosen_parts(given.only):
@@ -122,6 +130,17 @@ def show(found: Sequence[Row], taken: Mapping[str, float], scale: Scale) -> None
     for row in found:
         if row.note:
             console.print(f"{row.id}: {row.note}", highlight=False, markup=False)
+
+
+def compare(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """Return the ratios of the rows that stand in both files, side by side, as Markdown."""
+    ratios = {(row["id"], row["what"]): row["ratio"]["samples"] for row in before}
+    lines = [("id", "what", "before", "after", "target"), ("---",) * 5]
+    for row in after:
+        samples, now = ratios.get((row["id"], row["what"])), row["ratio"]["samples"]
+        if samples and now:
+            lines.append((row["id"], row["what"], saying(samples), saying(now), row["target"] or ""))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write(path: Path, found: Sequence[Row], taken: Mapping[str, float], scale: Scale) -> None:

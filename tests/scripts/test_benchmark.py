@@ -101,6 +101,16 @@ def test_a_row_says_medians_the_ratio_of_each_round_and_whether_the_target_is_me
     assert str(Target(2, at_least=True)) == "≥ 2"
 
 
+def test_two_files_are_compared_by_the_rows_that_both_have(tmp_path, capsys):
+    before = [Row("S1", "a step", sides={"ours": [2, 3, 4], "fair baseline": [2, 2, 2]}, target=at_most(2))]
+    after = [replace(before[0], sides={"ours": [2, 2, 2], "fair baseline": [4, 2, 8]}), Row("L9", "new", over=())]
+    for name, rows in (("a", before), ("b", after)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": [row.as_json() for row in rows]}))
+    assert benchmark.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line == "| S1 | a step | 1.5 (1–2) | 0.5 (0.25–1) | ≤ 2 |"
+
+
 def test_a_ratio_of_what_was_not_measured_is_refused():
     with pytest.raises(ValueError, match=r"Expected sides among .* but got \('ours',\)"):
         Row("S1", "step", "ms", {"ours": [1.0]})
