@@ -9,7 +9,7 @@ other. False (the default): class 0 is what is left over, as in binary masks. Tr
 """
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -58,10 +58,9 @@ class ClassCounts(Generic[Array]):
 
     def _ratio(self, part: Array, whole: Array) -> Array:
         # Where whole is 0, so is part.
-        ratio = part / (whole + (whole == 0))
-        if isinstance(ratio, Tensor):
-            return ratio.masked_fill(~self.present, torch.nan)
-        return np.where(self.present, ratio, np.nan)
+        ratio: Array = part / (whole + (whole == 0))
+        where: Any = torch.where if isinstance(ratio, Tensor) else np.where
+        return cast(Array, where(self.present, ratio, np.nan))
 
 
 def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bool = False) -> ClassCounts[Tensor]:
