@@ -194,7 +194,7 @@ def read_run(folder: Path, out: Path) -> str:
     if run is None:
         return "no run"
     config = config_for(run, (), CONF)
-    parts = [build(config.data), build(config.transforms), build(config.datamodule.split)]
+    parts = [build(config.data), build(config.transforms.eval), build(config.datamodule.split)]
     return digest(len(parts[0]), parts[0].classes, config.seed, config.background, config.datamodule)
 
 

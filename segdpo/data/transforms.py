@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import albumentations as albumentations  # yamls name steps through here: segdpo.data.albumentations.D4
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -26,6 +25,7 @@ from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as albumentations  # yamls name steps through here: segdpo.data.albumentations.D4
 
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
 Box = tuple[slice, slice]
@@ -104,9 +104,9 @@ def normalise(
         std: like `mean`.
     """
     channels = image.shape[-1]
-    if len(mean) not in (1, channels):
+    if wrong := {len(mean), len(std)} - {1, channels}:
         raise ValueError(
-            f"Expected an image of {len(mean)} channels, as many as mean and std have values, but got {channels}; "
+            f"Expected an image of {max(wrong)} channels, as many as mean and std have values, but got {channels}; "
             f"set mean and std to one value, or to {channels}."
         )
     centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))

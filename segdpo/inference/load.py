@@ -83,7 +83,15 @@ def read_description(path: Path) -> dict[str, Any]:
             f"{path}: Expected a description of the network ({', '.join(NEEDED)}) with the weights but "
             f"{', '.join(missing)} is missing; give a file that train.py wrote."
         )
-    return cast(dict[str, Any], without_interpolations(config, path))
+    found = cast(dict[str, Any], without_interpolations(config, path))
+    for name, kind in (("classes", str), ("mean", int | float), ("std", int | float)):
+        values = found[name]
+        if not isinstance(values, list | tuple) or not values or not all(isinstance(one, kind) for one in values):
+            raise ValueError(
+                f"{path}: Expected {name} of the network as a list of {'names' if kind is str else 'numbers'} but got "
+                f"{values!r:.200}; give a file that train.py wrote."
+            )
+    return found
 
 
 def _was_pretrained(config: Any) -> bool:

@@ -1,7 +1,7 @@
 """Overlap of masks, class by class: IoU, Dice, precision and recall from one table of counts.
 
 `count_classes` counts batches of tensors on any device; `mean_iou` and `mean_dice` are the same in float64 for two
-NumPy masks; `iou_matrix` is the IoU of all pairs of K masks at once.
+NumPy masks; `iou_matrix` is the IoU of all pairs of K masks at once. Only the counting of pixels differs between them.
 
 Everywhere, pixels that either mask ignores (255) are left out, and `background` says whether class 0 counts like any
 other. False (the default): class 0 is what is left over, as in binary masks. True: class 0 is a class of its own, as
@@ -9,55 +9,61 @@ other. False (the default): class 0 is what is left over, as in binary masks. Tr
 """
 
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segdpo.checks import IGNORE, check_same_shape
 
 Mask = UInt8[np.ndarray, "height width"]
 Masks = UInt8[np.ndarray, "masks height width"]
+Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 @dataclass(frozen=True, eq=False)
-class ClassCounts:
+class ClassCounts(Generic[Array]):
     """Pixels of each class in both masks and in either, [..., classes]; ratios are NaN for a class in neither mask.
 
-    Ratios of integer counts are float32, those of float64 counts float64.
+    Ratios of integer tensors are float32, those of arrays and of float64 tensors float64.
     """
 
-    both: Tensor
-    prediction: Tensor
-    gold: Tensor
-    present: Tensor
+    both: Array
+    prediction: Array
+    gold: Array
+    present: Array
 
     @property
-    def iou(self) -> Tensor:
+    def iou(self) -> Array:
         """|P ∩ G| / |P ∪ G|."""
         return self._ratio(self.both, self.prediction + self.gold - self.both)
 
     @property
-    def dice(self) -> Tensor:
+    def dice(self) -> Array:
         """2|P ∩ G| / (|P| + |G|)."""
         return self._ratio(2 * self.both, self.prediction + self.gold)
 
     @property
-    def precision(self) -> Tensor:
+    def precision(self) -> Array:
         """|P ∩ G| / |P|; 0 for an empty prediction of a class that gold has."""
         return self._ratio(self.both, self.prediction)
 
     @property
-    def recall(self) -> Tensor:
+    def recall(self) -> Array:
         """|P ∩ G| / |G|; 0 for a predicted class that gold does not have."""
         return self._ratio(self.both, self.gold)
 
-    def _ratio(self, part: Tensor, whole: Tensor) -> Tensor:
-        return (part / whole.clamp(min=1)).masked_fill(~self.present, torch.nan)
+    def _ratio(self, part: Array, whole: Array) -> Array:
+        # Where whole is 0, so is part.
+        ratio: Array = part / (whole + (whole == 0))
+        where: Any = torch.where if isinstance(ratio, Tensor) else np.where
+        return cast(Array, where(self.present, ratio, np.nan))
 
 
-def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bool = False) -> ClassCounts:
+def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bool = False) -> ClassCounts[Tensor]:
     """Count the pixels of each class in each image.
 
     Args:
@@ -76,19 +82,12 @@ def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bo
     check_same_shape("prediction", prediction, "gold", gold)
     valid = (prediction != IGNORE) & (gold != IGNORE)
     _check_classes(prediction, gold, valid, classes)
-    return _count(prediction, gold, valid, classes, background)
-
-
-def _count(prediction: Tensor, gold: Tensor, valid: Tensor, classes: int, background: bool) -> ClassCounts:
     # [image, class of gold, class of the prediction]: one pass over the pixels for all counts.
     first = torch.arange(len(gold), device=gold.device)[:, None] * classes**2
     cells = (gold.flatten(1).long() * classes).add_(prediction.flatten(1)).add_(first)
     cells = cells.masked_fill_(~valid.flatten(1), len(gold) * classes**2).flatten()
     table = torch.bincount(cells, minlength=len(gold) * classes**2 + 1)[:-1].view(-1, classes, classes)
-    of_gold, of_prediction = table.sum(2), table.sum(1)
-    present = of_gold + of_prediction > 0
-    present[:, 0] &= background
-    return ClassCounts(table.diagonal(dim1=1, dim2=2), of_prediction, of_gold, present)
+    return _counts(table, background)
 
 
 def mean_iou(mask: Mask, gold: Mask, *, background: bool = False) -> float:
@@ -114,16 +113,16 @@ def iou_matrix(masks: Masks, *, background: bool = False) -> Float64[np.ndarray,
     # Counts below 2**24 are exact in float32, whose products are faster.
     number = np.float32 if flat.shape[1] < 2**24 else np.float64
     valid = (flat != IGNORE).astype(number)
-    total = torch.zeros(len(masks), len(masks), dtype=torch.float64)
-    classes = torch.zeros_like(total)
+    total = np.zeros((len(masks), len(masks)))
+    classes = np.zeros_like(total)
     for label in _classes_in(masks, background):
         inside = (flat == label).astype(number)
         # [i, j]: pixels of the class in mask i that mask j does not ignore.
-        both, area = (torch.from_numpy(inside @ other.T).double() for other in (inside, valid))
+        both, area = ((inside @ other.T).astype(np.float64) for other in (inside, valid))
         counts = ClassCounts(both, area, area.T, area + area.T > 0)
-        total += counts.iou.nan_to_num(0)
+        total += np.nan_to_num(counts.iou)
         classes += counts.present
-    return np.asarray(torch.where(classes > 0, total / classes, 1.0).numpy())
+    return np.divide(total, classes, out=np.ones_like(total), where=classes > 0)
 
 
 def mean_pairwise_iou(masks: Masks, *, background: bool = False) -> float:
@@ -138,16 +137,25 @@ def differ(first: Mask, second: Mask) -> bool:
     return bool(((first != second) & (first != IGNORE) & (second != IGNORE)).any())
 
 
-def _count_pair(mask: Mask, gold: Mask, background: bool) -> ClassCounts:
-    # Copies, since torch warns of arrays that it could not write to.
-    prediction, truth = (torch.from_numpy(labels.copy())[None] for labels in (mask, gold))
-    classes = 1 + max(int(np.where(labels == IGNORE, 0, labels).max(initial=0)) for labels in (mask, gold))
-    counts = _count(prediction, truth, (prediction != IGNORE) & (truth != IGNORE), classes, background)
-    return ClassCounts(counts.both.double(), counts.prediction.double(), counts.gold.double(), counts.present)
+def _counts(table: Array, background: bool) -> ClassCounts[Array]:
+    """Return the counts from `table` [B, classes, classes]: pixels by class of gold and class of the prediction."""
+    of_gold, of_prediction = table.sum(2), table.sum(1)
+    present = of_gold + of_prediction > 0
+    present[:, 0] &= background
+    return ClassCounts(table.diagonal(0, 1, 2), of_prediction, of_gold, present)
 
 
-def _mean_of_present(values: Tensor) -> float:
-    present = values[~values.isnan()].numpy()
+def _count_pair(mask: Mask, gold: Mask, background: bool) -> ClassCounts[NDArray[Any]]:
+    # Tensors would take twice as long for small masks.
+    valid = (mask != IGNORE) & (gold != IGNORE)
+    truth, predicted = gold[valid], mask[valid]
+    classes = 1 + max(int(truth.max(initial=0)), int(predicted.max(initial=0)))
+    table = np.bincount(truth.astype(np.int64) * classes + predicted, minlength=classes**2)
+    return _counts(table.reshape(1, classes, classes), background)
+
+
+def _mean_of_present(values: NDArray[Any]) -> float:
+    present = values[~np.isnan(values)]
     return float(present.mean()) if len(present) else float("nan")
 
 

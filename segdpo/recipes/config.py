@@ -13,10 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import segdpo
+from segdpo.files import read_file
 from segdpo.models import check_resolvers, check_targets, without_interpolations
 
 Plain = dict[str, Any]
 MISSING = "???"
+# A run writes some kB; PyYAML takes more than ten seconds for 1 MB.
+MAX_CONFIG_BYTES = 2**20
 # Parts that are built once before the run starts, so that an error in one of them is reported at once.
 CHECKED_PARTS = ("loss", "optimizer", "scheduler", "beta_schedule", "reference", "adapter", "judge", "questions")
 
@@ -75,7 +78,7 @@ def read_config(path: Path) -> Plain:
         ValueError: the file is not the configuration of a run, or has a ${…}: runs write every value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MAX_CONFIG_BYTES).decode()
         # A few lines of nested aliases expand to gigabytes; OmegaConf writes none.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it has an alias (*name), which no run writes")

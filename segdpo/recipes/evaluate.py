@@ -166,6 +166,8 @@ def _read(path: Path, trusted: Sequence[str]) -> DictConfig:
         raise ValueError(f"{path}: Expected the configuration of a run but {', '.join(missing)} is missing.")
     for name in BUILT:
         node = checked(plain(OmegaConf.select(config, name)), path, name, table=EVALUATION, trusted=trusted)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ValueError(f"{path}: Expected {name} to name what builds it (_target_) but got {node!r:.200}.")
         OmegaConf.update(config, name, node, merge=False)
     return config
 

@@ -1,6 +1,8 @@
 """Geometry: masks that encode their own coordinates tell where every pixel came from."""
 
 import pickle
+import subprocess
+import sys
 
 import albumentations as A
 import cv2
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from toy_records import coordinates, encode
 
-from segdpo.data.transforms import Pipeline, coordinate_masks, image_box, init_worker
+from segdpo.data.transforms import Pipeline, coordinate_masks, image_box, init_worker, normalise
 from segdpo.files import DataError
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -162,6 +164,24 @@ def test_what_pipeline_does_itself_is_refused():
 def test_grey_image_under_rgb_constants_names_the_fix():
     with pytest.raises(ValueError, match=r"3 channels.*got 1.*mean and std"):
         Pipeline()(np.zeros((8, 8, 1), np.uint8), np.zeros((1, 8, 8), np.uint8), np.random.default_rng())
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.2, 0.2, 0.2)), ((0.5, 0.5, 0.5), (0.2,)), ((0.5, 0.5), (0.2,))])
+def test_mean_and_std_have_one_value_or_one_a_channel(mean, std):
+    with pytest.raises(ValueError, match=rf"{max(len(mean), len(std))} channels.*got 1.*mean and std"):
+        normalise(np.zeros((2, 2, 1), np.uint8), mean, std)
+    grey = normalise(np.full((2, 2, 3), 51, np.uint8), (0.1,), (0.1, 0.2, 0.5))
+    np.testing.assert_allclose(grey[:, 0, 0], [1, 0.5, 0.2], rtol=1e-6)
+
+
+def test_importing_albumentations_asks_no_server_for_a_newer_one():
+    code = (
+        "import os, sys; os.environ.pop('NO_ALBUMENTATIONS_UPDATE', None); asked = []; "
+        "sys.addaudithook(lambda event, args: asked.append(args[0]) if event == 'urllib.Request' else None); "
+        "import segdpo.data.transforms; print(asked)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_a_worker_runs_cv2_on_one_thread():

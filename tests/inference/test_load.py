@@ -122,3 +122,13 @@ def test_a_description_that_does_not_build_and_weights_that_do_not_fit_are_error
     save_weights(tmp_path / "other.safetensors", network, {"config": json.dumps(description(width=5))})
     with pytest.raises(ValueError, match=r"other.safetensors"):
         open_segmenter(tmp_path / "other.safetensors", trusted=["trained"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("classes", 2), ("classes", [1, 2]), ("mean", 0.5), ("std", []), ("std", "1")]
+)
+def test_a_description_of_another_form_is_an_error(tmp_path, network, name, value):
+    config = {**description(), name: value}
+    save_weights(tmp_path / "policy.safetensors", network, {"config": json.dumps(config)})
+    with pytest.raises(ValueError, match=rf"policy\.safetensors: Expected {name} .* list"):
+        open_segmenter(tmp_path, trusted=["trained"])

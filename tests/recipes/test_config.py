@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from small import STARTED, composed
 
-from segdpo.recipes.config import build, check_at_start, key_of, plain, stamp_of_files
+from segdpo.recipes.config import build, check_at_start, key_of, plain, read_config, stamp_of_files
 
 
 def test_equal_content_has_one_key_in_any_order():
@@ -93,3 +93,9 @@ def test_everything_of_the_default_is_there(tmp_path):
 def test_a_composed_configuration_calls_no_gadget_and_resolves_little(override, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         check_at_start(composed(*STARTED, override, folder=tmp_path))
+
+
+def test_a_run_configuration_of_many_megabytes_is_refused_unread(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"a: 1\n" + b"#" * 2**20)
+    with pytest.raises(ValueError, match=r"config\.yaml: cannot be read .*at most 1048576 bytes but got 1048581"):
+        read_config(tmp_path / "config.yaml")

@@ -252,6 +252,7 @@ SOURCE = "segdpo.data.Shapes"
         ("threads: 1", "threads: ${oc.env:HOME}", r"config\.yaml: .*threads holds \$"),
         ("start: gold", "start: /etc/passwd", r"data\.masks\.start .*'/etc/passwd'"),
         ("keep: true", "_recursive_: false", r"data\._recursive_"),
+        ("_target_: segdpo.data.split_by_fraction\n    _partial_: true", "a: b", r"split .*_target_.*'a'"),
         ("threads: 1", "threads: &a [1]\njobs: *a", r"config\.yaml.*alias"),
     ],
 )
