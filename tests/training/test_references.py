@@ -152,7 +152,7 @@ def test_the_copy_is_a_copy(network):
 
 
 def test_a_copy_may_move_during_evaluation(network):
-    """Lightning evaluates in inference mode; tensors made there could not be moved on in training."""
+    """Lightning evaluates in inference mode; weights that moved there would stay inference tensors in training."""
     reference, low = FrozenCopy(network), copy.deepcopy(network).eval().bfloat16()
     image = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
