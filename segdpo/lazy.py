@@ -5,34 +5,53 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 
 
 def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package whose `__init__.py` lists its public names.
 
     The list is the block `if TYPE_CHECKING:` of that file, with lines `from MODULE import NAME as NAME`. Type checkers
-    and editors read these lines directly; at run time a line is executed when its name is first used.
+    and editors read these lines directly; at run time a line is executed when its name is first used. The list is also
+    the package's `__all__`. Packages inside the package are imported when they are first used, too.
 
     Args:
         package: the name of the package, whose `__init__.py` is being imported.
 
     Raises:
+        ImportError: the package was installed without its source.
         AttributeError: by `__getattr__`, for a name that is not listed.
     """
-    source = inspect.getsource(sys.modules[package])
+    try:
+        source = inspect.getsource(sys.modules[package])
+    except (OSError, TypeError) as error:
+        raise ImportError(
+            f"Expected the source of {package}, whose __init__.py lists its public names, but only its byte code is "
+            "installed; install segdpo with its .py files.",
+            name=package,
+        ) from error
     block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
     lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     homes = {name.asname or name.name: (str(node.module), name.name) for node in lines for name in node.names}
 
     def get(name: str) -> object:
-        if name not in homes:
+        if name == "__all__":  # of `from PACKAGE import *`
+            return sorted(homes)
+        if name in homes:
+            found = _member(*homes[name])
+        elif not name.startswith("_") and _is_package(f"{package}.{name}"):
+            found = import_module(f"{package}.{name}")
+        else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, own = homes[name]
-        found = _member(module, own)
         setattr(sys.modules[package], name, found)
         return found
 
     return get, lambda: sorted({*vars(sys.modules[package]), *homes})
+
+
+def _is_package(name: str) -> bool:
+    spec = find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def _member(module: str, name: str) -> object:

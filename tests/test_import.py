@@ -1,6 +1,7 @@
 """What `import segdpo` costs and shows."""
 
 import pkgutil
+import py_compile
 import subprocess
 import sys
 
@@ -57,3 +58,25 @@ def test_a_fresh_import_is_light_and_silent():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert run.stderr == ""
+
+
+def python(code, **options):
+    """Run code in a fresh interpreter and return what it printed."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options)
+    return run.stdout.split()
+
+
+def test_packages_and_a_star_import():
+    """Packages are there after `import segdpo`, as if it had imported them; a star imports the public names."""
+    code = (
+        "import segdpo; print(segdpo.losses.PreferenceLoss is segdpo.PreferenceLoss, hasattr(segdpo, 'lazy_')); "
+        "from segdpo import *; print(Score is segdpo.Score, *segdpo.__all__)"
+    )
+    assert python(code) == ["True", "False", "True", *sorted(PUBLIC)]
+
+
+def test_byte_code_alone_is_refused_with_the_fix(tmp_path):
+    for name in ("__init__", "lazy"):
+        py_compile.compile(f"{segdpo.__path__[0]}/{name}.py", cfile=str(tmp_path / "segdpo" / f"{name}.pyc"))
+    code = "try:\n    import segdpo\nexcept ImportError as error:\n    print(error)"
+    assert {"segdpo,", ".py"} <= set(python(code, cwd=tmp_path))

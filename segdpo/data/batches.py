@@ -111,11 +111,10 @@ class SharedMasks:
 class PairBatch(Batch):
     """Images and all pairs between their masks; pair p belongs to image `image_index[p]`, so one forward serves all.
 
-    `pair_masks` are the numbers of the chosen and the rejected mask in the record: with id and view they name a
-    cached score. `index` says where the masks of each pair differ, so that the loss need not look for it; where masks
-    are in several pairs each, `shared` does. Both may be left out. `identical` counts pairs whose masks do not differ
-    in this view (their margin is 0); `dropped` counts pairs that were left out because no pixel of theirs is valid in
-    this view.
+    `pair_masks` are the numbers of the chosen and the rejected mask in the record. `index` says where the masks of each
+    pair differ, so that the loss need not look for it; where masks are in several pairs each, `shared` does. Both may
+    be left out. `identical` counts pairs whose masks do not differ in this view (their margin is 0); `dropped` counts
+    pairs that were left out because no pixel of theirs is valid in this view.
     """
 
     chosen: UInt8[Tensor, "pairs height width"]

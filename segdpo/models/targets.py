@@ -13,9 +13,13 @@ from typing import Any
 MOVED: Mapping[str, str] = {
     "segdpo.data": "segdpo.data",
     "segdpo.losses": "segdpo.losses",
+    "segdpo.losses.anchors": "segdpo.anchors",
+    "segdpo.losses.listwise": "segdpo.listwise",
+    "segdpo.losses.objectives": "segdpo.objectives",
     "segdpo.models": "segdpo.models",
     "segdpo.pairs": "segdpo.preferences",
     "segdpo.pairs.annotators": "segdpo.data",
+    "segdpo.regions": "segdpo",
     "segdpo.reports": "segdpo.reports",
     "segdpo.rewards": "segdpo.rl",
     "segdpo.story": "segdpo.recipes",

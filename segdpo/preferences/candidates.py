@@ -138,6 +138,7 @@ def mc_dropout(record: Record, rng: np.random.Generator, *, network: Network, co
     """
     modes = {module: module.training for module in network.model.modules()}
     try:
+        network.model.eval()
         for layer in _dropout_layers(network.model):
             layer.train()
         with _torch_seeded(int(rng.integers(2**63)), network.device):

@@ -186,8 +186,14 @@ def beside(network: nn.Module, policy: nn.Module) -> nn.Module:
     """Return the network, moved to the policy's device and precision."""
     own, like = next(network.parameters(), None), next(policy.parameters(), None)
     if own is not None and like is not None and (own.device != like.device or own.dtype != like.dtype):
-        network.to(device=like.device, dtype=like.dtype)
+        moved(network, device=like.device, dtype=like.dtype)
     return network
+
+
+def moved(network: nn.Module, **to: Any) -> nn.Module:
+    """Return the network, moved as by `.to(…)`; its weights stay ordinary tensors in inference mode too."""
+    with torch.inference_mode(False):
+        return network.to(**to)
 
 
 def check_fingerprint(expected: object, own: str) -> None:

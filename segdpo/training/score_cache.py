@@ -4,9 +4,10 @@ import hashlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from segdpo.data import RankingBatch
 from segdpo.files import MAX_FILE_BYTES, DataError, open_file
 from segdpo.losses import PreferenceLoss
 from segdpo.scores import PairScores, Score
-from segdpo.training.references import Answer, FrozenCopy, beside
+from segdpo.training.references import Answer, FrozenCopy, beside, moved
 from segdpo.training.scoring import PreferenceBatch, score_batch
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class CachedScores(FrozenCopy):
         self._scores: tuple[Score, ...] = ()
         self._key = ""
         self._tables: dict[int, ScoreTable] = {}
-        self._trainer: Trainer | None = None
+        self._precision = ""
+        self._task: LightningModule | None = None
         self._seen: tuple[list[str], Digests] | None = None
         self._has_warned = False
 
@@ -76,30 +78,31 @@ class CachedScores(FrozenCopy):
 
     def prepare(self, task: LightningModule, policy: nn.Module, scores: Sequence[Score]) -> None:
         """Choose the folder of these scores."""
-        self._trainer, self._scores = task.trainer, tuple(sorted(scores, key=name_of))
-        precision = f"{task.trainer.precision}-{torch.get_float32_matmul_precision()}"
-        self._key, self._tables = cache_key(self.network, self.fingerprint, self._scores, precision), {}
+        self._task, self._precision = task, _precision_of(task.trainer)
+        self._scores, self._tables = tuple(sorted(scores, key=name_of)), {}
+        self._key = cache_key(self.network, self.fingerprint, self._scores, self._precision)
 
     def see(self, batch: PreferenceBatch) -> None:
         """Compute the digests while the pixels are on the CPU."""
-        if self._trainer is not None:
-            self._seen = (batch.ids, self._digests_of(batch))
+        if self._trainer() is not None:
+            self._seen = (batch.ids, _hash_batch(batch))
 
     @torch.no_grad()
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
-        """Return the scores of the batch's pairs; logits if training has not prepared the cache."""
-        if self._trainer is None:
+        """Return the scores of the batch's pairs; logits if training has not prepared the cache for this Trainer."""
+        trainer = self._trainer()
+        if trainer is None:
             return super().__call__(batch, policy)
         # A batch keeps its list of ids on the way to the device.
         seen = self._seen is not None and self._seen[0] is batch.ids
-        digests = self._seen[1] if self._seen is not None and seen else self._digests_of(batch)
+        digests = self._seen[1] if self._seen is not None and seen else _hash_batch(batch)
         masks = batch.ranking.shape[1] if isinstance(batch, RankingBatch) else 2
         table = self._table(masks * len(self._scores))
         rows, found = table.find(digests)
         if found.all():
             self._wait_on_cpu()
         else:
-            self._warn_if_unexpected(batch, found)
+            self._warn_if_unexpected(trainer, batch, found)
             rows[~found] = self._compute(batch, policy, ~found)[~found]
             table.add(digests[~found], rows[~found])
             self.computed += int((~found).sum())
@@ -122,32 +125,31 @@ class CachedScores(FrozenCopy):
             self._tables[width] = ScoreTable(self._folder / self._key, width)
         return self._tables[width]
 
+    def _trainer(self) -> Trainer | None:
+        """Return the task's Trainer if the cache was prepared for its precision; a copy of a task has no Trainer."""
+        try:
+            trainer = None if self._task is None else self._task.trainer
+        except RuntimeError:
+            return None
+        return None if trainer is None or _precision_of(trainer) != self._precision else trainer
+
     def _wait_on_cpu(self) -> None:
         own = next(self.network.parameters(), None)
         if own is not None and own.device.type != "cpu":
-            self.network.cpu()
+            moved(self.network, device="cpu")
 
-    def _warn_if_unexpected(self, batch: PreferenceBatch, found: NDArray[np.bool_]) -> None:
+    def _warn_if_unexpected(self, trainer: Trainer, batch: PreferenceBatch, found: NDArray[np.bool_]) -> None:
         """Warn once if a whole batch is missing in an epoch whose views should all have been seen."""
-        assert self._trainer is not None
-        views = getattr(getattr(self._trainer, "datamodule", None), "views", None) or 1
-        if self._has_warned or found.any() or not self._trainer.training or self._trainer.current_epoch < views:
+        views = getattr(getattr(trainer, "datamodule", None), "views", None) or 1
+        if self._has_warned or found.any() or not trainer.training or trainer.current_epoch < views:
             return
         self._has_warned = True
         rank_zero_warn(
-            f"Expected cached reference scores in epoch {self._trainer.current_epoch} but a whole batch has none "
+            f"Expected cached reference scores in epoch {trainer.current_epoch} but a whole batch has none "
             f"(images {', '.join(batch.ids[:3])}…, view {int(batch.view[0])}); the network scores it now, as "
             "reference=frozen would. If images are augmented, set datamodule.views=4 (any number), so that views "
             "repeat; if they differ in size, crop or resize them to one size, because padding changes the image."
         )
-
-    def _digests_of(self, batch: PreferenceBatch) -> Digests:
-        return digests_of(batch, map if batch.image.nbytes < SMALL else self._threads.map)
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        # Hashing releases the interpreter's lock.
-        return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digests")
 
 
 class ScoreTable:
@@ -227,6 +229,8 @@ class ScoreTable:
                     content = file.read(min(new, MAX_FILE_BYTES))
         except (OSError, DataError, MemoryError) as error:
             log.warning("%s cannot be read (%s); its scores are computed again.", path, error)
+            self._read_to[path] = sys.maxsize  # not tried again
+            return np.empty(0, self._row)
         # An incomplete row at the end may still be completed.
         rows = [content[first : first + size] for first in range(0, len(content) - size + 1, size)]
         good = [row[:-CHECKSUM_BYTES] for row in rows if row[-CHECKSUM_BYTES:] == _checksum(row[:-CHECKSUM_BYTES])]
@@ -262,6 +266,16 @@ def digests_of(batch: PreferenceBatch, each: Callable[..., Iterable[bytes]] = ma
     return np.frombuffer(b"".join(_hash(b"".join(part), DIGEST.itemsize) for part in parts), DIGEST)
 
 
+def _hash_batch(batch: PreferenceBatch) -> Digests:
+    return digests_of(batch, map if batch.image.nbytes < SMALL else _threads(os.getpid()).map)
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    # Hashing releases the interpreter's lock. One pool a process, since a forked process has none of the threads.
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digests")
+
+
 def _digest(tensors: Iterable[Tensor]) -> bytes:
     digest = hashlib.blake2b(digest_size=DIGEST.itemsize)
     for tensor in tensors:
@@ -277,6 +291,10 @@ def _checksum(row: bytes) -> bytes:
 
 def _hash(content: bytes, size: int) -> bytes:
     return hashlib.blake2b(content, digest_size=size).digest()
+
+
+def _precision_of(trainer: Trainer) -> str:
+    return f"{trainer.precision}-{torch.get_float32_matmul_precision()}"
 
 
 def cache_key(network: nn.Module, fingerprint: str, scores: Iterable[Score], precision: str) -> str:

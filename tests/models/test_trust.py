@@ -241,6 +241,9 @@ def test_names_of_earlier_versions_are_those_of_today():
     assert targets.current_name("segdpo.models.segmenter.Segmenter") == "segdpo.models.Segmenter"
     assert targets.current_name("segdpo.pairs.judges.iou") == "segdpo.preferences.iou"
     assert targets.current_name("segdpo.data.transforms.albumentations.D4") == "segdpo.data.albumentations.D4"
+    assert targets.current_name("segdpo.losses.listwise.plackett_luce") == "segdpo.listwise.plackett_luce"
+    assert targets.current_name("segdpo.losses.reward_losses.plackett_luce") == "segdpo.losses.plackett_luce"
+    assert targets.current_name("segdpo.regions.Boundary") == "segdpo.Boundary"
     assert targets.current_name("torch.nn.Conv2d") == "torch.nn.Conv2d"
     assert targets.current_name("segdpo.preferences.iou") == "segdpo.preferences.iou"
     assert {targets.current_name(f"{new}.x") for new in targets.MOVED.values()} == {

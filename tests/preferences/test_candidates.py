@@ -269,7 +269,7 @@ def test_mc_dropout_leaves_no_trace():
     model = network()
     asked = Network(model)
     model.train()
-    model[1].eval()
+    model[0].eval()
     modes = [module.training for module in model.modules()]
     seen = []
     model[1].register_forward_hook(lambda module, inputs, output: seen.append(module.training))

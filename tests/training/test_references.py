@@ -151,6 +151,17 @@ def test_the_copy_is_a_copy(network):
     assert reference.network[0].weight.abs().sum() > 0
 
 
+def test_a_copy_may_move_during_evaluation(network):
+    """Lightning evaluates in inference mode; weights that moved there would stay inference tensors in training."""
+    reference, low = FrozenCopy(network), copy.deepcopy(network).eval().bfloat16()
+    image = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        answer = reference(type("Batch", (), {"image": image.bfloat16()}), low)
+    assert torch.equal(answer, low(image.bfloat16()))
+    assert not any(parameter.is_inference() for parameter in reference.network.parameters())
+    assert reference(type("Batch", (), {"image": image}), network).dtype is torch.float32
+
+
 def test_hold_reads_the_references_logits(network, data, fit, sgd):
     loss = PreferenceLoss(partial(objectives.dpo, beta=1.0), {"hold": Anchor(1.0, anchors.hold)})
     task = PreferenceTask(copy.deepcopy(network), FrozenCopy(network), loss, sgd)

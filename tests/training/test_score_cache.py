@@ -7,6 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -19,7 +20,7 @@ from segdpo import Anchor, PreferenceLoss, Score
 from segdpo.data import Pipeline, RankingDataset
 from segdpo.losses import anchors, listwise, objectives
 from segdpo.scores import Boundary
-from segdpo.training import CachedScores, FrozenCopy, PreferenceTask, ScoreTable
+from segdpo.training import CachedScores, FrozenCopy, PreferenceTask, ScoreTable, score_cache
 from segdpo.training.score_cache import DIGEST, cache_key, digests_of
 
 AUGMENT = Pipeline([A.D4(p=1)])
@@ -73,6 +74,42 @@ def test_rankings_are_cached_too(network, train, tmp_path):
         assert train(reference, **options)[0] == pytest.approx(live, abs=1e-5)
         # Two of three views, each epoch another order of images, and one batch of validation.
         assert bool(reference.computed) is bool(expected)
+
+
+def test_a_trainer_of_another_precision_gets_logits(network, train, data, tmp_path):
+    _, task = train(CachedScores(network, tmp_path))
+    batch = next(iter(data().train_dataloader()))
+    assert set(task.reference(batch, task.policy)) == {task.loss.score, task.watched}
+    files = sorted(tmp_path.rglob("*.scores"))
+    sizes = [path.stat().st_size for path in files]
+    task.trainer = Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False)
+    assert isinstance(task.reference(batch, task.policy), torch.Tensor)
+    assert [path.stat().st_size for path in files] == sizes
+
+
+def test_a_task_is_copied_after_training_and_its_copy_scores_live(network, train, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_cache, "SMALL", 0)  # hash with threads
+    _, task = train(CachedScores(network, tmp_path))
+    copied = copy.deepcopy(task)
+    batch = next(iter(data().train_dataloader()))
+    assert isinstance(copied.reference(batch, copied.policy), torch.Tensor)
+
+
+def test_a_forked_process_has_threads_of_its_own(data, monkeypatch):
+    monkeypatch.setattr(score_cache, "SMALL", 0)
+    batch = next(iter(data().train_dataloader()))
+    reference = CachedScores(nn.Conv2d(3, 1, 1), "unused")
+
+    def hash_batch():
+        reference._task = SimpleNamespace(trainer=SimpleNamespace(precision="32-true"))
+        reference._precision = score_cache._precision_of(reference._task.trainer)
+        reference.see(batch)
+
+    hash_batch()
+    child = multiprocessing.get_context("fork").Process(target=hash_batch, daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_new_views_are_scored_live_with_one_warning(network, train, tmp_path):
@@ -217,7 +254,12 @@ def test_damaged_and_incomplete_rows_are_missing(tmp_path, caplog):
     (tmp_path / "2-c.scores").write_text("text " * 100)
     (tmp_path / "2-d.scores").mkdir()
     os.mkfifo(tmp_path / "2-e.scores")
-    assert not ScoreTable(tmp_path, 2).find(rows([0, 1, 2, 3, 4])[0])[1].any()
+    caplog.clear()
+    opened = ScoreTable(tmp_path, 2)
+    for _ in range(3):
+        assert not opened.find(rows([0, 1, 2, 3, 4])[0])[1].any()
+    for name in (path.name, "2-d.scores"):
+        assert len([one for one in caplog.records if name in one.getMessage()]) == 1
 
 
 def test_a_row_that_is_still_being_written_is_found_later(tmp_path):
