@@ -436,13 +436,24 @@ def _hydra(name: str, script: str, task: Callable[["DictConfig"], Any], words: W
 
     folder = conf_folder()
     application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(task)
+    path = folder.parent / script
     # Hydra reads sys.argv; Lightning starts further processes (trainer=ddp) with it.
-    before, sys.argv = sys.argv, [str(folder.parent / script), *words]
+    before, sys.argv = sys.argv, [str(path), *_with_absolute_config_path(words, path.parent)]
     try:
         run_application(application, folder, name)
     finally:
         sys.argv = before
     return 0
+
+
+def _with_absolute_config_path(words: Words, start: Path) -> list[str]:
+    """Return the words with --config-path from the folder of the script; Hydra would take that of this module."""
+    found, flags = [], ("-cp", "--config-path")
+    for before, word in zip(("", *words), words, strict=False):
+        flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_path = before in flags or (flag in flags and sign)
+        found.append(f"{flag}{sign}{start / value}" if is_path and "://" not in value else word)
+    return found
 
 
 def _print_findings(console: "Console", found: "Check") -> None:

@@ -23,11 +23,12 @@ RENAMED_CHOICES: Mapping[tuple[str, str], str] = {
     ("experiment", "worth_cheap_masks"): "worth_noisy_masks",
     ("experiment", "worth_bubil_cheap"): "worth_bubil_noisy",
 }
-# Beginnings of keys, with the groups' names of today: the network of candidates and selection is one option of mining.
+# Beginnings of keys: the network of candidates and selection is one option of mining.
 RENAMED_KEYS: Mapping[str, str] = {
-    r"candidates(\.sources\.\w+)?\.predict": "predictor",
-    r"candidates\.model": "predictor.model",
-    r"candidates\.predicts": "candidates.networks",
+    r"pairs(\.sources\.\w+)?(\.predict)?\.device": "device",
+    r"pairs(\.sources\.\w+)?\.predict": "predictor",
+    r"pairs\.model": "predictor.model",
+    r"pairs\.predicts": "candidates.networks",
     r"selection\.acquisition\.predict": "predictor",
     r"selection\.acquisition\.mask_source": "selection.acquisition.candidates",
     r"data\.mask_source": "data.candidates",  # of data=shapes_judged
@@ -43,8 +44,12 @@ GIVEN, ANSWERED = "candidates=given", "questions=answered"
 WORD = re.compile(r"(?P<mark>\+\+|\+|~)?(?P<name>[^=@\s]+)(?P<package>@[^=\s]*)?(?P<value>=.*)?", re.DOTALL)
 
 
-def current_words(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with today's names of options; each replaced word is warned about.
+def current_words(words: Sequence[str], *, warn: bool = True) -> list[str]:
+    """Return the words of a command line with today's names of options.
+
+    Args:
+        words: what was typed.
+        warn: log a warning about each replaced word; False for words that were stored.
 
     >>> current_words(["-m", "cell=dpo,sft", "~start.loss", "+pairs@pairs.sources.own=existing"])
     ['-m', 'experiment/variant=dpo,sft', '~reference_training.loss', '+candidates@candidates.sources.own=existing']
@@ -53,17 +58,18 @@ def current_words(words: Sequence[str]) -> list[str]:
     given = False
     for word in words:
         new = current_word(word)
-        if new is None:
+        if warn and new is None:
             log.warning("The option %s is ignored: %s.", word, REMOVED_OPTIONS[_name_of(word)])
-            continue
-        if new != word:
+        elif warn and new != word:
             log.warning("The option %s is now written %s; the old name will stop working.", word, new)
+        if new is None:
+            continue
         given = given or (new == ANSWERED != word)
         found.append(new)
     if not given:
         return found
-    # With pairs=given the choice of a rule had no effect.
-    return [word for word in found if not word.lstrip("+").startswith("questions=")] + [ANSWERED]
+    # With pairs=given the choice of a rule and its options had no effect.
+    return [word for word in found if not word.lstrip("+~").startswith(("questions=", "questions."))] + [ANSWERED]
 
 
 def current_word(word: str) -> str | None:
@@ -100,6 +106,9 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     {'reference_training': {'steps': 5}, 'resume': None, 'callbacks': {'resume_hint': None}}
     """
     found = {RENAMED_OPTIONS.get(key, key): value for key, value in config.items() if key not in REMOVED_OPTIONS}
+    for group in ("candidates", "selection", "reward_test"):
+        if group in found:
+            found[group] = _without_reference(found[group])
     for (group, old), new in RENAMED_CHOICES.items():
         if isinstance(found.get(group), dict):
             found[group] = {new if key == old else key: value for key, value in found[group].items()}
@@ -111,13 +120,35 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def current_name(name: str) -> str:
     """Return the name of an option or group as it is today."""
-    end = min([name.index(sign) for sign in "./" if sign in name], default=len(name))
-    found = RENAMED_OPTIONS.get(name[:end], name[:end]) + name[end:]
+    found = name
     for old, new in RENAMED_KEYS.items():
         found = re.sub(rf"^{old}(?=\.|$)", new, found)
+    end = min([found.index(sign) for sign in "./" if sign in found], default=len(found))
+    found = RENAMED_OPTIONS.get(found[:end], found[:end]) + found[end:]
     for (group, choice), new in RENAMED_CHOICES.items():
         found = re.sub(rf"^{group}\.{choice}(?=\.|$)", f"{group}.{new}", found)
     return found
+
+
+def _without_reference(node: Any) -> Any:
+    """Leave out the networks of candidates without weights, which stood for the reference in earlier versions."""
+    if isinstance(node, list):
+        return [_without_reference(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    left_out = [key for key, part in node.items() if _is_open(part) or (key == "predict" and _asks_open(part))]
+    if "model" in left_out:
+        left_out.append("device")
+    return {key: _without_reference(part) for key, part in node.items() if key not in left_out}
+
+
+def _asks_open(node: Any) -> bool:
+    return isinstance(node, dict) and _is_open(node.get("model"))
+
+
+def _is_open(node: Any) -> bool:
+    """Return whether this is a network whose weights are not named."""
+    return isinstance(node, dict) and str(node.get("_target_")).endswith(".with_weights") and node.get("path") == "???"
 
 
 def _name_of(word: str) -> str:

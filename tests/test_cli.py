@@ -82,3 +82,8 @@ def test_train_is_a_verb(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "optimizer.learning_rate" in said
     assert "lr, weight_decay" in said
+
+
+@pytest.mark.parametrize("words", [["-cp", "conf"], ["--config-path=conf"]])
+def test_a_folder_of_configuration_is_relative_to_the_script(words, tmp_path):
+    assert "\nbackground: false\n" in Warm([*words, "--cfg", "job"], tmp_path).finish()

@@ -128,9 +128,15 @@ def needs_network(config: DictConfig, *more: Callable[..., object]) -> bool:
 
 
 def network_to_ask(config: DictConfig, network: nn.Module) -> Network:
-    """Return a copy of a network that predicts images as it does in evaluation."""
-    # In fp32, whatever the precision of the training; a copy, since the training goes on changing the network.
-    return Network(copy.deepcopy(network).float().requires_grad_(False), views=build(config.transforms)["eval"])
+    """Return a copy of a network that predicts images as it does in evaluation, on the CPU unless `device` is set."""
+    # In fp32, whatever the precision of the training; a copy, since training will change the network.
+    model = copy.deepcopy(network).float().requires_grad_(False)
+    return Network(model, views=build(config.transforms)["eval"], device=device_of(config))
+
+
+def device_of(config: DictConfig) -> str:
+    """Return where candidates are predicted, as with +device=cuda."""
+    return str(config.get("device", "cpu"))
 
 
 def _select(selection: Callable[..., Sequence[int]], run: Run, images: Numbers) -> Numbers:
@@ -245,6 +251,7 @@ def candidates_key(config: DictConfig, weights: Path) -> str | None:
         "model": plain(config.model),
         "views": plain(config.transforms.eval),
         "path": str(weights),
+        "device": device_of(config),  # sums of another order change a few pixels
     }
     targets = [str(value) for name, value in leaves(parts) if name.split(".")[-1] == "_target_"]
     if not all(target.split(".")[0] in VERSIONED for target in targets):

@@ -101,6 +101,9 @@ def check_rounds(config: DictConfig) -> None:
         return
     adapter_off = function_of(build(config.reference)) is AdapterOff
     expected = {
+        "questions to ask in each round but got questions=answered, which asks none; choose questions=best_worst": (
+            build(config.questions) is not None
+        ),
         f"candidates of the policy but got {config.candidates._target_}, which makes the same masks in each round; "
         "choose candidates=logit_noise, tta, mc_dropout, thresholds or class_biases": asks_network(
             build(config.candidates)

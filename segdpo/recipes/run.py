@@ -26,7 +26,8 @@ from segdpo.data import RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
-from segdpo.renamed import current_config
+from segdpo.renamed import REMOVED_OPTIONS, current_config
+from segdpo.renamed import current_name as current_option
 from segdpo.reports import comparison_table, draw_curves
 
 log = logging.getLogger(__name__)
@@ -186,13 +187,13 @@ def _comparable(config: Plain) -> dict[str, str]:
     if str((kept.get("questions") or {}).get("_target_")).endswith(".answered"):
         kept.pop("candidates", None)  # nothing is asked about them
     found = {}
-    for name, value in leaves(kept):
-        text = repr(value)
-        for folder, key in folders.items():
-            text = text.replace(folder, key)
+    for key, value in leaves(kept):
+        name, text = current_option(key), repr(value)
+        for folder, role in folders.items():
+            text = text.replace(folder, role)
         if name.endswith("_target_"):
             text = repr(current_name(str(value)))
-        if not name.startswith(WATCHING):
+        if name not in REMOVED_OPTIONS and not name.startswith(WATCHING):
             found[name] = text
     return found
 

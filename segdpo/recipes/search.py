@@ -21,6 +21,7 @@ from rich.console import Console
 from segdpo.files import write_atomically
 from segdpo.models import check_resolvers
 from segdpo.recipes.config import build
+from segdpo.renamed import current_words
 from segdpo.reports import trials_png, trials_table
 from segdpo.training import NonFiniteLossError, PruneTrial
 
@@ -161,7 +162,7 @@ class Search:
         known = study.user_attrs.get("search")
         if known is None:
             study.set_user_attr("search", self._identity())
-        elif known != self._identity():
+        elif {**known, "fixed": sorted(current_words(known["fixed"], warn=False))} != self._identity():
             raise ValueError(
                 f"Expected the study {self.study!r} in {self.storage} to be of this search but it has {known} and this "
                 f"one {self._identity()}; use the same options, or another name: hparams_search.study=…"

@@ -211,6 +211,15 @@ def test_the_network_that_is_asked_is_a_copy_in_fp32():
     assert network.weight.requires_grad
 
 
+def test_the_network_that_is_asked_is_on_the_device_that_was_chosen(tmp_path):
+    network, config = torch.nn.Conv2d(3, 1, 1), composed(*STARTED, "+device=meta")
+    assert (asked := network_to_ask(config, network)).device == "meta"
+    assert (asked.model.weight.device.type, network.weight.device.type) == ("meta", "cpu")
+    assert network_to_ask(composed(*STARTED), network).device == "cpu"
+    (weights := tmp_path / "weights.safetensors").write_bytes(b"one")
+    assert key("+device=cuda", weights=weights) != key(weights=weights)
+
+
 @pytest.mark.parametrize(
     ("overrides", "answers"),
     [

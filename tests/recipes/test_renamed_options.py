@@ -43,6 +43,8 @@ WORDS = {
     "callbacks.how_to_go_on=null": "callbacks.resume_hint=null",
     "pairs.predict.model.path=a.pt": "predictor.model.path=a.pt",
     "pairs.sources.tta.predict.model.path=a.pt": "predictor.model.path=a.pt",
+    "pairs.predict.device=cuda": "device=cuda",
+    "pairs.device=cuda": "device=cuda",
     "pairs.predicts.early.model.path=a.pt": "candidates.networks.early.model.path=a.pt",
     "selection.acquisition.predict.model.path=a.pt": "predictor.model.path=a.pt",
     "pairs@data.mask_source=corruptions": "candidates@data.candidates=corruptions",
@@ -50,6 +52,7 @@ WORDS = {
     "data.rule.min_gap=.1": "data.questions.min_gap=.1",
 }
 SAME = ["-m", "--cfg", "job", "--package", "pairs", "loss=dpo", "pairs_per_image=2", "hydra.run.dir=pairs=given"]
+SAME += ["candidates.model.path=a.pt", "candidates.predict=3", "candidates.device=cuda"]
 SAME += ["reward_test.other.start=crowd", "candidates.start=gold", "datamodule.items.pairs_per_image=3"]
 
 
@@ -70,6 +73,7 @@ def test_other_words_stay_without_a_warning(caplog):
 
 def test_answers_of_the_data_leave_no_other_questions():
     assert current_words(["pairs=given", "rule=all_pairs", "seed=1"]) == ["seed=1", "questions=answered"]
+    assert current_words(["rule.min_gap=.1", "pairs=given"]) == ["questions=answered"]
     with pytest.raises(ValueError, match="pairs=given,tta"):
         current_words(["-m", "pairs=given,tta"])
 
@@ -146,3 +150,23 @@ def test_a_run_on_the_answers_of_the_data_is_the_same_run(tmp_path):
     old = of_earlier_version(plain(composed("data=shapes_judged", "questions=answered", folder=tmp_path))) | given
     assert differences(current_config(old), now) == []
     assert differences(current_config(old | {"seed": 1}), now) == ["seed (1 → 0)"]
+
+
+def with_path(path):
+    """The network of candidates as an earlier version wrote it; "???" stood for the reference."""
+    return {"_target_": "segdpo.pairs.prediction.with_weights", "path": path, "prefix": "", "model": {"classes": 1}}
+
+
+@pytest.mark.parametrize("path", ["???", "another.pt"])
+@pytest.mark.parametrize("candidates", ["tta", "own_candidates", "mc_dropout"])
+def test_a_run_on_candidates_of_the_reference_is_the_same_run(candidates, path, tmp_path):
+    words = [f"candidates={candidates}", "selection=entropy"]
+    now = plain(composed(*words, folder=tmp_path))
+    old = of_earlier_version(plain(composed(*words, folder=tmp_path)))
+    predict = {"_target_": "segdpo.pairs.prediction.predict_with", "device": "cpu", "model": with_path(path)}
+    if candidates == "mc_dropout":
+        old["pairs"] |= {"device": "cpu", "model": with_path(path)}
+    for source in old["pairs"].get("sources", {"": old["pairs"]}).values():
+        source |= {} if candidates == "mc_dropout" else {"predict": predict}
+    old["selection"]["acquisition"]["predict"] = predict
+    assert (differences(current_config(old), now) == []) == (path == "???")

@@ -135,6 +135,7 @@ def test_choices_that_meet_in_rounds(choices, two_rounds, tmp_path):
         (["trainer.max_steps=1"], r"max_steps of at least 2.*but got 1"),
         (["trainer.devices=2"], r"trainer\.devices=1 but got 2"),
         (["adapter=lora", "reference=adapter_off"], "round_reference=first"),
+        (["questions=answered"], "but got questions=answered"),
         (["resume=some.ckpt"], r"but got resume=some\.ckpt"),
         (["round_reference=best"], "latest or first but got rounds=2 round_reference=best"),
         (["rounds=0"], "rounds of at least 1"),

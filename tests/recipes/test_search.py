@@ -1,7 +1,7 @@
 import optuna
 import pytest
 
-from segdpo.recipes.search import Parameter, override, parameters_of
+from segdpo.recipes.search import Parameter, Search, override, parameters_of
 
 
 def test_values_are_written_with_four_digits_and_what_runs_is_what_is_said():
@@ -30,3 +30,18 @@ def test_suggestions_lie_where_they_should():
     assert [parameter.suggest(trial) for parameter in parameters] == [0.5, 4, "x"]
     kinds = {name: type(kind).__name__ for name, kind in trial.distributions.items()}
     assert kinds == {"a": "FloatDistribution", "b": "IntDistribution", "c": "CategoricalDistribution"}
+
+
+def test_a_study_of_an_earlier_version_is_resumed_under_todays_names(tmp_path, caplog):
+    def search(*fixed):
+        storage = f"sqlite:///{tmp_path / 'study.db'}"
+        parameters = [Parameter("beta", low=0.1, high=1.0)]
+        samplers = optuna.samplers.RandomSampler, optuna.pruners.NopPruner()
+        return Search("s", parameters, *samplers, storage, 1, "val/iou", fixed=fixed)
+
+    old = search("start=few_masks", "pairs=tta", "ckpt_path=null").open().user_attrs["search"]["fixed"]
+    assert old == ["ckpt_path=null", "pairs=tta", "start=few_masks"]
+    assert len(search("candidates=tta", "resume=null", "reference_training=few_masks").open().trials) == 0
+    assert "is now written" not in caplog.text
+    with pytest.raises(ValueError, match="candidates=thresholds"):
+        search("candidates=thresholds", "resume=null", "reference_training=few_masks").open()
