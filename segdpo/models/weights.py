@@ -169,7 +169,7 @@ def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
 def _fix(
     missing: Sequence[str], unexpected: Sequence[str], shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> str:
-    outputs = {(theirs[:1], ours[:1]) for theirs, ours in shapes.values() if theirs[1:] == ours[1:]}
+    outputs = {(theirs[:1], ours[:1]) for theirs, ours in shapes.values() if theirs and ours and theirs[1:] == ours[1:]}
     if not missing and not unexpected and len(outputs) == 1 and all(a[1:] == b[1:] for a, b in shapes.values()):
         ((theirs,), (ours,)) = outputs.pop()
         return (

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ from segdpo.files import DataError
 from segdpo.preferences.journal import Journal
 
 RECORD = draw_many(1)[0]
+STORED = Path(__file__).parent / "stored"
 ROOM = 2**30  # how many bytes a hostile file may make a process ask for
 
 
@@ -44,7 +46,7 @@ def bounded(code, *arguments):
         import os, resource, sys
         from pathlib import Path
         import segdpo.data
-        from segdpo.data.formats.pack_files import read_index
+        from segdpo.data.formats.pack_files import open_table, read_index
         from segdpo.data.formats.coco import decode_region
         from segdpo.files import DataError
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -173,6 +175,12 @@ def test_pixels_that_expand_to_gigabytes_are_refused(tmp_path, bomb):
     header = {**encode_record(RECORD, None)[1], "image_bytes": len(bomb)}
     put(path, body_of(header, bomb, b""), header)
     assert bounded("read(path)", path).startswith(f"DataError: {path}")
+
+
+@pytest.mark.parametrize("name", ["damaged_schema_1", "damaged_schema_2"])
+def test_a_damaged_schema_does_not_crash_pyarrow(name):
+    path = STORED / f"{name}.arrow"
+    assert bounded("open_table(Path(path))", path).startswith(f"DataError: {path}")
 
 
 def test_an_index_that_expands_to_gigabytes_is_refused(tmp_path, bomb):

@@ -264,3 +264,11 @@ def test_the_hash_reads_what_the_device_has(tiny, monkeypatch):
     monkeypatch.setattr(weights.torch.Tensor, "cpu", lambda self: seen.append(self.shape) or self)
     fingerprint(tiny())
     assert len(seen) == len(tiny().state_dict())
+
+
+def test_a_number_in_place_of_a_vector_is_named(tmp_path):
+    layer = nn.Linear(2, 1)
+    path = tmp_path / "a.safetensors"
+    weights.save_tensors(path, {"weight": layer.weight, "bias": torch.tensor(0.5)}, {})
+    with pytest.raises(ValueError, match=r"a\.safetensors.*bias \(\) instead of \(1,\)"):
+        load_weights(path, layer)

@@ -168,8 +168,7 @@ def open_table(path: Path) -> pa.RecordBatch:
     open_file(path).close()
     try:
         with pa.memory_map(str(path)) as source:
-            batch = _read_batch(source)
-        found = dict(batch.schema.metadata or {})
+            batch, found = _read_batch(source)
         batch.validate(full=True)
         filled = not any(column.null_count for column in batch.columns)
         whole = filled and found.get(b"checksum", b"").decode() == _checksum(batch)
@@ -211,17 +210,48 @@ def _open(path: Path) -> BinaryIO:
     return file
 
 
-def _read_batch(source: pa.NativeFile) -> pa.RecordBatch:
-    """Return the first record batch, message by message: what is compressed is refused before it is expanded."""
+def _read_batch(source: pa.NativeFile) -> tuple[pa.RecordBatch, dict[bytes, bytes]]:
+    """Return the first record batch and the metadata of the schema.
+
+    The schema of the file is not given to pyarrow, which crashes on damaged ones: the columns are known. What is
+    compressed is refused before it is expanded.
+    """
     if source.read(len(ARROW_MAGIC)) != ARROW_MAGIC:
         raise ValueError("it is no Arrow file")
-    found = pa.ipc.read_schema(pa.ipc.read_message(source))
+    found = _metadata_of(pa.ipc.read_message(source).metadata.to_pybytes())
     message = pa.ipc.read_message(source)
-    if not found.equals(SCHEMA) or message.type != "record batch":
-        raise ValueError(f"Expected the columns {SCHEMA.names} but got {found.names}")
+    if message.type != "record batch":
+        raise ValueError(f"Expected a record batch but got a {message.type}")
     if _is_compressed(message.metadata.to_pybytes()):
         raise ValueError("Expected a table without compression")
-    return pa.ipc.read_record_batch(message, found)
+    return pa.ipc.read_record_batch(message, SCHEMA), found
+
+
+def _metadata_of(message: bytes) -> dict[bytes, bytes]:
+    """Return the keys and values in field 2, custom_metadata, of the Schema that is field 2 of a flatbuffer Message."""
+    table = _number(message, 0)
+    schema = table + _field(message, table, 2)
+    schema += _number(message, schema)
+    if not (entries := _field(message, schema, 2)):
+        return {}
+    vector = schema + entries
+    vector += _number(message, vector)
+    found = {}
+    for place in range(vector + 4, vector + 4 + 4 * _number(message, vector), 4):
+        pair = place + _number(message, place)
+        key, value = (_text(message, pair + _field(message, pair, number)) for number in (0, 1))
+        found[key] = value
+    return found
+
+
+def _number(metadata: bytes, place: int) -> int:
+    return int(struct.unpack_from("<I", metadata, place)[0])
+
+
+def _text(metadata: bytes, place: int) -> bytes:
+    """Return the string that the offset at a place leads to."""
+    start = place + _number(metadata, place)
+    return metadata[start + 4 : start + 4 + _number(metadata, start)]
 
 
 def _is_compressed(metadata: bytes) -> bool:
@@ -229,9 +259,9 @@ def _is_compressed(metadata: bytes) -> bool:
 
     pyarrow does not say, and expands what a table of a few kilobytes claims to hold.
     """
-    message = struct.unpack_from("<I", metadata, 0)[0]
+    message = _number(metadata, 0)
     place = message + _field(metadata, message, 2)
-    return bool(_field(metadata, place + struct.unpack_from("<I", metadata, place)[0], 3))
+    return bool(_field(metadata, place + _number(metadata, place), 3))
 
 
 def _field(metadata: bytes, table: int, number: int) -> int:
