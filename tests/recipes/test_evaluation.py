@@ -61,8 +61,8 @@ def test_an_object_that_is_invented_counts_as_a_loss(inventing):
 
 
 def test_mending_an_invented_object_is_a_gain_and_both_are_drawn(inventing):
-    mended = Evaluation(inventing.reference, inventing.policy)
-    assert summarise(mended, MEASUREMENT)["better"] == 1
+    corrected = Evaluation(inventing.reference, inventing.policy)
+    assert summarise(corrected, MEASUREMENT)["better"] == 1
     last = pictures_of(inventing)[-1]
     assert (last.name, last.values) == ("worse_1", {"policy": "0.000", "reference": "nothing found"})
 
