@@ -55,7 +55,5 @@ def _is_package(name: str) -> bool:
 
 
 def _member(module: str, name: str) -> object:
-    if module not in sys.modules or not hasattr(sys.modules[module], name):
-        home = import_module(module)
-        return getattr(home, name) if hasattr(home, name) else import_module(f"{module}.{name}")
-    return getattr(sys.modules[module], name)
+    home = import_module(module)
+    return getattr(home, name) if hasattr(home, name) else import_module(f"{module}.{name}")
