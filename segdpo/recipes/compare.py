@@ -13,12 +13,12 @@ from torch import nn
 from segdpo.data import Batch, DataModule, Numbers
 from segdpo.losses import PreferenceLoss, dpo
 from segdpo.metrics import mean_interval, paired_difference, win_rate
-from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.recipes.collect import AnswersPerImage, count_answers
 from segdpo.recipes.config import build
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
-from segdpo.recipes.fitting import Fitted, description_of, header_for, validate
+from segdpo.recipes.fitting import Fitted, description_of, validate
 from segdpo.recipes.frontier import frontier_of
+from segdpo.recipes.keep import decide, measure_held_out, save_kept
 from segdpo.recipes.measure import (
     WITHOUT_DISTANCES,
     EvaluatedNetwork,
@@ -58,7 +58,10 @@ def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, 
     if not fitted.trainer.is_global_zero:
         return {}
     device = fitted.trainer.strategy.root_device
-    summary = compare_networks(run, last.policy, reference.network, last.data, device)
+    held_out = measure_held_out(run, last.policy.to(device), reference.network, last.data)
+    kept = decide(run.config.keep, held_out)
+    summary = compare_networks(run, last.policy, reference.network, last.data, device, kept=kept)
+    summary |= {"held_out": held_out.summary(), "kept": {"rule": run.config.keep, "network": kept}}
     pairs = {name: tested.get(f"test/pairs/{name}") for name in PAIRS}
     counts = {"train": len(last.data.train_data()), "test": len(last.data.splits.test)}
     summary["pairs"] = counts | pairs | {"judgements": count_answers(last.preferences, per_image)}
@@ -67,23 +70,28 @@ def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, 
 
 
 def compare_networks(
-    run: Run, policy: nn.Module, reference: nn.Module, data: DataModule, device: torch.device
+    run: Run,
+    policy: nn.Module,
+    reference: nn.Module,
+    data: DataModule,
+    device: torch.device,
+    *,
+    kept: str = "policy",
 ) -> Summary:
     """Save both networks, measure them on gold masks, and draw masks of both.
+
+    Everything is measured of the trained policy, also where `kept`, the network that is saved as the policy, is the
+    reference.
 
     Returns:
         Overlaps of both on the test images with their difference, the frontier, and the reference on the validation
         images.
     """
-    config, folder, classes = run.config, run.folder, run.classes
-    if has_adapter(policy):
-        save_adapter(folder / "adapter", policy)
-    save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
-    save_weights(folder / "reference.safetensors", reference, header_for(config, classes))
+    save_kept(run, kept, policy, reference)
     summary = _compare_on_test(run, policy, reference, device)
     before = measure_on(run, reference, run.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
-    _draw_test_panel(policy, reference, data, folder / "panel.png", device)
+    _draw_test_panel(policy, reference, data, run.folder / "panel.png", device)
     return summary
 
 
@@ -131,7 +139,8 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
         config = run.config
         loss = PreferenceLoss(partial(dpo, beta=1.0), score=build(config.score))
         frozen = FrozenCopy(reference)
-        task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), background=config.background)
+        options = {"background": config.background, "start": reference}
+        task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), **options)
     found: Mapping[str, float] = fitted.trainer.test(task, datamodule=last.data, verbose=False)[0]
     return found
 

@@ -9,7 +9,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from segdpo.data import RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.recipes.monitor import with_monitor
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
 from segdpo.reports import comparison_table, draw_curves
@@ -90,13 +91,15 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summar
     torch.set_num_threads(_threads_of(config))
     seed_everything(config.seed, workers=True, verbose=False)
     run = open_run(config)
+    run = replace(run, config=with_monitor(config, run.source, run.splits))
     recipe: Recipe = build(config.task)
     summary = recipe(run, callbacks)
     if not summary:
         return {}
     run.clock.lap("comparison")
     seconds = run.clock.seconds | {"total": time.perf_counter() - begin}
-    summary = _choices() | {"seed": config.seed, "versions": _versions()} | summary | {"seconds": seconds}
+    described = {"seed": config.seed, "monitor": run.config.optimise, "versions": _versions()}
+    summary = _choices() | described | summary | {"seconds": seconds}
     write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     # Last: a run with a summary.json is finished.
     write_atomically(run.folder / "summary.json", json.dumps(summary, indent=1, default=float).encode())
@@ -110,13 +113,18 @@ def open_run(config: DictConfig) -> Run:
     Raises:
         ValueError: the model has another number of classes than the data.
     """
-    source: RecordSource = build(config.data)
+    source, splits = open_data(config)
     check_class_count(config, "model", source.classes)
-    splits: Splits = build(config.datamodule.split)(infos_of(source))
     log.info("%s", splits)
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     return Run(config, source, splits, folder)
+
+
+def open_data(config: DictConfig) -> tuple[RecordSource, Splits]:
+    """Open the data of the configuration and split it."""
+    source: RecordSource = build(config.data)
+    return source, build(config.datamodule.split)(infos_of(source))
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

@@ -15,10 +15,13 @@ from segdpo.checks import IGNORE
 from segdpo.data import Batch
 from segdpo.metrics import Overlap
 from segdpo.scores import predicted_classes
+from segdpo.training.held_out import HeldOutMargins
+from segdpo.training.scoring import PreferenceBatch, weight_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]
 STAGES = ("train", "val", "test")
+IOU_MARGIN = "pairs/iou_margin"
 
 
 class Task(LightningModule):
@@ -30,7 +33,8 @@ class Task(LightningModule):
         names: of everything that is logged, without the stage.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
-        background: whether val/iou and val/dice count class 0.
+        background: whether class 0 counts in val/iou, val/dice and val/pairs/iou_margin.
+        start: the network that training started from, to which val/pairs/iou_margin is relative; None: to none.
     """
 
     def __init__(
@@ -39,9 +43,11 @@ class Task(LightningModule):
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
         background: bool,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({f"on_{stage}": Means(names) for stage in STAGES})
+        self.means = nn.ModuleDict({f"on_{stage}": Means([*names, IOU_MARGIN]) for stage in STAGES})
+        self._held_out = HeldOutMargins(start, background)
         self.overlaps = nn.ModuleDict({f"on_{stage}": Overlap(2, background) for stage in STAGES[1:]})
         self.guard = FiniteGuard()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -87,6 +93,10 @@ class Task(LightningModule):
             overlap.classes = max(2, logits.shape[1])
             overlap.update(predicted_classes(logits), batch.gold.masked_fill(~batch.valid, IGNORE))
 
+    def count_held_out(self, stage: str, logits: Tensor, batch: PreferenceBatch) -> None:
+        """Add the IoU margins of held-out pairs."""
+        self.count(stage, {IOU_MARGIN: self._held_out(logits, batch)}, weight_of(batch))
+
     def share(self, weight: Tensor) -> Tensor:
         """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.
 
@@ -127,6 +137,7 @@ class Task(LightningModule):
             found |= {name: overlap[name] for name in ("iou", "dice")}
         means.reset()
         overlaps.reset()
+        self._held_out.release()
         # Already the same on every process, but Lightning warns without sync_dist.
         self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
 
