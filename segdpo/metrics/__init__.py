@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from segdpo.metrics.preferences import PairQuality as PairQuality
     from segdpo.metrics.preferences import best_of as best_of
     from segdpo.metrics.preferences import best_of_kl_bound as best_of_kl_bound
-    from segdpo.metrics.preferences import iou_margins as iou_margins
     from segdpo.metrics.preferences import kl_per_pixel as kl_per_pixel
+    from segdpo.metrics.preferences import pair_ious as pair_ious
     from segdpo.metrics.statistics import LEVEL as LEVEL
     from segdpo.metrics.statistics import ClusteredInterval as ClusteredInterval
     from segdpo.metrics.statistics import Doubles as Doubles

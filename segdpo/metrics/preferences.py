@@ -35,13 +35,12 @@ def kl_per_pixel(policy_logits: Tensor, reference_logits: Tensor, valid: Tensor 
     return torch.where(inside, divergence, 0.0).sum(1) / inside.sum(1)
 
 
-def iou_margins(
+def pair_ious(
     prediction: Tensor, chosen: Tensor, rejected: Tensor, classes: int, background: bool = False
-) -> Tensor:
-    """Return IoU(prediction, chosen) − IoU(prediction, rejected) of each pair, float32 [P].
+) -> tuple[Tensor, Tensor]:
+    """Return IoU(prediction, chosen) and IoU(prediction, rejected) of each pair, float32 [P] each; needs no gold.
 
-    Above 0 the predicted mask is more like the chosen one. Needs no gold. A pixel that any of the three ignores is left
-    out of both; two masks without any class agree, IoU 1.
+    A pixel that any of the three ignores is left out of both; two masks without any class agree, IoU 1.
 
     Args:
         prediction: class ids of each pair's image, uint8 or int64 [P, *spatial], 255 = ignore.
@@ -51,14 +50,14 @@ def iou_margins(
         background: whether class 0 counts like any other.
 
     >>> chosen, rejected = torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[1, 1, 1, 1]]])
-    >>> iou_margins(torch.tensor([[[1, 0, 0, 0]]]), chosen, rejected, classes=2)
-    tensor([0.2500])
+    >>> pair_ious(torch.tensor([[[1, 0, 0, 0]]]), chosen, rejected, classes=2)
+    (tensor([0.5000]), tensor([0.2500]))
     """
     known = prediction.masked_fill((chosen == IGNORE) | (rejected == IGNORE), IGNORE)
-    like_chosen, like_rejected = (
+    with_chosen, with_rejected = (
         per_image_overlap(known, mask, classes, background)["iou"].nan_to_num(1.0) for mask in (chosen, rejected)
     )
-    return like_chosen - like_rejected
+    return with_chosen, with_rejected
 
 
 # The rows of PairQuality's sums.

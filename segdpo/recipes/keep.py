@@ -18,7 +18,7 @@ from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.recipes.fitting import header_for
 from segdpo.recipes.measure import in_weight_type
 from segdpo.recipes.run import Run, Summary
-from segdpo.training import HeldOutMargins, weight_of
+from segdpo.training import HeldOutGains, weight_of
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +81,13 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
     if not len(numbers):
         return HeldOut(np.empty(0), np.empty(0), [], [])
     items = data.eval_data(numbers)
-    margins_of = HeldOutMargins(reference, run.config.background)
+    margins_of = HeldOutGains(reference, run.config.background)
     device = next(policy.parameters()).device
     policy.eval()
     margins, weights, ids = [], [], []
     for batch in DataLoader(items, data.batch_size, collate_fn=items.collate):
         moved = batch.to(device)
-        margins.append(margins_of(policy(in_weight_type(policy, moved.image, device)).float(), moved).cpu())
+        margins.append(margins_of(policy(in_weight_type(policy, moved.image, device)).float(), moved)["iou_margin"].cpu())
         weights.append(weight_of(moved).cpu())
         index = batch.image_index.tolist() if hasattr(batch, "image_index") else range(len(batch.ids))
         ids += [batch.ids[number] for number in index]

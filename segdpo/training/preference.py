@@ -15,6 +15,7 @@ from segdpo.losses import LossTerms, PreferenceLoss
 from segdpo.metrics import kl_per_pixel
 from segdpo.models import hold_statistics as hold
 from segdpo.scores import PairScores, Score
+from segdpo.training.held_out import GAINS
 from segdpo.training.references import Reference
 from segdpo.training.schedules import BetaSchedule, ScheduledBeta
 from segdpo.training.scoring import (
@@ -31,7 +32,7 @@ from segdpo.training.scoring import (
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
 SIDES = ("chosen", "rejected", "margin")
-PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl", "iou_margin")
+PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl", *GAINS)
 """What is logged of the pairs, under `pairs/NAME`."""
 
 
@@ -248,7 +249,7 @@ def _logged_names(loss: PreferenceLoss) -> list[str]:
     """Return the names of everything that may be logged, without the stage."""
     parts = [f"loss/{name}" for name in ("objective", *loss.anchors)]
     scores = [f"score/{network}_{side}" for network in ("policy", "reference") for side in SIDES]
-    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS if name != "iou_margin"), "beta"]
+    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS if name not in GAINS), "beta"]
 
 
 def _watched_values(scored: _Scored, score: Score) -> dict[str, Tensor]:

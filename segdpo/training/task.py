@@ -15,13 +15,12 @@ from segdpo.checks import IGNORE
 from segdpo.data import Batch
 from segdpo.metrics import Overlap
 from segdpo.scores import predicted_classes
-from segdpo.training.held_out import HeldOutMargins
+from segdpo.training.held_out import GAINS, HeldOutGains
 from segdpo.training.scoring import PreferenceBatch, weight_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]
 STAGES = ("train", "val", "test")
-IOU_MARGIN = "pairs/iou_margin"
 
 
 class Task(LightningModule):
@@ -46,8 +45,8 @@ class Task(LightningModule):
         start: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({f"on_{stage}": Means([*names, IOU_MARGIN]) for stage in STAGES})
-        self._held_out = HeldOutMargins(start, background)
+        self.means = nn.ModuleDict({f"on_{stage}": Means([*names, *(f"pairs/{gain}" for gain in GAINS)]) for stage in STAGES})
+        self._held_out = HeldOutGains(start, background)
         self.overlaps = nn.ModuleDict({f"on_{stage}": Overlap(2, background) for stage in STAGES[1:]})
         self.guard = FiniteGuard()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -94,8 +93,9 @@ class Task(LightningModule):
             overlap.update(predicted_classes(logits), batch.gold.masked_fill(~batch.valid, IGNORE))
 
     def count_held_out(self, stage: str, logits: Tensor, batch: PreferenceBatch) -> None:
-        """Add the IoU margins of held-out pairs."""
-        self.count(stage, {IOU_MARGIN: self._held_out(logits, batch)}, weight_of(batch))
+        """Add the gains in IoU with the masks of held-out pairs."""
+        gains = self._held_out(logits, batch)
+        self.count(stage, {f"pairs/{name}": gain for name, gain in gains.items()}, weight_of(batch))
 
     def share(self, weight: Tensor) -> Tensor:
         """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.
