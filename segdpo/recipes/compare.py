@@ -18,7 +18,7 @@ from segdpo.recipes.config import build
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
 from segdpo.recipes.fitting import Fitted, description_of, validate
 from segdpo.recipes.frontier import frontier_of
-from segdpo.recipes.keep import decide, measure_held_out, save_kept
+from segdpo.recipes.keep import measure_held_out, save_kept
 from segdpo.recipes.measure import (
     WITHOUT_DISTANCES,
     EvaluatedNetwork,
@@ -59,7 +59,7 @@ def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, 
         return {}
     device = fitted.trainer.strategy.root_device
     held_out = measure_held_out(run, last.policy.to(device), reference.network, last.data)
-    kept = decide(run.config.keep, held_out)
+    kept = "policy" if run.config.keep == "always" or held_out.shows_a_gain else "reference"
     summary = compare_networks(run, last.policy, reference.network, last.data, device, kept=kept)
     summary |= {"held_out": held_out.summary(), "kept": {"rule": run.config.keep, "network": kept}}
     pairs = {name: tested.get(f"test/pairs/{name}") for name in PAIRS}
@@ -156,14 +156,15 @@ def _compare_on_test(run: Run, policy: nn.Module, reference: nn.Module, device: 
     measurement = _measurement(run, run.splits.test, WITHOUT_DISTANCES)
     if not len(measurement.numbers):
         return {}
-    summary: Summary = {}
+    summary: Summary = {"gold": {"images": len(measurement.numbers), "with_gold": 0}}
     after, before = (
         measure_network(network, measurement, device, f"{name} on test") for name, network in networks.items()
     )
     if after is not None and before is not None:
         evaluation = Evaluation(after, before)
         write_evaluation(run.folder / "evaluation", evaluation, networks, measurement, device, {"split": "test"})
-        summary = compare_overlaps(after.values, before.values)
+        summary["gold"]["with_gold"] = len(after.ids)
+        summary |= compare_overlaps(after.values, before.values)
     found = frontier_of(run, networks["policy"], networks["reference"], device)
     # Memory and seconds are those of the training, not of this comparison.
     summary["frontier"] = {**found, "peak_memory": peak, "seconds": seconds}

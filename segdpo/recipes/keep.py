@@ -3,12 +3,13 @@
 import logging
 import math
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segdpo.checks import check_choice
@@ -18,7 +19,7 @@ from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.recipes.fitting import header_for
 from segdpo.recipes.measure import in_weight_type
 from segdpo.recipes.run import Run, Summary
-from segdpo.training import HeldOutGains, weight_of
+from segdpo.training import GAINS, HeldOutGains, PreferenceBatch, images_of, weight_of
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +30,46 @@ FEWEST = 5
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The policy's IoU margin of each held-out judgement minus the reference's.
+    """What the policy gains over the reference in each held-out judgement.
 
     Attributes:
-        margins: IoU(prediction, chosen) − IoU(prediction, rejected) of the policy, minus that of the reference.
+        gains: `chosen_iou` and `iou_margin` of HeldOutGains, [judgements] each.
         weights: of the judgements.
         ids: the image of each.
         groups: the group of each image, or its id.
     """
 
-    margins: Doubles
+    gains: Mapping[str, Doubles]
     weights: Doubles
-    ids: list[str]
-    groups: list[str]
+    ids: Sequence[str]
+    groups: Sequence[str]
 
     @property
-    def interval(self) -> ClusteredInterval:
-        """The mean margin with its interval over groups of images."""
-        return clustered_interval(self.margins, self.groups, self.weights, fewest=FEWEST)
+    def intervals(self) -> dict[str, ClusteredInterval]:
+        """The mean of each gain with its interval over groups of images."""
+        return {
+            name: clustered_interval(values, self.groups, self.weights, fewest=FEWEST)
+            for name, values in self.gains.items()
+        }
+
+    @property
+    def shows_a_gain(self) -> bool:
+        """Whether the lower ends of the one-sided 95 % intervals of both gains are above 0."""
+        return all(interval.bound > 0 for interval in self.intervals.values())  # False for NaN
 
     def summary(self) -> Summary:
-        """Return the part of summary.json."""
-        names, group = np.unique(self.groups, return_inverse=True)
-        means = np.bincount(group, self.weights * self.margins) if len(names) else self.margins
+        """Return the part of summary.json: both intervals, the smaller gain, and the share of groups with a gain."""
+        intervals = self.intervals
+        names, group = np.unique(np.asarray(self.groups, np.str_), return_inverse=True)
+        smaller = np.min([np.bincount(group, self.weights * gain) for gain in self.gains.values()], axis=0)
+        wins = win_rate(smaller, np.zeros(len(names)))
         return {
-            "judgements": len(self.margins),
+            "judgements": len(self.weights),
             "images": len(set(self.ids)),
-            "iou_margin": asdict(self.interval),
-            "win_rate": asdict(win_rate(means, np.zeros(len(means)))),
+            "groups": len(names),
+            **{name: asdict(interval) for name, interval in intervals.items()},
+            "iou_gain": min((interval.mean for interval in intervals.values()), default=math.nan),
+            "win_rate": asdict(wins),
         }
 
 
@@ -77,33 +90,31 @@ def check_rule(rule: str, data: DataModule) -> None:
 @torch.no_grad()
 def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: DataModule) -> HeldOut:
     """Measure both networks on the judgements of the validation images, in evaluation mode and full precision."""
-    numbers = data.splits.val
-    if not len(numbers):
-        return HeldOut(np.empty(0), np.empty(0), [], [])
-    items = data.eval_data(numbers)
-    margins_of = HeldOutGains(reference, run.config.background)
+    gains: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in GAINS}
+    weights, ids, groups = [torch.empty(0)], list[str](), dict[str, str]()
+    gains_of = HeldOutGains(reference, run.config.background)
     device = next(policy.parameters()).device
     policy.eval()
-    margins, weights, ids = [], [], []
-    for batch in DataLoader(items, data.batch_size, collate_fn=items.collate):
+    for batch in _validation_batches(data):
         moved = batch.to(device)
-        margins.append(margins_of(policy(in_weight_type(policy, moved.image, device)).float(), moved)["iou_margin"].cpu())
-        weights.append(weight_of(moved).cpu())
-        index = batch.image_index.tolist() if hasattr(batch, "image_index") else range(len(batch.ids))
-        ids += [batch.ids[number] for number in index]
-    infos = (info_of(data.source, int(number)) for number in numbers)
-    groups = {info.id: info.group or info.id for info in infos}
-    joined = (torch.cat(parts).double().numpy() for parts in (margins, weights))
-    return HeldOut(*joined, ids, [groups[name] for name in ids])
+        logits = policy(in_weight_type(policy, moved.image, device)).float()
+        for name, values in gains_of(logits, moved).items():
+            gains[name].append(values.cpu())
+        weights.append(weight_of(batch))
+        ids += [batch.ids[int(number)] for number in images_of(batch)]
+    for number in data.splits.val:
+        info = info_of(data.source, int(number))
+        groups[info.id] = info.group or info.id
+    joined = {name: torch.cat(values).double().numpy() for name, values in gains.items()}
+    return HeldOut(joined, torch.cat(weights).double().numpy(), ids, [groups[name] for name in ids])
 
 
-def decide(rule: str, held_out: HeldOut) -> str:
-    """Return which network is kept, "policy" or "reference".
-
-    `safe`: the policy only if the lower end of the one-sided 95 % interval of the mean margin is above 0.
-    """
-    bound = held_out.interval.bound
-    return "policy" if rule == "always" or (not math.isnan(bound) and bound > 0) else "reference"
+def _validation_batches(data: DataModule) -> Iterable[PreferenceBatch]:
+    """Return the validation images with pairs, in order, all of them in this process."""
+    if not len(data.splits.val):
+        return []
+    items = data.eval_data(data.splits.val)
+    return DataLoader(items, data.batch_size, collate_fn=items.collate)
 
 
 def save_kept(run: Run, kept: str, policy: nn.Module, reference: nn.Module) -> None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from segdpo.training.score_cache import CachedScores as CachedScores
     from segdpo.training.score_cache import ScoreTable as ScoreTable
     from segdpo.training.scoring import PreferenceBatch as PreferenceBatch
+    from segdpo.training.scoring import images_of as images_of
     from segdpo.training.scoring import score_batch as score_batch
     from segdpo.training.scoring import weight_of as weight_of
     from segdpo.training.scoring import without_logits as without_logits

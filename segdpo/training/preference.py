@@ -32,7 +32,7 @@ from segdpo.training.scoring import (
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
 SIDES = ("chosen", "rejected", "margin")
-PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl", *GAINS)
+PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl", *GAINS, "iou_gain")
 """What is logged of the pairs, under `pairs/NAME`."""
 
 
@@ -51,9 +51,8 @@ class PreferenceTask(Task):
         starts_at_reference: the policy has the reference's weights; check that h is 0 at the first step.
         watch: the score under which `score/…` and `pairs/chosen_gain` are logged; computed only when the Trainer logs.
             None: over the whole image, because displacement does not show over the disagreement alone.
-        background: whether class 0 counts in val/iou, val/dice and val/pairs/iou_margin.
-        start: the network that training started from: val/pairs/iou_margin is that of the policy minus that of the
-            start. None: the policy's own.
+        background: whether class 0 counts in IoU and Dice.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
         low_resolution: in training, score the logits before the upsampling that ends both networks; same numbers.
     """
 
@@ -249,7 +248,7 @@ def _logged_names(loss: PreferenceLoss) -> list[str]:
     """Return the names of everything that may be logged, without the stage."""
     parts = [f"loss/{name}" for name in ("objective", *loss.anchors)]
     scores = [f"score/{network}_{side}" for network in ("policy", "reference") for side in SIDES]
-    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS if name not in GAINS), "beta"]
+    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS if "iou" not in name), "beta"]
 
 
 def _watched_values(scored: _Scored, score: Score) -> dict[str, Tensor]:

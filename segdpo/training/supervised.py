@@ -23,9 +23,9 @@ class SupervisedTask(Task):
             float32 [images, classes, height, width].
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
-        background: whether class 0 counts in val/iou, val/dice and val/pairs/iou_margin.
+        background: whether class 0 counts in IoU and Dice.
         hold_statistics: keep BatchNorm and dropout in evaluation mode, as preference training does.
-        start: the network that training started from, to which val/pairs/iou_margin is relative; None: to none.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """What all tasks share: the optimiser, logged means over pairs or pixels, and a check that the loss is finite."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -21,6 +22,8 @@ from segdpo.training.scoring import PreferenceBatch, weight_of
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]
 STAGES = ("train", "val", "test")
+IOU_GAIN = "pairs/iou_gain"
+"""The smaller of both gains in IoU with the masks of held-out pairs."""
 
 
 class Task(LightningModule):
@@ -32,8 +35,8 @@ class Task(LightningModule):
         names: of everything that is logged, without the stage.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
-        background: whether class 0 counts in val/iou, val/dice and val/pairs/iou_margin.
-        start: the network that training started from, to which val/pairs/iou_margin is relative; None: to none.
+        background: whether class 0 counts in IoU and Dice.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
     """
 
     def __init__(
@@ -132,9 +135,13 @@ class Task(LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         means, overlaps = cast(Means, self.means[f"on_{stage}"]), cast(Overlap, self.overlaps[f"on_{stage}"])
-        found, overlap = means.compute(), overlaps.compute()
+        with warnings.catch_warnings():  # without gold, nothing is compared with it
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric Overlap was called before")
+            found, overlap = means.compute(), overlaps.compute()
         if overlap["images"] > 0:
             found |= {name: overlap[name] for name in ("iou", "dice")}
+        if gains := [found[name] for name in (f"pairs/{gain}" for gain in GAINS) if name in found]:
+            found[IOU_GAIN] = torch.stack(gains).min()
         means.reset()
         overlaps.reset()
         self._held_out.release()
