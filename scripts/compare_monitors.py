@@ -39,12 +39,12 @@ SETS = {
     "bubil": (
         *("data=bubil", "transforms=resized", "transforms.size=48", "datamodule/split=folds"),
         *("datamodule.split.fold=${seed}", "reference_training=few_masks", "reference_training.steps=150"),
-        "candidates=own_candidates",
+        *("candidates=own_candidates", "optimizer.lr=1e-4"),
     ),
     "dsb2018_fixes": (
         *("data=dsb2018", "transforms=resized", "transforms.size=64", "datamodule/split=folds"),
         *("datamodule.split.fold=${seed}", "reference_training=few_masks", "reference_training.steps=150"),
-        "candidates=own_candidates",
+        *("candidates=own_candidates", "optimizer.lr=1e-4"),
     ),
 }
 # The metrics compared; `iou` is IoU with gold of the validation images, `gain` the smaller of the two before it.
