@@ -77,7 +77,9 @@ class Recorder(Callback):
         for batch in self.data.val_dataloader():
             ours, theirs = self.policy(batch.image), self.reference(batch.image)
             mean, image = self.scores
-            policy, reference = (score_batch(self.scores, logits, batch, wants_chosen=[image]) for logits in (ours, theirs))
+            policy, reference = (
+                score_batch(self.scores, logits, batch, wants_chosen=[image]) for logits in (ours, theirs)
+            )
             margin = policy[mean].margin - reference[mean].margin
             found = {"accuracy": (margin > 0).float(), "margin": margin}
             found["chosen_gain"] = policy[image].chosen - reference[image].chosen

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 RULES = ("safe", "always")
 # Fewer images (or groups of images) with judgements show nothing.
 FEWEST = 5
+# IoU with the chosen masks that a policy may lose. Where candidates are the reference's own, it is near all of them, and
+# a better policy is further from them.
+LOST = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,13 @@ class HeldOut:
 
     @property
     def shows_a_gain(self) -> bool:
-        """Whether the lower ends of the one-sided 95 % intervals of both gains are above 0."""
-        return all(interval.bound > 0 for interval in self.intervals.values())  # False for NaN
+        """Whether the policy is more like the chosen than the rejected masks, and has not lost the chosen ones.
+
+        The lower ends of the one-sided 95 % intervals are above 0 for `iou_margin`, which no judge that answers at
+        random raises, and above −LOST for `chosen_iou`, which falls where a policy collapses.
+        """
+        found = self.intervals
+        return found["iou_margin"].bound > 0 and found["chosen_iou"].bound > -LOST  # False for NaN
 
     def summary(self) -> Summary:
         """Return the part of summary.json: both intervals, the smaller gain, and the share of groups with a gain."""

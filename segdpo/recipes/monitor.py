@@ -31,7 +31,9 @@ def with_monitor(config: DictConfig, source: RecordSource, splits: Splits) -> Di
             "datamodule.split.val=0 callbacks.best=null to train without validation, or choose task=preference."
         )
     if images:
-        log.info("Monitored by %s: %d of %d validation images have gold (optimise=… sets another).", found, gold, images)
+        log.info(
+            "Monitored by %s: %d of %d validation images have gold (optimise=… sets another).", found, gold, images
+        )
     own = config.copy()
     own.optimise = found
     return own

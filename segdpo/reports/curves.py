@@ -162,7 +162,9 @@ def curves_figure(metrics_csv: str | Path, *, reference_iou: float | None = None
     axes = figure.subplots(2, 3, sharex=True)
     for each in axes.flat:
         each.set_axis_off()
-    panels = {panel.key: panel for panel in prepare_panels(series, math.nan if reference_iou is None else reference_iou)}
+    panels = {
+        panel.key: panel for panel in prepare_panels(series, math.nan if reference_iou is None else reference_iou)
+    }
     if "iou" in panels:
         panels.pop("pairs/iou_gain", None)
     for panel in panels.values():

@@ -26,17 +26,18 @@ def kept_sentence(summary: Mapping[str, Any]) -> str:
     """Return which network the safety rule kept as policy.safetensors, and why; nothing for keep=always."""
     if at(summary, "kept", "rule") != "safe":
         return ""
-    gains = [(name, interval_at(summary, "held_out", key), bound_of(summary, key)) for key, name in GAINS.items()]
+    gains = {name: (interval_at(summary, "held_out", key).mean, bound_of(summary, key)) for key, name in GAINS.items()}
     judged = count_of(int(number(at(summary, "held_out", "judgements"))), "held-out judgement")
-    shown = ", ".join(
-        f"{name} {decimal(gain.mean, sign=True)} (at least {decimal(bound, sign=True)})" for name, gain, bound in gains
+    shown = "; ".join(
+        f"{name} {decimal(mean, sign=True)}, at least {decimal(bound, sign=True)}"
+        for name, (mean, bound) in gains.items()
     )
     if at(summary, "kept", "network") == "policy":
-        return f"The policy is kept: over {judged} it gains on the reference, with 95 % confidence: {shown}"
+        return f"The policy is kept: {judged} show that it is better than the reference ({shown}; 95 % confidence)"
     kept = "The reference is kept as policy.safetensors (keep=always keeps the policy, now trained_policy.safetensors)"
-    if any(math.isnan(bound) for *_, bound in gains):
-        return f"{kept}: {judged} are too few to show a gain"
-    return f"{kept}: over {judged} no gain is shown with 95 % confidence: {shown}"
+    if any(math.isnan(bound) for _, bound in gains.values()):
+        return f"{kept}: {judged} are too few to show that the policy is better"
+    return f"{kept}: {judged} do not show that the policy is better ({shown}; 95 % confidence)"
 
 
 def bound_of(summary: Mapping[str, Any], gain: str) -> float:

@@ -48,7 +48,9 @@ class Task(LightningModule):
         start: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({f"on_{stage}": Means([*names, *(f"pairs/{gain}" for gain in GAINS)]) for stage in STAGES})
+        self.means = nn.ModuleDict(
+            {f"on_{stage}": Means([*names, *(f"pairs/{gain}" for gain in GAINS)]) for stage in STAGES}
+        )
         self._held_out = HeldOutGains(start, background)
         self.overlaps = nn.ModuleDict({f"on_{stage}": Overlap(2, background) for stage in STAGES[1:]})
         self.guard = FiniteGuard()

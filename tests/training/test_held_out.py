@@ -35,7 +35,9 @@ def by_hand(network, batch):
     with torch.no_grad():
         predicted = network.eval()(batch.image)[:, 0].numpy() > 0
     rows = []
-    for image, chosen, rejected in zip(batch.image_index.tolist(), batch.chosen.numpy(), batch.rejected.numpy(), strict=True):
+    for image, chosen, rejected in zip(
+        batch.image_index.tolist(), batch.chosen.numpy(), batch.rejected.numpy(), strict=True
+    ):
         known = (chosen != 255) & (rejected != 255) & batch.valid[image].numpy()
         with_chosen, with_rejected = (iou_in_numpy(predicted[image], mask, known) for mask in (chosen, rejected))
         rows.append((with_chosen, with_chosen - with_rejected))

@@ -96,7 +96,9 @@ def run_view(files: RunFiles, *, brief: bool = False) -> RunView:
         title=_title(files),
         verdict=_verdict(results, files.summary),
         displacement=_displacement(number(at(files.summary, "pairs", "chosen_gain"))),
-        kept=typographic(" ".join(f"{line}." for line in (gold_sentence(files.summary), kept_sentence(files.summary)) if line)),
+        kept=typographic(
+            " ".join(f"{line}." for line in (gold_sentence(files.summary), kept_sentence(files.summary)) if line)
+        ),
         command=command_of(files),
         choices=_choices(files),
         facts=list(_facts(files)),
