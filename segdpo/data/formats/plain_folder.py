@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segdpo.data.formats.folder import decode_text, read_masks
+from segdpo.data.formats.folder import read_masks
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image
+from segdpo.data.mask_files import MaskFormat
 from segdpo.data.record import Pair, Record, RecordInfo, check_classes, check_id, check_mask_name, check_split
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, exists, read_file
 
 IDENTICAL = "identical pairs skipped"
 
@@ -61,7 +62,7 @@ class PlainFolder:
         self.root, self.classes, self.channels = Path(root), check_classes(tuple(classes)), channels
         self._images, self._gold, self._group, self._split = images, gold, group, split
         self._masks = {check_mask_name(name): folder for name, folder in (masks or {}).items()}
-        self._values = {int(value): int(class_id) for value, class_id in (values or {}).items()}
+        self._format = MaskFormat(values=values or {})
         self._pattern = re.compile(group_pattern) if group_pattern else None
         self._pairs = _check_pairs(pairs, self._masks)
         for folder in (images, *self._masks.values(), *([gold] if gold else [])):
@@ -86,7 +87,7 @@ class PlainFolder:
         names = tuple(name for name, file in files.items() if exists(file))
         golds = [self.root / self._gold / f"{info.id}.png"] if self._gold else []
         stack = read_masks(
-            [(file, self._values) for file in (*map(files.get, names), *golds) if file], image, self.classes
+            [(file, self._format) for file in (*map(files.get, names), *golds) if file], image, self.classes
         )
         masks, gold = stack[: len(names)], stack[-1] if golds else None
         wanted = [(a, b) for a, b in self._pairs if a in names and b in names]
