@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.label_studio import label_studio_regions
+from segdpo.data.formats.label_studio import Results, label_studio_regions, regions_of
 from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
@@ -153,20 +153,36 @@ def decode_objects(
     if mask_format.kind == "instances":
         numbers = instance_numbers(data, name)
         for number in distinct(numbers, name).tolist():
-            if number and mask_format.values.get(number, mask_format.foreground) not in (0, IGNORE):
-                class_id = np.uint8(mask_format.values.get(number, mask_format.foreground))
-                yield number, _checked((numbers == number) * class_id, size, classes, name)
-        return
-    if mask_format.kind not in _REGIONS:
-        raise DataError(
-            f"{name}: Expected objects but got kind {mask_format.kind!r}; use instances or polygons.", WRONG
-        )
-    for number, region in enumerate(_REGIONS[mask_format.kind](data, name, _given(size, name)), 1):
-        yield number, decode_code(region.code) * np.uint8(_class_of(region, mask_format, classes, name))
+            class_id = mask_format.values.get(number, mask_format.foreground if number else 0)
+            if class_id not in (0, IGNORE):
+                yield number, _checked((numbers == number) * np.uint8(class_id), size, classes, name)
+    elif mask_format.kind in _REGIONS:
+        for number, region in enumerate(_REGIONS[mask_format.kind](data, name, _given(size, name)), 1):
+            class_id = _class_of(region, mask_format, classes, name)
+            yield number, _checked(decode_code(region.code) * np.uint8(class_id), size, classes, name)
+    else:
+        found = f"{name}: Expected kind=instances, or polygons, but got kind={mask_format.kind}"
+        raise DataError(f"{found}; other files hold no objects.", WRONG)
+
+
+def decode_results(results: Results, name: str, size: Size, classes: Classes) -> Mask:
+    """Return the mask of one annotation of Label Studio, uint8 [H, W].
+
+    Args:
+        results: of a task of `label_studio_tasks`.
+        name: what error messages call it.
+        size: height and width of its image.
+        classes: names of the classes; labels are named by them, "ignore" is 255.
+    """
+    regions = regions_of(results, size, f"{name}: ")
+    labelled = [(region.code, _class_of(region, MaskFormat("label_studio"), classes, name)) for region in regions]
+    return _checked(paint(labelled, size), size, classes, name)
 
 
 def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:
     numbers = class_numbers(data, name)
+    if numbers.dtype == np.uint8 and not how.values:
+        return numbers
     if numbers.dtype == np.uint8:
         table = np.arange(256, dtype=np.uint8)
         table[[value for value in how.values if 0 <= value < 256]] = [
@@ -257,7 +273,7 @@ def _class_of(region: Region, mask_format: MaskFormat, classes: Classes, name: s
     if isinstance(label, str):
         return class_named(label, classes, name)
     found = mask_format.values.get(label, label + 1 if mask_format.kind == "yolo" else label)
-    if not 0 <= found <= IGNORE:
+    if (label < 0 and label not in mask_format.values) or not 0 <= found <= IGNORE:
         raise DataError(f"{name}: Expected a class from 0 to 255 but got {label}; map it with `values`.", "class")
     return found
 

@@ -85,7 +85,9 @@ def _read_header(data: bytes, name: str) -> _Header | None:
     if data.startswith(PNG_SIGNATURE):
         _check_png(data, name)
         width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
-        return _Header(np.dtype(np.uint16), (height, width), 4) if data[PNG_DEPTH] == 16 else None
+        # Grey, RGB; OpenCV reads grey with alpha as RGBA.
+        channels = {0: 1, 2: 3}.get(data[PNG_DEPTH + 1], 4)
+        return _Header(np.dtype(np.uint16), (height, width), channels) if data[PNG_DEPTH] == 16 else None
     if data.startswith(TIFF_SIGNATURES):
         tags, second = _tiff_tags(data, name)
         _check_pages(tags, second, name)
@@ -153,7 +155,7 @@ def _decode_deep(data: bytes, name: str, header: _Header) -> Numbers:
     """Return the numbers of an image of more than 8 bits, [H, W] or [H, W, C] with channels in the order RGB(A)."""
     size, dtype = header.size, header.dtype
     pixels = size[0] * size[1]
-    if pixels > MAX_PIXELS or pixels * header.channels * dtype.itemsize > 2 * MAX_BYTES:
+    if pixels > MAX_PIXELS or pixels * header.channels * dtype.itemsize > MAX_BYTES:
         raise _undecodable(name, f"Expected at most {MAX_PIXELS} pixels but got {size[1]}×{size[0]} of {dtype}")
     said = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -167,8 +169,9 @@ def _decode_deep(data: bytes, name: str, header: _Header) -> Numbers:
     if numbers.dtype != dtype or numbers.shape[:2] != size:
         found = f"{numbers.dtype} {list(numbers.shape)}"
         raise _undecodable(name, f"Expected {dtype} {list(size)} as its header says but got {found}")
-    # OpenCV has the channels in the order BGR(A).
-    return np.ascontiguousarray(numbers[..., [2, 1, 0, 3][: numbers.shape[2]]]) if numbers.ndim == 3 else numbers
+    if numbers.ndim == 3:  # OpenCV has the channels in the order BGR(A)
+        numbers[..., [0, 2]] = numbers[..., [2, 0]]
+    return numbers
 
 
 def _tiff_tags(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -184,6 +187,7 @@ def _tiff_tags(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
             pages.append({key: _scalar(page[key]) for key in TAGS if key in page})
             position = page.next
         first = {BITS: 1, CHANNELS: 1, PLANES: 1, TILE_WIDTH: 1, TILE_LENGTH: 1, SAMPLE_FORMAT: 1, **pages[0]}
+        first |= {key: int(first[key]) for key in (WIDTH, LENGTH, CHANNELS, TILE_WIDTH, TILE_LENGTH)}
         # A TIFF's tiles are decoded whole, however little of one lies in the image.
         tile, size = first[TILE_WIDTH] * first[TILE_LENGTH], first[WIDTH] * first[LENGTH]
         if max(tile, size) > MAX_PIXELS:

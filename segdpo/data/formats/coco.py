@@ -13,7 +13,7 @@ from segdpo.checks import IGNORE
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.formats.regions import paint, region_code
-from segdpo.data.images import ImageFile, decode_image, encode_image
+from segdpo.data.images import ImageFile, ValueRange, check_value_range, decode_image, eight_bit_file, encode_image
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
@@ -33,6 +33,7 @@ class CocoDataset:
         images: the folder of the images; None: images/ beside the file.
         crowd: "ignore" makes iscrowd regions 255, "class" their class.
         channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+        value_range: (low, high) of 16-bit and float images, which become 0 and 255; see `decode_image`.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class CocoDataset:
         images: str | Path | None = None,
         crowd: Literal["ignore", "class"] = "ignore",
         channels: int | None = 3,
+        value_range: ValueRange | None = None,
     ):
         self.path, self.channels = Path(annotations), channels
+        self.value_range = None if value_range is None else check_value_range(value_range)
         if crowd not in ("ignore", "class"):
             raise DataError(f"Expected crowd 'ignore' or 'class' but got {crowd!r}.", "class")
         self.images = self.path.parent / "images" if images is None else Path(images)
@@ -59,7 +62,8 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Record:
         entry, values = self._entries[index], self._images[index]
-        image = decode_image(self.image_file(index).data, str(self._image_path(index)), self.channels)
+        path = self._image_path(index)
+        image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         size = (values["height"], values["width"])
         where = f"{self.path}, image {entry.id!r}: "
         if image.shape[:2] != size:
@@ -88,9 +92,8 @@ class CocoDataset:
         return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(index)
-        return ImageFile(path.suffix, read_file(path))
+        """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
+        return eight_bit_file(self._image_path(index), self.value_range)
 
     def _image_path(self, index: int) -> Path:
         entry = self._entries[index]

@@ -94,6 +94,8 @@ def decode_brush(numbers: Sequence[int], size: Size, where: str) -> np.ndarray:
         DataError: the code is cut short, or is not one of H · W · 4 words of 8 bits.
     """
     try:
+        if not isinstance(numbers, list):
+            raise TypeError(type(numbers).__name__)
         words = _unpack(bytes(numbers), 4 * size[0] * size[1])
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}Expected a brush stroke as `rle` but got {error}.") from None
@@ -157,7 +159,7 @@ def _maker(annotation: dict[str, Any], number: int) -> str:
 def _check_result(result: Mapping[str, Any], size: Size, where: str) -> None:
     if result.get("image_rotation"):
         raise DataError(f"{where}Expected an image that was not rotated but got {result['image_rotation']!r} degrees.")
-    found = (result.get("original_height", size[0]), result.get("original_width", size[1]))
+    found = (result.get("original_height") or size[0], result.get("original_width") or size[1])
     if found != size:
         raise DataError(f"{where}Expected regions of an image {size} (height, width) but got {found}.", "size")
 
