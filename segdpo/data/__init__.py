@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from segdpo.data.mask_files import decode_levels as decode_levels
     from segdpo.data.mask_files import decode_mask as decode_mask
     from segdpo.data.mask_files import decode_objects as decode_objects
-    from segdpo.data.mask_files import decode_results as decode_results
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours
     from segdpo.data.pictures import data_uri as data_uri

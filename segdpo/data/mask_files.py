@@ -7,11 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.label_studio import Results, label_studio_regions, regions_of
+from segdpo.data.formats.label_studio import label_studio_regions
 from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
     WRONG,
+    Numbers,
     Size,
     chances_of,
     class_numbers,
@@ -47,6 +48,7 @@ class MaskFormat:
         values: which class ids the file's numbers stand for, such as {255: 1} for masks of 0 and 255. "ids": others
             are class ids. "instances": others above 0 are `foreground`. "yolo": others are one more (class 0 is what
             no polygon covers). "coco_rle": numbers of categories; others are class ids.
+        only_values: of "ids": a number that is not in `values` is an error, also 255.
         colors: the colour of each class, (r, g, b) or (r, g, b, a); that of "ignore" becomes 255.
         foreground: the class of objects and probabilities that name none.
         threshold: of probabilities of the foreground; it belongs to it.
@@ -60,6 +62,7 @@ class MaskFormat:
 
     kind: Kind = "ids"
     values: Mapping[int, int] = field(default_factory=dict)
+    only_values: bool = False
     colors: Mapping[str, Colour] = field(default_factory=dict)
     foreground: int = 1
     threshold: float = 0.5
@@ -165,22 +168,10 @@ def decode_objects(
         raise DataError(f"{found}; other files hold no objects.", WRONG)
 
 
-def decode_results(results: Results, name: str, size: Size, classes: Classes) -> Mask:
-    """Return the mask of one annotation of Label Studio, uint8 [H, W].
-
-    Args:
-        results: of a task of `label_studio_tasks`.
-        name: what error messages call it.
-        size: height and width of its image.
-        classes: names of the classes; labels are named by them, "ignore" is 255.
-    """
-    regions = regions_of(results, size, f"{name}: ")
-    labelled = [(region.code, _class_of(region, MaskFormat("label_studio"), classes, name)) for region in regions]
-    return _checked(paint(labelled, size), size, classes, name)
-
-
 def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:
     numbers = class_numbers(data, name)
+    if how.only_values:
+        _check_listed(numbers, how.values, name)
     if numbers.dtype == np.uint8 and not how.values:
         return numbers
     if numbers.dtype == np.uint8:
@@ -198,6 +189,17 @@ def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, clas
             "class",
         )
     return ids.astype(np.uint8)[np.searchsorted(found, numbers)]
+
+
+def _check_listed(numbers: Numbers, values: Mapping[int, int], name: str) -> None:
+    known = np.isin(numbers, np.array(list(values)))
+    if not known.all():
+        unknown = ", ".join(f"{number:g}" for number in np.unique(numbers[~known])[:5])
+        raise DataError(
+            f"{name}: Expected {', '.join(map(str, values))}, the `values`, but {int((~known).sum())} pixels "
+            f"have {unknown}; say in `values` which class that is (255 for ignore), or correct the mask.",
+            "class",
+        )
 
 
 def _decode_colors(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:

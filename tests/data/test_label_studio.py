@@ -7,13 +7,17 @@ import pytest
 from image_bytes import dumped
 
 from segdpo.data.formats.label_studio import decode_brush, label_studio_tasks
-from segdpo.data.mask_files import MaskFormat, decode_mask, decode_objects, decode_results
+from segdpo.data.mask_files import MaskFormat, decode_mask, decode_objects
 from segdpo.files import DataError
 
 CLASSES = ("background", "cell", "vessel")
 SIZE = (3, 5)
 READ = MaskFormat("label_studio")
 SIZES = (3, 4, 8, 16)
+
+
+def decode(value):
+    return decode_mask(dumped(value), "x.json", READ, SIZE, CLASSES)
 
 
 def bits(value, length):
@@ -120,24 +124,24 @@ def test_results_become_a_mask():
         result("ignore", "rectanglelabels", x=80, y=0, width=20, height=100 / 3, rotation=0),
     ]
     expected = [[1, 1, 2, 2, 255], [1, 1, 2, 2, 2], [1, 1, 2, 2, 2]]
-    assert decode_results(results, "x", SIZE, CLASSES).tolist() == expected
+    assert decode(results).tolist() == expected
     for value in (results, {"result": results}, {"data": {"image": "a.png"}, "annotations": [{"result": results}]}):
-        assert decode_mask(dumped(value), "x.json", READ, SIZE, CLASSES).tolist() == expected
+        assert decode(value).tolist() == expected
     objects = dict(decode_objects(dumped(results), "x.json", READ, SIZE, CLASSES))
     assert np.array_equal(objects[1], LEFT)
     assert list(objects) == [1, 2, 3]
-    assert not decode_results([], "x", SIZE, CLASSES).any()
+    assert not decode([]).any()
 
 
 def test_shape_and_label_may_be_two_results():
     shape = {**result(format="rle", rle=stroke(LEFT)), "id": "a", "type": "brush"}
     label = {**result("vessel", "labels", format="rle", rle=stroke(LEFT)), "id": "a", "type": "labels"}
-    assert np.array_equal(decode_results([shape, label], "x", SIZE, CLASSES), 2 * LEFT)
+    assert np.array_equal(decode([shape, label]), 2 * LEFT)
     del label["value"]["rle"]
-    assert np.array_equal(decode_results([label, shape], "x", SIZE, CLASSES), 2 * LEFT)
+    assert np.array_equal(decode([label, shape]), 2 * LEFT)
     # Without a label it is foreground; results that are no regions are left out.
     choice = {"value": {"choices": ["good"]}}
-    assert np.array_equal(decode_results([{**shape, "id": "b"}, choice], "x", SIZE, CLASSES), LEFT)
+    assert np.array_equal(decode([{**shape, "id": "b"}, choice]), LEFT)
 
 
 def test_tasks_name_their_image_and_annotators():
@@ -159,11 +163,11 @@ def test_tasks_name_their_image_and_annotators():
     assert (second.image, second.annotations) == ("b.tif", {})
     assert third.image == "c.jpg"
     assert list(third.annotations) == ["annotator 7", "annotation 2", "prediction 1"]
-    assert np.array_equal(decode_results(third.annotations["annotator 7"], "x", SIZE, CLASSES), LEFT)
+    assert np.array_equal(decode(third.annotations["annotator 7"]), LEFT)
     twice = {"data": {"image": "a.png"}, "annotations": [{"result": [], "completed_by": 1}] * 2}
     assert list(label_studio_tasks(dumped(twice), "x.json")[0].annotations) == ["annotator 1, 1", "annotator 1, 2"]
     with pytest.raises(DataError, match=r"one annotation but got 3: annotator 7, annotation 2"):
-        decode_mask(dumped(tasks[2]), "x.json", READ, SIZE, CLASSES)
+        decode(tasks[2])
 
 
 @pytest.mark.parametrize(
@@ -184,4 +188,4 @@ def test_tasks_name_their_image_and_annotators():
 )
 def test_wrong_results_are_named(value, said):
     with pytest.raises(DataError, match=rf"^x.json: .*{said}"):
-        decode_mask(dumped(value), "x.json", READ, SIZE, CLASSES)
+        decode(value)

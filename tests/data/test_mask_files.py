@@ -55,6 +55,15 @@ def test_numbers_are_mapped():
     assert np.array_equal(decode(npy(IDS == 1)), IDS == 1)
 
 
+def test_numbers_may_have_to_be_listed():
+    listed = {"values": {0: 0, 1: 1, 2: 2, 255: 255}, "only_values": True}
+    for data in (png(IDS), npy(IDS.astype(np.int32))):
+        assert np.array_equal(decode(data, **listed), IDS)
+    del listed["values"][255], listed["values"][2]
+    with pytest.raises(DataError, match=r"^m.png: Expected 0, 1, .*5 pixels have 2, 255;"):
+        decode(data, **listed)
+
+
 def test_a_tiff_whose_white_is_zero_keeps_its_numbers():
     inside = IDS == 1
     for pixels in (inside, inside * np.uint8(255)):
