@@ -1,10 +1,12 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_bytes import DEFLATE, LZW, by_opencv, npy, npz, png, tiff
+from image_bytes import DEFLATE, LZW, by_opencv, npy, npz, png, tiff, tiff_by_hand
 from PIL import Image as Pillow
 
 from segdpo.data.images import decode_image, eight_bit_file, encode_image, encode_mask, value_range_of
@@ -20,6 +22,12 @@ def save(pixels, mode=None, form="png", **options):
     image = pixels if isinstance(pixels, Pillow.Image) else Pillow.fromarray(pixels)
     (image.convert(mode) if mode else image).save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def png_chunks(*chunks):
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def test_images_are_rgb_unless_asked_otherwise():
@@ -58,16 +66,10 @@ def test_masks_are_ids_however_they_are_stored():
 @pytest.mark.parametrize("depth", [2, 4])
 def test_grey_of_few_bits_is_not_stretched(depth):
     # Written by hand, since Pillow writes no such files: one row of four pixels 0, 1, 2, 3.
-    import struct
-    import zlib
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     row = {2: bytes([0, 0b00011011]), 4: bytes([0, 0x01, 0x23])}[depth]
     header = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    assert decode_mask(png, "x").tolist() == [[0, 1, 2, 3]]
+    data = png_chunks((b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    assert decode_mask(data, "x").tolist() == [[0, 1, 2, 3]]
 
 
 def test_colours_and_losses_are_no_ids():
@@ -201,6 +203,25 @@ def test_tiffs_whose_numbers_mean_something_else_are_refused():
         decode_image(change_tag(by_opencv(WIDE, ".tif"), 339, 3), "x", 3, (0, 65_535))
 
 
+def test_tiles_and_strips_are_counted():
+    tags = {256: 40, 257: 20, 258: 16, 259: 1, 262: 1, 277: 1}
+    pixels = (np.arange(800).reshape(20, 40) * 80).astype(np.uint16)
+    wide = np.pad(pixels, ((0, 12), (0, 8)))
+    tiles = [wide[y : y + 16, x : x + 16].tobytes() for y in (0, 16) for x in (0, 16, 32)]
+    strips = [pixels[y : y + 8].tobytes() for y in (0, 8, 16)]
+    kinds = (({**tags, 322: 16, 323: 16, None: 324}, tiles), ({**tags, 278: 8, None: 273}, strips))
+    for more, parts in kinds:
+        image = decode_image(tiff_by_hand({**more}, *parts), "x", 1, (0, 255))
+        assert np.array_equal(image[..., 0], pixels.clip(0, 255))
+        with pytest.raises(DataError, match=rf"Expected {len(parts)} parts .* got {len(parts) - 1}"):
+            decode_image(tiff_by_hand({**more}, *parts[:-1]), "x", 1, (0, 255))
+    with pytest.raises(DataError, match=r"tiles of 429\d+"):
+        decode_image(tiff_by_hand({**kinds[0][0], 322: 65_520, 323: 65_520}, *tiles), "x", 1, (0, 255))
+    del more[257]
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode_image(tiff_by_hand({**more}, *strips), "x", 1, (0, 255))
+
+
 @pytest.mark.parametrize("kind", DEEP)
 def test_what_is_cut_short_is_an_error(kind):
     data = DEEP[kind]
@@ -218,6 +239,12 @@ def test_large_headers_are_refused_before_anything_is_decoded():
                 decode_image(change_tag(tiny, tag, size), "x", 3, (0, 1))
     with pytest.raises(DataError, match="at most 178956970 pixels but got 4294836225"):
         decode_image(change_tag(change_tag(tiny, 256, 65_535), 257, 65_535), "x", 3, (0, 1))
+    for depth in (8, 16):
+        data = png_chunks((b"IHDR", struct.pack(">IIBBBBB", 65_536, 65_536, depth, 0, 0, 0, 0)), (b"IEND", b""))
+        with pytest.raises(DataError, match="178956970"):
+            decode_image(data, "x", 3, (0, 1))
+    with pytest.raises(DataError, match="it begins with b'IEND'"):
+        decode_image(png_chunks((b"IEND", b"")), "x")
     head = npy(np.zeros((6, 10), np.uint16))
     with pytest.raises(DataError, match=r"bytes for an array of uint16 \(60000, 60000\)"):
         decode_image(head.replace(b"(6, 10), }" + b" " * 10, b"(60000, 60000), }" + b" " * 3), "x", 3, (0, 1))

@@ -1,8 +1,10 @@
 """Masks of every kind of file, against arrays worked out by hand."""
 
+import io
+
 import numpy as np
 import pytest
-from image_bytes import by_opencv, dumped, jpeg, npy, npz, png, tiff
+from image_bytes import by_opencv, dumped, jpeg, npy, npz, png, tiff, tiff_by_hand
 from PIL import Image as Pillow
 
 from segdpo.data.mask_facts import describe_mask
@@ -66,13 +68,13 @@ def test_numbers_may_have_to_be_listed():
 
 def test_a_tiff_whose_white_is_zero_keeps_its_numbers():
     inside = IDS == 1
-    for pixels in (inside, inside * np.uint8(255)):
-        # Tag 262, that white is 0, is set afterwards: Pillow would invert what it writes.
-        data = tiff(pixels)
-        position = data.index(b"\x06\x01\x03\x00\x01\x00\x00\x00")
-        data = data[: position + 8] + b"\0\0" + data[position + 10 :]
+    tags = {256: 4, 257: 3, 259: 1, 262: 0, 277: 1, None: 273}
+    for bits, stored in ((1, np.packbits(inside, 1)), (8, inside * np.uint8(255))):
+        data = tiff_by_hand({**tags, 258: bits}, stored.tobytes())
         assert np.array_equal(decode(data, values={255: 1}), inside)
         assert describe_mask(data, "x").white_is_zero
+        # Pillow shows them inverted.
+        assert np.array_equal(np.array(Pillow.open(io.BytesIO(data))) > 0, ~inside)
 
 
 def test_colours_become_classes():
@@ -80,6 +82,8 @@ def test_colours_become_classes():
         assert np.array_equal(decode_mask(data, "m.png", BY_COLOR, SIZE, CLASSES), IDS)
     assert np.array_equal(decode_mask(png(np.dstack([RGB, np.full(SIZE, 255, np.uint8)])), "m.png", BY_COLOR), IDS)
     # Where alpha tells them apart, it has to be given.
+    opaque = {name: [*colour, 255] for name, colour in COLORS.items()}
+    assert np.array_equal(decode_mask(png(RGB), "m.png", MaskFormat("colors", colors=opaque), SIZE, CLASSES), IDS)
     clear = np.dstack([RGB, np.where(IDS == 0, 0, 255).astype(np.uint8)])
     with pytest.raises(DataError, match=r"alpha"):
         decode_mask(png(clear), "m.png", BY_COLOR, SIZE, CLASSES)
@@ -249,6 +253,8 @@ def test_facts_say_what_a_file_holds():
     assert describe_mask(npy(IDS.astype(np.float32)), "x").whole
     assert describe_mask(npy(np.zeros((2, 3, 4), np.float32)), "x").shape == (2, 3, 4)
     assert describe_mask(jpeg(RGB), "x").lossy
+    assert describe_mask(npy(RGB), "x").colors == colours
+    assert describe_mask(png(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)), "x").colors is None
     many = describe_mask(png(np.arange(400, dtype=np.uint16)[None]), "x")
     assert (many.values, many.low, many.high) == (None, 0, 399)
     with pytest.raises(DataError, match=r"^x: "):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -29,6 +30,22 @@ def tiff(*pages, **options):
     """A TIFF with one or several pages."""
     first, *others = [Pillow.fromarray(page) for page in pages]
     return _saved(first, "tiff", save_all=bool(others), append_images=others, **options)
+
+
+def tiff_by_hand(tags, *parts):
+    """A TIFF of the tags {number: whole number} and the strips or tiles, whose places tag None names (273 or 324)."""
+    places = tags.pop(None)
+    lengths = {273: 279, 324: 325}[places]
+    rows = sorted([*tags.items(), (places, None), (lengths, None)])
+    first = 8 + 2 + 12 * len(rows) + 4
+    offsets = [first + 8 * len(parts) + sum(map(len, parts[:k])) for k in range(len(parts))]
+    lists = {places: (first, offsets), lengths: (first + 4 * len(parts), [len(part) for part in parts])}
+    entries = b""
+    for tag, value in rows:
+        start, numbers = lists.get(tag, (value, [value]))
+        entries += struct.pack("<HHII", tag, 4, len(numbers), numbers[0] if len(numbers) == 1 else start)
+    body = b"".join(struct.pack(f"<{len(parts)}I", *numbers) for _, numbers in lists.values())
+    return b"II*\0" + struct.pack("<IH", 8, len(rows)) + entries + bytes(4) + body + b"".join(parts)
 
 
 def jpeg(pixels):
