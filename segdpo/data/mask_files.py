@@ -12,7 +12,6 @@ from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
     WRONG,
-    Numbers,
     Size,
     chances_of,
     class_numbers,
@@ -21,6 +20,7 @@ from segdpo.data.mask_numbers import (
     instance_numbers,
     mask_colours,
 )
+from segdpo.data.pixels import Numbers
 from segdpo.data.record import Candidates, check_mask
 from segdpo.files import DataError
 from segdpo.masks import Mask
