@@ -73,13 +73,17 @@ class FilePattern:
 
     def find(self, root: Path) -> dict[str, str]:
         """Return the files below `root` that match, by id, in the order of their names."""
+        return self.ids(self.list(root))
+
+    def list(self, root: Path) -> "list[str]":
+        """Return the files below `root` that lie as deep as those that match, as paths in it."""
         start = root / self.folder
         if not start.is_dir():
             raise DataError(f"{start}: no such folder; see `root`, `images`, `masks` and `gold`.")
         front = f"{self.folder}/" if self.folder else ""
         parts = self.parts[self.folder.count("/") + bool(self.folder) :]
         depth = None if "**" in parts else len(parts) - 1
-        return self.ids(front + path for path in list_files(start, depth))
+        return [front + path for path in list_files(start, depth)]
 
     def _regex(self) -> re.Pattern[str]:
         text = "/".join(self.parts)
