@@ -14,6 +14,7 @@ from segdpo.data.record import check_classes
 from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
 
 PREDICTION = "prediction"
+MOST_FILES = 20  # more .json files are of one image each
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,20 @@ def read_annotations(path: Path) -> AnnotationFile:
                 raise
             raise DataError(f"{path}: Expected COCO but got none ({error!r}).", "manifest") from None
     return _label_studio(data, path)
+
+
+def read_annotation_files(root: Path, files: Iterable[str]) -> dict[str, AnnotationFile]:
+    """Return the files of COCO and Label Studio among the .json files of a folder."""
+    paths = [path for path in files if path.lower().endswith(".json")]
+    found = {}
+    for path in paths if len(paths) <= MOST_FILES else ():
+        data = read_file(root / path, MAX_TEXT_BYTES)
+        if data.lstrip()[:1] not in (b"{", b"["):
+            continue
+        values = parse_json(data, str(root / path))
+        if is_coco(values) or is_label_studio(values):
+            found[path] = read_annotations(root / path)
+    return found
 
 
 def is_coco(values: Any) -> bool:

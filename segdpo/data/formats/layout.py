@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from segdpo.data.formats.annotation_file import AnnotationFile
 from segdpo.data.formats.file_patterns import FilePattern
 from segdpo.data.images import SUFFIXES
 from segdpo.files import DataError
@@ -46,7 +47,10 @@ SPLIT_NAMES = {
 # Formats that may change the values of pixels.
 LOSSY = (".jpg", ".jpeg", ".webp")
 MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
-CLASS_FILES = ("classes.txt", "labelmap.txt", "labels.txt", "obj.names", "label_colors.txt", "readme.txt")
+CLASS_FILES = (
+    *("labelmap.txt", "label_map.txt", "classes.txt", "classes.json", "class_dict.csv", "label_colors.txt", "labels.txt"),
+    *("label_names.txt", "obj.names", "data.yaml", "dataset.yaml", "notes.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class MaskFiles:
         role: what the names say of them.
         files: the file of each image that has one.
         extra: files whose names are of no image.
+        annotations: what one file has of many images.
     """
 
     pattern: str
@@ -66,6 +71,7 @@ class MaskFiles:
     role: Role
     files: Mapping[str, str] = field(default_factory=dict)
     extra: Sequence[str] = ()
+    annotations: AnnotationFile | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +108,13 @@ def find_layout(files: Sequence[str], images: str | None = None) -> Layout:
     inside = FilePattern(text, SUFFIXES).matching(pictures)
     folders = {_folder_of(path) for path in inside}
     text, beside = _masks_beside(text, [path for path in files if _folder_of(path) in folders])
-    beside = [_filled(one, {}, files) for one in beside]
+    beside = [with_files(one, {}, files) for one in beside]
     taken = {path for one in beside for path in one.extra}
-    own = FilePattern(text, SUFFIXES).ids(path for path in inside if path not in taken)
+    own = FilePattern(text, SUFFIXES).ids(path for path in pictures if path in inside and path not in taken)
     rest = sorted(set(files).difference(taken, own.values()))
     text, apart = _masks_apart(text, own, rest)
     found = FilePattern(text, SUFFIXES).ids(own.values())
-    masks = [_filled(one, found, files) for one in [*beside, *apart]]
+    masks = [with_files(one, found, files) for one in [*beside, *apart]]
     split = all("/" in name and name.split("/")[0].lower() in SPLIT_NAMES for name in found)
     return Layout(text, found, masks, split)
 
@@ -130,7 +136,7 @@ def role_of(folder: str) -> tuple[Role, str]:
     return "unknown", folder
 
 
-def _filled(masks: MaskFiles, images: Collection[str], files: Sequence[str]) -> MaskFiles:
+def with_files(masks: MaskFiles, images: Collection[str], files: Sequence[str]) -> MaskFiles:
     """Return the set with its files: those of the images, and extra ones."""
     found = FilePattern(masks.pattern, MASK_SUFFIXES).ids(path for path in files if not names_classes(path))
     own = {name: path for name, path in found.items() if name in images}
@@ -366,7 +372,7 @@ def with_name(text: str, start: str, end: str) -> str:
 
 def names_classes(path: str) -> bool:
     """Return whether a file names classes, and is none of a mask."""
-    return path.rpartition("/")[2].lower() in CLASS_FILES
+    return path.rpartition("/")[2].lower() in (*CLASS_FILES, "readme.txt")
 
 
 def _folder_of(path: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 
 from segdpo.data.formats.annotation_file import names_of_images, read_annotations
 from segdpo.data.formats.file_patterns import FilePattern
-from segdpo.data.formats.folder import decode_text
 from segdpo.data.formats.layout import MASK_SUFFIXES, SPLIT_NAMES, names_classes
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image
 from segdpo.data.mask_files import MaskFormat, decode_levels, decode_mask
@@ -27,7 +26,7 @@ from segdpo.data.record import (
     check_mask_name,
     check_split,
 )
-from segdpo.files import MAX_TEXT_BYTES, DataError, raise_all, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, raise_all, read_file
 
 IDENTICAL = "identical pairs skipped"
 FOLDER = "folder"
@@ -102,7 +101,7 @@ class PlainFolder:
         files, self.other_files = _image_files(self.root, images, [*self._masks.values(), self._gold])
         self._gold = self._gold.of_images(files)
         self._masks = {name: masks.of_images(files) for name, masks in self._masks.items()}
-        self._rows = {name: {} for name in files} if index is None else _read_index(self.root / index)
+        self._rows = {name: {} for name in files} if index is None else read_index(self.root / index)
         self._check_columns(index)
         if missing := sorted(self._rows.keys() - files.keys()):
             raise DataError(f"{self.root / images}: Expected an image for {missing[0]!r} ({len(missing)} are missing).")
@@ -226,7 +225,7 @@ class MaskSet:
         return [f"{self.where}: {name}" if isinstance(file, bytes) else str(file) for name, file in lost]
 
 
-def _read_index(path: Path) -> dict[str, dict[str, str]]:
+def read_index(path: Path) -> dict[str, dict[str, str]]:
     """Return the other columns of each id."""
     text = decode_text(read_file(path, MAX_TEXT_BYTES), str(path))
     reader = csv.DictReader(text.removeprefix("\ufeff").splitlines())
