@@ -7,7 +7,8 @@ it is read.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -45,16 +46,21 @@ class Guess:
 
     Args:
         options: of PlainFolder, all of them but `root`.
-        line: what was guessed, in one line.
+        line: what was guessed, in one line; "" if nothing had to be.
     """
 
     options: Mapping[str, Any]
     line: str
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The options as plain values, for a yaml or a command line."""
+        return {name: _plain(value) for name, value in self.options.items()}
+
 
 @dataclass(frozen=True)
 class Given:
-    """The options that were set; "auto" are those to be guessed."""
+    """The options that can be guessed, and are where they are "auto"."""
 
     classes: Sequence[str] | Auto = AUTO
     masks: Mapping[str, str] | Auto | None = AUTO
@@ -62,7 +68,7 @@ class Given:
     images: str = AUTO
     index: str | None = AUTO
     format: MaskFormat | Auto = AUTO
-    masks_format: MaskFormat | Auto = AUTO
+    masks_format: MaskFormat | Auto | None = AUTO
     group: str | None = AUTO
     split: str | None = AUTO
     value_range: Sequence[float] | Auto | None = AUTO
@@ -82,7 +88,7 @@ def plain_folder(
     images: str = AUTO,
     index: str | None = AUTO,
     format: MaskFormat | Mapping[str, Any] | Auto = AUTO,
-    masks_format: MaskFormat | Mapping[str, Any] | Auto = AUTO,
+    masks_format: MaskFormat | Mapping[str, Any] | Auto | None = AUTO,
     values: Mapping[int, int] | None = None,
     group: str | None = AUTO,
     group_pattern: str | None = None,
@@ -98,27 +104,22 @@ def plain_folder(
     Raises:
         DataError: of kind "question": something could be meant in two ways, and the message has the option to set.
     """
-    if values:
-        format = MaskFormat(values=values)
-    given = Given(
-        classes, masks, gold, images, index, _format(format), _format(masks_format), group, split, value_range
-    )
-    found = guess(root, given, grouped=group_pattern is not None)
+    found = guess(root, {name: value for name, value in locals().items() if name != "root"})
     if found.line:
         log.info("%s", found.line)
-    return PlainFolder(root, **found.options, group_pattern=group_pattern, pairs=pairs, channels=channels)
+    return PlainFolder(root, **found.options)
 
 
-def guess(root: str | Path, given: Given = Given(), *, grouped: bool = False) -> Guess:
-    """Return the options for a folder.
+def guess(root: str | Path, options: Mapping[str, Any] | None = None) -> Guess:
+    """Return the options of PlainFolder for a folder.
 
     Args:
         root: the folder.
-        given: what is known already.
-        grouped: whether groups are told by a pattern on the ids, so that no group is guessed.
+        options: those of `plain_folder` that were set.
     """
+    given, rest = _given(options or {})
     if given.complete:
-        return Guess(vars(given), "")
+        return Guess(vars(given) | rest, "")
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; name the folder of your images with data.root=FOLDER.")
@@ -128,22 +129,49 @@ def guess(root: str | Path, given: Given = Given(), *, grouped: bool = False) ->
     names = Names(tuple(given.classes)) if given.classes != AUTO else find_names(root, files)
     found = _formats(root, gold, candidates, names, given)
     index, rows = _index(root, files, layout, given)
-    options = {
-        "classes": list(found.classes),
-        "masks": {one.name: one.pattern for one in candidates},
-        "gold": gold.pattern if gold else None,
+    formats = [one.format for one in (found.gold, found.candidates) if one] or [MaskFormat()]
+    guessed = {
         "images": layout.images,
+        "gold": gold.pattern if gold else None,
+        "masks": {one.name: one.pattern for one in candidates},
+        "classes": list(found.classes),
+        "format": formats[0],
+        "masks_format": formats[-1] if formats[-1] != formats[0] else None,
         "index": index,
-        "format": found.gold.format if found.gold else found.candidates.format if found.candidates else MaskFormat(),
-        "masks_format": found.candidates.format if found.gold and found.candidates else None,
-        "group": None if grouped else _group(layout, rows, given),
+        "group": None if rest.get("group_pattern") else _group(layout, rows, given),
         "split": _split(layout, rows, given),
         "value_range": _value_range(root, layout, given),
     }
-    if options["masks_format"] == options["format"]:
-        options["masks_format"] = None
-    line = _line(layout, gold, candidates, found, options)
-    return Guess(options, line)
+    return Guess(guessed | rest, _line(layout, gold, candidates, found, guessed))
+
+
+def _given(options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
+    """Return the options that can be guessed, and the others."""
+    known = [name for name in signature(plain_folder).parameters if name != "root"]
+    if unknown := sorted(options.keys() - {*known}):
+        raise DataError(f"Expected options of data=plain ({', '.join(known)}) but got {', '.join(unknown)}.")
+    options = dict(options)
+    if values := options.pop("values", None):
+        options["format"] = MaskFormat(values=values)
+    for name in ("format", "masks_format"):
+        if isinstance(options.get(name), Mapping):
+            options[name] = MaskFormat(**options[name])
+    names = [one.name for one in fields(Given)]
+    return Given(**{name: options[name] for name in names if name in options}), {
+        name: value for name, value in options.items() if name not in names
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MaskFormat):
+        default = MaskFormat()
+        parts = {one.name: getattr(value, one.name) for one in fields(value)}
+        return {
+            name: _plain(part) for name, part in parts.items() if name == "kind" or part != getattr(default, name)
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def find_names(root: Path, files: Sequence[str]) -> Names:
@@ -423,8 +451,3 @@ def _line(
 
 def _shown(text: str) -> str:
     return text if "*" in text or text.endswith(".json") else f"{text}/"
-
-
-def _format(value: MaskFormat | Mapping[str, Any] | Auto) -> MaskFormat | Auto:
-    """Return a format of options from the command line."""
-    return MaskFormat(**value) if isinstance(value, Mapping) else value
