@@ -9,8 +9,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from stored import CLASSES, contents, draw_many, folder, same
 
-from segdpo.data.formats.coco import CocoDataset, decode_region, encode_coco_mask, write_coco
+from segdpo.data.formats.coco import CocoDataset, encode_coco_mask, write_coco
 from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.formats.regions import decode_region
 from segdpo.data.images import encode_image
 from segdpo.files import DataError
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from segdpo.data.images import decode_image, decode_mask, encode_image, encode_mask
+from segdpo.data.images import decode_image, encode_image, encode_mask
+from segdpo.data.mask_files import decode_mask
 from segdpo.files import DataError
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)

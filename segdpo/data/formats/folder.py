@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
-from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
-from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_mask, check_record
+from segdpo.data.images import ImageFile, decode_image, encode_image, encode_mask
+from segdpo.data.mask_files import MaskFormat, decode_mask
+from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, raise_all, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, exists, path_inside, raise_all, read_file
 from segdpo.masks import Mask, Masks
 
 VERSION = 1
@@ -79,7 +80,7 @@ class FolderDataset:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
         gold = self.root / "gold" / f"{entry.id}.png"
         has_gold = exists(gold) if entry.gold is None else entry.gold
-        files: list[tuple[Path, dict[int, int]]] = [(path, {}) for path in paths + [gold] * has_gold]
+        files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
         masks = read_masks(files, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
 
@@ -150,37 +151,24 @@ def entry_of(record: Record, suffix: str) -> Entry:
     )
 
 
-def read_masks(files: Sequence[tuple[Path, dict[int, int]]], image: Image, classes: tuple[str, ...]) -> Masks:
+def read_masks(files: Sequence[tuple[Path, MaskFormat]], image: Image, classes: tuple[str, ...]) -> Masks:
     """Return the masks of an image as uint8 [K, H, W]; everything that is wrong with them comes as one error.
 
     Args:
-        files: the file of each mask, and which class ids its values stand for (others are class ids).
+        files: the file of each mask, and how it becomes class ids.
         image: the masks' image; they must have its size.
         classes: names of the classes; each pixel must be below their number, or 255.
     """
-    size = image.shape[:2]
-    masks: Masks = np.zeros((len(files), *size), dtype=np.uint8)
+    height, width = image.shape[:2]
+    masks: Masks = np.zeros((len(files), height, width), dtype=np.uint8)
     errors = []
-    for k, (path, values) in enumerate(files):
+    for k, (path, mask_format) in enumerate(files):
         try:
-            mask = decode_mask(read_file(path), str(path))
-            if values:
-                table = np.arange(256, dtype=np.uint8)
-                table[list(values)] = list(values.values())
-                mask = table[mask]
-            masks[k] = check_mask(mask, size, classes, f"{path}: ")
+            masks[k] = decode_mask(read_file(path), str(path), mask_format, (height, width), classes)
         except DataError as error:
             errors.append(error)
     raise_all(errors)
     return masks
-
-
-def decode_text(data: bytes, name: str) -> str:
-    """Return UTF-8 text."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
