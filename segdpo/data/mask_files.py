@@ -12,6 +12,7 @@ from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
     WRONG,
+    Numbers,
     Size,
     chances_of,
     class_numbers,
@@ -47,6 +48,7 @@ class MaskFormat:
         values: which class ids the file's numbers stand for, such as {255: 1} for masks of 0 and 255. "ids": others
             are class ids. "instances": others above 0 are `foreground`. "yolo": others are one more (class 0 is what
             no polygon covers). "coco_rle": numbers of categories; others are class ids.
+        only_values: of "ids": a number that is not in `values` is an error, also 255.
         colors: the colour of each class, (r, g, b) or (r, g, b, a); that of "ignore" becomes 255.
         foreground: the class of objects and probabilities that name none.
         threshold: of probabilities of the foreground; it belongs to it.
@@ -60,6 +62,7 @@ class MaskFormat:
 
     kind: Kind = "ids"
     values: Mapping[int, int] = field(default_factory=dict)
+    only_values: bool = False
     colors: Mapping[str, Colour] = field(default_factory=dict)
     foreground: int = 1
     threshold: float = 0.5
@@ -167,6 +170,8 @@ def decode_objects(
 
 def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:
     numbers = class_numbers(data, name)
+    if how.only_values:
+        _check_listed(numbers, how.values, name)
     if numbers.dtype == np.uint8:
         table = np.arange(256, dtype=np.uint8)
         table[[value for value in how.values if 0 <= value < 256]] = [
@@ -182,6 +187,17 @@ def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, clas
             "class",
         )
     return ids.astype(np.uint8)[np.searchsorted(found, numbers)]
+
+
+def _check_listed(numbers: Numbers, values: Mapping[int, int], name: str) -> None:
+    known = np.isin(numbers, np.array(list(values)))
+    if not known.all():
+        unknown = ", ".join(f"{number:g}" for number in np.unique(numbers[~known])[:5])
+        raise DataError(
+            f"{name}: Expected {', '.join(map(str, values))}, the numbers in `values`, but {int((~known).sum())} pixels "
+            f"have {unknown}; say in `values` which class that is (255 for ignore), or correct the mask.",
+            "class",
+        )
 
 
 def _decode_colors(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:

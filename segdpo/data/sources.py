@@ -66,7 +66,9 @@ def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
     if path.is_dir() and not (is_pack or is_folder):
         return _guessed(path, _parsed(options), channels)
     if options:
-        raise DataError(f"Expected options with a .yaml or a folder of images only but got {options[0]!r} after {path}.")
+        raise DataError(
+            f"Expected options with a .yaml or a folder of images only but got {options[0]!r} after {path}."
+        )
     if path.suffix == ".json":
         from segdpo.data.formats.coco import CocoDataset
 

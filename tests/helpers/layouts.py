@@ -5,7 +5,6 @@ by the code that reads it.
 """
 
 import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +85,9 @@ def black_and_white(root: Path) -> Expected:
     images(root, "images/*.png")
     for name in IDS[:3]:
         save(root / f"masks/{name}.png", OBJECT[name] * np.uint8(255))
-    return Expected({name: OBJECT[name] for name in IDS[:3]}, says=("images/", "gold of 3 in masks/ (0/255", "no candidates"))
+    return Expected(
+        {name: OBJECT[name] for name in IDS[:3]}, says=("images/", "gold of 3 in masks/ (0/255", "no candidates")
+    )
 
 
 def one_bit(root: Path) -> Expected:
@@ -244,7 +245,9 @@ def split_folders(root: Path) -> Expected:
         save(root / split / "images" / f"{name}.png", picture(name))
         save(root / split / "masks" / f"{name}.png", OBJECT[name])
         gold[f"{split}/{name}"], splits[f"{split}/{name}"] = OBJECT[name], {"valid": "val"}.get(split, split)
-    return Expected(gold, ids=tuple(sorted(gold)), splits=splits, says=("*/images/**/*", "*/masks/**/*", "split by folder"))
+    return Expected(
+        gold, ids=tuple(sorted(gold)), splits=splits, says=("*/images/**/*", "*/masks/**/*", "split by folder")
+    )
 
 
 def index(root: Path) -> Expected:
@@ -375,9 +378,7 @@ def label_studio_polygons(root: Path) -> Expected:
     tasks = [_task(name, [_polygon("cell", points)], k) for k, name in enumerate(IDS[:3])]
     (root / "project-1.json").write_text(json.dumps(tasks))
     mask = np.uint8((columns >= 2) & (columns < 8) & (rows >= 2) & (rows < 6))
-    return Expected(
-        dict.fromkeys(IDS[:3], mask), classes=("background", "cell"), says=("gold of 3 in project-1.json",)
-    )
+    return Expected(dict.fromkeys(IDS[:3], mask), classes=("background", "cell"), says=("gold of 3 in project-1.json",))
 
 
 def brush(mask: np.ndarray) -> list[int]:
@@ -401,7 +402,13 @@ def label_studio_brush(root: Path) -> Expected:
             mask = OBJECT[name] * np.uint8(columns != column)
             masks[f"annotator {by}"][name] = mask
             value = {"format": "rle", "rle": brush(mask), "brushlabels": ["cell"]}
-            result = {"id": "r", "type": "brushlabels", "original_width": WIDTH, "original_height": HEIGHT, "value": value}
+            result = {
+                "id": "r",
+                "type": "brushlabels",
+                "original_width": WIDTH,
+                "original_height": HEIGHT,
+                "value": value,
+            }
             task["annotations"].append({"completed_by": by, "result": [result]})
         tasks.append(task)
     (root / "project-2.json").write_text(json.dumps(tasks))
@@ -411,7 +418,7 @@ def label_studio_brush(root: Path) -> Expected:
 def deep_images(root: Path) -> Expected:
     """16-bit grey images; the test sets their value range."""
     for name in IDS:
-        save(root / f"images/{name}.tif", np.uint16(100 * picture(name)[..., 0]))
+        save(root / f"images/{name}.tif", np.uint16(100) * picture(name)[..., 0])
         save(root / f"masks/{name}.png", OBJECT[name])
     return Expected(OBJECT)
 

@@ -1,4 +1,4 @@
-"""One JSON file with the masks of many images, of COCO or Label Studio: what it has of each image, as JSON of its own."""
+"""One JSON file with the masks of many images, of COCO or Label Studio: what it has of each, as JSON of its own."""
 
 import json
 import re
@@ -154,6 +154,4 @@ def _label_studio(data: bytes, path: Path) -> AnnotationFile:
     if not labels:
         raise DataError(f"{path}: Expected annotations with labels but got none in {len(tasks)} tasks.", "manifest")
     names = sorted(labels - {"background"})
-    return AnnotationFile(
-        "label_studio", check_classes(("background", *names), f"{path}: "), documents, len(tasks)
-    )
+    return AnnotationFile("label_studio", check_classes(("background", *names), f"{path}: "), documents, len(tasks))

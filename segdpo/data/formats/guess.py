@@ -1,8 +1,8 @@
 """The options of PlainFolder for a folder as people have it: what is told from names and from a sample of the masks.
 
-What cannot be told without doubt is asked: a DataError of kind "question" names the one option to set. Options that were
-set are never changed, and once all are set, nothing is guessed. Whatever the guess, each mask is checked against it when
-it is read.
+What cannot be told without doubt is asked: a DataError of kind "question" names the option to set. Options that were
+set are never changed, and once all are set, nothing is guessed. Whatever the guess, each mask is checked against it
+when it is read.
 """
 
 import logging
@@ -24,7 +24,7 @@ from segdpo.data.formats.plain_folder import FOLDER, PlainFolder, read_index
 from segdpo.data.images import value_range_of
 from segdpo.data.mask_facts import describe_mask
 from segdpo.data.mask_files import MaskFormat
-from segdpo.data.record import SPLITS
+from segdpo.data.record import SPLITS, check_classes
 from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class Given:
     gold: str | None = AUTO
     images: str = AUTO
     index: str | None = AUTO
-    format: MaskFormat | Auto = AUTO
-    masks_format: MaskFormat | Auto | None = AUTO
+    mask_format: MaskFormat | Auto = AUTO
+    candidates_format: MaskFormat | Auto | None = AUTO
     group: str | None = AUTO
     split: str | None = AUTO
     value_range: Sequence[float] | Auto | None = AUTO
@@ -87,8 +87,8 @@ def plain_folder(
     *,
     images: str = AUTO,
     index: str | None = AUTO,
-    format: MaskFormat | Mapping[str, Any] | Auto = AUTO,
-    masks_format: MaskFormat | Mapping[str, Any] | Auto | None = AUTO,
+    mask_format: MaskFormat | Mapping[str, Any] | Auto = AUTO,
+    candidates_format: MaskFormat | Mapping[str, Any] | Auto | None = AUTO,
     values: Mapping[int, int] | None = None,
     group: str | None = AUTO,
     group_pattern: str | None = None,
@@ -99,7 +99,7 @@ def plain_folder(
 ) -> PlainFolder:
     """Return the records of a folder as people have it; what is "auto" is guessed, and said in one line.
 
-    The arguments are those of PlainFolder. `values` is a short form of format={kind: ids, values: …}.
+    The arguments are those of PlainFolder. `values` is a short form of mask_format={kind: ids, values: …}.
 
     Raises:
         DataError: of kind "question": something could be meant in two ways, and the message has the option to set.
@@ -125,8 +125,9 @@ def guess(root: str | Path, options: Mapping[str, Any] | None = None) -> Guess:
         raise DataError(f"{root}: no such folder; name the folder of your images with data.root=FOLDER.")
     files = list_files(root, DEPTH)
     layout = find_layout(files, None if given.images == AUTO else given.images)
-    gold, candidates = _roles(_sets(root, files, layout, given), given)
-    names = Names(tuple(given.classes)) if given.classes != AUTO else find_names(root, files)
+    sets = _sets(root, files, layout, given)
+    gold, candidates = _roles(sets, given)
+    names = Names(check_classes(tuple(given.classes))) if given.classes != AUTO else find_names(root, files)
     found = _formats(root, gold, candidates, names, given)
     index, rows = _index(root, files, layout, given)
     formats = [one.format for one in (found.gold, found.candidates) if one] or [MaskFormat()]
@@ -135,14 +136,15 @@ def guess(root: str | Path, options: Mapping[str, Any] | None = None) -> Guess:
         "gold": gold.pattern if gold else None,
         "masks": {one.name: one.pattern for one in candidates},
         "classes": list(found.classes),
-        "format": formats[0],
-        "masks_format": formats[-1] if formats[-1] != formats[0] else None,
+        "mask_format": formats[0],
+        "candidates_format": formats[-1] if formats[-1] != formats[0] else None,
         "index": index,
         "group": None if rest.get("group_pattern") else _group(layout, rows, given),
         "split": _split(layout, rows, given),
         "value_range": _value_range(root, layout, given),
     }
-    return Guess(guessed | rest, _line(layout, gold, candidates, found, guessed))
+    unused = [one.pattern for one in sets if one is not gold and one.pattern not in guessed["masks"].values()]
+    return Guess(guessed | rest, _line(layout, gold, candidates, found, guessed, unused))
 
 
 def _given(options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
@@ -152,8 +154,8 @@ def _given(options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
         raise DataError(f"Expected options of data=plain ({', '.join(known)}) but got {', '.join(unknown)}.")
     options = dict(options)
     if values := options.pop("values", None):
-        options["format"] = MaskFormat(values=values)
-    for name in ("format", "masks_format"):
+        options |= {"mask_format": MaskFormat(values=values), "candidates_format": None}  # of all masks
+    for name in ("mask_format", "candidates_format"):
         if isinstance(options.get(name), Mapping):
             options[name] = MaskFormat(**options[name])
     names = [one.name for one in fields(Given)]
@@ -166,9 +168,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, MaskFormat):
         default = MaskFormat()
         parts = {one.name: getattr(value, one.name) for one in fields(value)}
-        return {
-            name: _plain(part) for name, part in parts.items() if name == "kind" or part != getattr(default, name)
-        }
+        return {name: _plain(part) for name, part in parts.items() if name == "kind" or part != getattr(default, name)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
@@ -184,8 +184,7 @@ def find_names(root: Path, files: Sequence[str]) -> Names:
                 found[path] = Names(tuple(labels), source=path)
         elif name in CLASS_FILES:
             known = read_classes(read_file(root / path), str(root / path))
-            colors = {label: colour for label, colour in known.colors.items()} if known.colors else {}
-            found[path] = Names(known.classes, colors, known.values, known.background is None, path)
+            found[path] = Names(known.classes, known.colors, known.values, known.background is None, path)
     if len({one.classes for one in found.values()}) > 1:
         listed = "; ".join(f"{path}: {', '.join(one.classes)}" for path, one in found.items())
         raise question(f"{root}: Expected one list of classes but got {listed}; set data.classes=[…], or remove one.")
@@ -208,15 +207,15 @@ def _formats(
     count = max(4, SAMPLE // (len(candidates) + (gold is not None) or 1))
     of_gold = None
     if gold:
-        asked = Asked(f"{root}, gold in {gold.pattern}", "data.format")
-        of_gold = _format_of(root, gold, names, asked, given.format, count)
+        asked = Asked(f"{root}, gold in {gold.pattern}", "data.mask_format")
+        of_gold = _format_of(root, gold, names, asked, given.mask_format, count)
         names = names if names.classes else Names(of_gold.classes, source=f"gold in {gold.pattern}")
     found: dict[str, FormatGuess] = {}
-    own = given.masks_format if given.masks_format != AUTO or gold else given.format
+    own = given.candidates_format if given.candidates_format is not None and gold else given.mask_format
     for one in candidates:
         asked = Asked(
             f"{root}, candidates in {one.pattern}",
-            "data.masks_format" if gold else "data.format",
+            "data.candidates_format" if gold else "data.mask_format",
             one.role == "predictions",
         )
         found[one.name] = _format_of(root, one, names, asked, own, count)
@@ -240,17 +239,25 @@ def _format_of(
         return FormatGuess(
             MaskFormat(masks.annotations.kind), names.classes or masks.annotations.classes, masks.annotations.kind
         )
-    paths = [masks.files[name] for name in sorted(masks.files)]
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
-    samples = {str(root / paths[k]): read_file(root / paths[k]) for k in chosen}
+    paths = [root / masks.files[name] for name in spread(sorted(masks.files), count)]
+    samples = {str(path): read_file(path) for path in paths}
     return guess_format(samples, names, asked)
 
 
-def classes_of(format: MaskFormat) -> tuple[str, ...]:
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """Return at most `count` of the items, in equal steps.
+
+    >>> spread("abcdefg", 3)
+    ['a', 'd', 'g']
+    """
+    return [items[k] for k in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
+
+
+def classes_of(mask_format: MaskFormat) -> tuple[str, ...]:
     """Return names for the classes of a format that was set without them."""
-    if format.colors:
-        return tuple(name for name in format.colors if name != "ignore")
-    top = max([number for number in format.values.values() if number != 255] + [format.foreground])
+    if mask_format.colors:
+        return tuple(name for name in mask_format.colors if name != "ignore")
+    top = max([number for number in mask_format.values.values() if number != 255] + [mask_format.foreground])
     return BINARY if top == 1 else ("background", *(f"class_{number}" for number in range(1, top + 1)))
 
 
@@ -285,21 +292,27 @@ def _gold(possible: Sequence[MaskFiles], candidates: Sequence[MaskFiles]) -> Mas
     listed = ", ".join(f"{one.pattern} (of {len(one.files)} images)" for one in (sure or possible))
     besides = f" beside those of {', '.join(one.name for one in drawn)}" if drawn else ""
     raise question(
-        f"Expected to know which masks are gold but got {listed}{besides}; set data.gold={(sure or possible)[0].pattern} "
-        "if these are the true ones, or data.gold=null if none are: then they are candidates to compare."
+        f"Expected to know which masks are gold but got {listed}{besides}; set "
+        f"data.gold={(sure or possible)[0].pattern} if these are the true ones, or data.gold=null if none are: then "
+        "they are candidates to compare."
     )
 
 
 def _more_candidates(others: Sequence[MaskFiles], gold: MaskFiles | None, given: Given) -> list[MaskFiles]:
-    """Return the masks that are neither gold nor of an annotator: candidates if there is no gold, else a question."""
+    """Return which of the masks are candidates that are neither gold nor of an annotator.
+
+    All are if there is no gold. If gold was named, the others were not; they are left out, and the line says so.
+    """
     others = [one for one in others if one.name.lower() not in OBJECTS]
     if not others or gold is None:
         return list(others)
+    if given.gold != AUTO:
+        return []
     masks = ",".join(f"{one.name}:{one.pattern}" for one in others)
     raise question(
         f"Expected masks besides gold ({gold.pattern}) to say whose they are but got "
-        f"{', '.join(one.pattern for one in others)}; set 'data.masks={{{masks}}}' if they are candidates to compare, or "
-        "'data.masks={}' to leave them out."
+        f"{', '.join(one.pattern for one in others)}; set 'data.masks={{{masks}}}' if they are candidates to compare, "
+        "or 'data.masks={}' to leave them out."
     )
 
 
@@ -335,7 +348,7 @@ def _annotation_sets(root: Path, files: Sequence[str], layout: Layout) -> list[M
 
 
 def _is_mask_set(root: Path, masks: MaskFiles) -> bool:
-    """Return whether files of the images' names are masks: their folder says so, or they have few numbers or colours."""
+    """Return whether files of the images' names are masks, by their folder's name or because they have few numbers."""
     if masks.role != "unknown" or masks.annotations:
         return True
     for path in list(masks.files.values())[:LOOKED_AT]:
@@ -364,7 +377,9 @@ def nnunet_labels(path: Path) -> list[str]:
     return names
 
 
-def _index(root: Path, files: Sequence[str], layout: Layout, given: Given) -> tuple[str | None, Mapping[str, Mapping[str, str]]]:
+def _index(
+    root: Path, files: Sequence[str], layout: Layout, given: Given
+) -> tuple[str | None, Mapping[str, Mapping[str, str]]]:
     """Return the table of the images with its rows: index.csv, or the only other .csv that has their ids."""
     if given.index != AUTO:
         return given.index, read_index(root / given.index) if given.index else {}
@@ -372,8 +387,8 @@ def _index(root: Path, files: Sequence[str], layout: Layout, given: Given) -> tu
     found = {path: rows for path in tables if (rows := _rows(root / path)) and rows.keys() & layout.files.keys()}
     if len(found) > 1 and "index.csv" not in found:
         raise question(
-            f"{root}: Expected one table of the images but got {', '.join(found)}; set data.index={next(iter(found))}, or "
-            "data.index=null for none."
+            f"{root}: Expected one table of the images but got {', '.join(found)}; set data.index={next(iter(found))}, "
+            "or data.index=null for none."
         )
     name = "index.csv" if "index.csv" in found else next(iter(found), None)
     return name, found.get(name or "", {})
@@ -411,7 +426,7 @@ def _split(layout: Layout, rows: Mapping[str, Mapping[str, str]], given: Given) 
 def _value_range(root: Path, layout: Layout, given: Given) -> Sequence[float] | None:
     if given.value_range != AUTO:
         return cast(Sequence[float] | None, given.value_range)
-    paths = [root / path for path in layout.files.values()]
+    paths = [root / path for path in spread(list(layout.files.values()), SAMPLE)]
     try:
         if value_range_of(paths, LOOKED_AT) is None:
             return None
@@ -431,6 +446,7 @@ def _line(
     candidates: Sequence[MaskFiles],
     found: _Formats,
     options: Mapping[str, Any],
+    unused: Sequence[str],
 ) -> str:
     classes = ", ".join(found.classes)
     parts = [f"{len(layout.files)} images in {_shown(options['images'])}"]
@@ -446,6 +462,8 @@ def _line(
     parts += [f"{key} by {options[key]}" for key in ("index", "split", "group") if options[key]]
     if extra := sum(len(one.extra) for one in [*candidates, *([gold] if gold else [])]):
         parts.append(f"{extra} masks without image")
+    if unused:
+        parts.append(f"not used: {', '.join(map(_shown, unused))}")
     return "plain: " + ", ".join(parts)
 
 

@@ -79,7 +79,7 @@ class Asked:
     """
 
     where: str
-    option: Literal["data.format", "data.masks_format"]
+    option: Literal["data.mask_format", "data.candidates_format"]
     predicted: bool = False
 
     def question(self, expected: str, *answers: tuple[str, str]) -> DataError:
@@ -193,9 +193,7 @@ def _colours(facts: Mapping[str, MaskFacts], names: Names, asked: Asked) -> Form
     )
 
 
-def _numbers(
-    facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes], names: Names, asked: Asked
-) -> FormatGuess:
+def _numbers(facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes], names: Names, asked: Asked) -> FormatGuess:
     found = sorted(set().union(*(_numbers_of(one) for one in facts.values())))
     ids = [number for number in found if number not in (0, IGNORE)]
     if found[0] < 0:
@@ -239,13 +237,17 @@ def _ids_of_names(found: list[int], ids: list[int], names: Names, asked: Asked) 
         whole, short = ",".join(names.classes), ",".join(names.classes[1:])
         raise question(
             f"{asked.where}: Expected to know whether 0 is background or {names.classes[1]!r}, the first class of "
-            f"{names.source}, but got numbers up to {ids[-1]}; set 'data.classes=[{whole}]' or 'data.classes=[{short}]'."
+            f"{names.source}, but got numbers up to {ids[-1]}; set 'data.classes=[{whole}]' or "
+            f"'data.classes=[{short}]'."
         )
     elif ids[-1] < len(names.classes):
         return _ids(found, names.classes)
     raise asked.question(
         f"numbers of {len(names.classes)} classes ({', '.join(names.classes)}, {names.source}) but got {ids[-1]}",
-        (_values({number: min(k, len(names.classes) - 1) for k, number in enumerate([0, *ids])}), "these are their ids"),
+        (
+            _values({number: min(k, len(names.classes) - 1) for k, number in enumerate([0, *ids])}),
+            "these are their ids",
+        ),
     )
 
 
@@ -293,7 +295,8 @@ def _check_gaps(ids: list[int], asked: Asked) -> None:
         return
     if len(ids) == 1:
         raise asked.question(
-            f"1 or 255 as the number of the object but got 0 and {ids[0]}", (_values({0: 0, ids[0]: 1}), "it is the object")
+            f"1 or 255 as the number of the object but got 0 and {ids[0]}",
+            (_values({0: 0, ids[0]: 1}), "it is the object"),
         )
     classes = "{kind:probabilities}", "they are probabilities"
     if len(ids) <= MANY:
@@ -303,9 +306,7 @@ def _check_gaps(ids: list[int], asked: Asked) -> None:
     )
 
 
-def _check_objects(
-    facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes], ids: list[int], asked: Asked
-) -> None:
+def _check_objects(facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes], ids: list[int], asked: Asked) -> None:
     """Ask whether the numbers are classes where they could as well count the objects of each image."""
     tops = {max(_numbers_of(one) - {IGNORE}) for one in facts.values()}
     if ids[-1] < MANY and len(tops) == 1 and len(facts) >= SAME:

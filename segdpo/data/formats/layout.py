@@ -14,26 +14,29 @@ from segdpo.files import DataError
 
 Role = Literal["gold", "masks", "predictions", "annotator", "unknown"]
 
-IMAGES = set(
-    "images image imgs img jpegimages imagestr photos pictures inputs input leftimg8bit raw frames patches tiles".split()
-)
-GOLD = set("gold gt gts groundtruth ground_truth ground-truth truth labelstr segmentationclass manual reference".split())
-MASKS = set(
-    "masks mask labels label annotations annotation seg segs segmentation segmentations targets target labelmaps "
-    "mask_images masks_png annotations_png".split()
-)
-PREDICTIONS = set(
-    "predictions prediction preds pred probabilities probability probs prob softmax outputs output scores".split()
-)
+IMAGES = {
+    *("images", "image", "imgs", "img", "jpegimages", "imagestr", "photos", "pictures", "inputs", "input"),
+    *("leftimg8bit", "raw", "frames", "patches", "tiles"),
+}
+GOLD = {
+    *("gold", "gt", "gts", "groundtruth", "ground_truth", "ground-truth", "truth", "manual", "reference"),
+    *("labelstr", "segmentationclass"),
+}
+MASKS = {
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "seg", "segs", "segmentation", "segmentations"),
+    *("targets", "target", "labelmaps", "mask_images", "masks_png", "annotations_png"),
+}
+PREDICTIONS = {
+    *("predictions", "prediction", "preds", "pred", "probabilities", "probability", "probs", "prob", "softmax"),
+    *("outputs", "output", "scores"),
+}
 # What names of masks may have before or after the id of their image, and names of images too.
 KIND = r"(?:masks?|labels?|annotations?|segs?|segmentations?)"
-MASK_ENDS = tuple(
-    f"{sign}{word}"
-    for word in (
-        "mask masks gt seg segmentation label labels gold groundtruth ground_truth truth manual1 manual annotation L"
-    ).split()
-    for sign in "_-"
+MASK_WORDS = (
+    *("mask", "masks", "gt", "seg", "segmentation", "label", "labels", "gold", "groundtruth", "ground_truth", "truth"),
+    *("manual1", "manual", "annotation", "L"),
 )
+MASK_ENDS = tuple(f"{sign}{word}" for word in MASK_WORDS for sign in "_-")
 MASK_STARTS = ("mask_", "mask-", "masks_", "gt_", "seg_", "label_")
 IMAGE_ENDS = ("_0000", "_image", "-image", "_img", "-img", "_sat", "_rgb", "_raw", "_training", "_leftImg8bit")
 IMAGE_STARTS = ("image_", "image-", "img_", "img-")
@@ -48,7 +51,15 @@ SPLIT_NAMES = {
 LOSSY = (".jpg", ".jpeg", ".webp")
 MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
 CLASS_FILES = (
-    *("labelmap.txt", "label_map.txt", "classes.txt", "classes.json", "class_dict.csv", "label_colors.txt", "labels.txt"),
+    *(
+        "labelmap.txt",
+        "label_map.txt",
+        "classes.txt",
+        "classes.json",
+        "class_dict.csv",
+        "label_colors.txt",
+        "labels.txt",
+    ),
     *("label_names.txt", "obj.names", "data.yaml", "dataset.yaml", "notes.json"),
 )
 
@@ -236,6 +247,8 @@ def _masks_of_another_suffix(text: str, files: Sequence[str]) -> list[MaskFiles]
     for couple in sorted({tuple(sorted(ones)) for ones in suffixes.values() if len(ones) > 1}):
         pictures = [suffix for suffix in couple if suffix.lower() in SUFFIXES]
         images = [suffix for suffix in pictures if suffix.lower() in LOSSY] if len(pictures) > 1 else pictures
+        if FilePattern(text, SUFFIXES).has_suffix:
+            images = [suffix for suffix in pictures if text.endswith(suffix)]
         if len(images) != 1:
             raise DataError(
                 f"Expected images and masks of one name to have suffixes that tell them apart but got {couple}; say "

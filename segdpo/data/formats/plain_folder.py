@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segdpo.data.formats.annotation_file import names_of_images, read_annotations
 from segdpo.data.formats.file_patterns import FilePattern
 from segdpo.data.formats.layout import MASK_SUFFIXES, SPLIT_NAMES, names_classes
-from segdpo.data.images import SUFFIXES, ImageFile, decode_image
+from segdpo.data.images import SUFFIXES, ImageFile, decode_image, eight_bit_file
 from segdpo.data.mask_files import MaskFormat, decode_levels, decode_mask
 from segdpo.data.record import (
     Candidates,
@@ -49,9 +50,9 @@ class PlainFolder:
         index: CSV file with a column `id`, one row an image; its other columns become the record's meta. None: every
             image in the folder.
         values: which class ids the numbers in the mask files stand for: {255: 1} for masks of 0 and 255, {11: 255} if
-            11 means unlabelled. The same as `format.values`.
-        format: how the mask files become class ids. None: they store class ids.
-        masks_format: the same for the candidates, where they differ from gold.
+            11 means unlabelled. Short for `mask_format`.
+        mask_format: how the mask files become class ids. None: they store class ids.
+        candidates_format: the same for the candidates, where they differ from gold.
         group: column of the index that names the group; "folder": the folders of the id.
         group_pattern: regular expression on the id: ids with the same text in its brackets are one group; an id that
             it does not match is a group of its own.
@@ -76,8 +77,8 @@ class PlainFolder:
         images: str = "images",
         index: str | None = "index.csv",
         values: Mapping[int, int] | None = None,
-        format: MaskFormat | None = None,
-        masks_format: MaskFormat | None = None,
+        mask_format: MaskFormat | Mapping[str, Any] | None = None,
+        candidates_format: MaskFormat | Mapping[str, Any] | None = None,
         group: str | None = None,
         group_pattern: str | None = None,
         split: str | None = None,
@@ -89,12 +90,10 @@ class PlainFolder:
         self.value_range = None if value_range is None else tuple(value_range)
         self._group, self._split = group, split
         self._pattern = re.compile(group_pattern) if group_pattern else None
-        gold_format = format or MaskFormat(values=values or {})
-        if format and values:
-            gold_format = replace(format, values={**format.values, **values})
-        self._gold = MaskSet.open(self.root, gold, gold_format) if gold else MaskSet({}, gold_format)
+        gold_format = _format(mask_format) or MaskFormat(values=values or {})
+        self._gold = MaskSet.open(self.root, gold, gold_format) if gold else MaskSet(self.root, {}, gold_format)
         self._masks = {
-            check_mask_name(name): MaskSet.open(self.root, text, masks_format or gold_format)
+            check_mask_name(name): MaskSet.open(self.root, text, _format(candidates_format) or gold_format)
             for name, text in (masks or {}).items()
         }
         self._pairs = _check_pairs(pairs, self._masks)
@@ -105,16 +104,18 @@ class PlainFolder:
         self._check_columns(index)
         if missing := sorted(self._rows.keys() - files.keys()):
             raise DataError(f"{self.root / images}: Expected an image for {missing[0]!r} ({len(missing)} are missing).")
-        self.extra_files = tuple(sorted({where for one in (*self._masks.values(), self._gold) for where in one.without_image(files)}))
+        self.extra_files = tuple(
+            sorted({where for one in (*self._masks.values(), self._gold) for where in one.without_image(files)})
+        )
         self._ids = tuple(self._rows)
-        self._files = tuple(self.root / files[name] for name in self._ids)
+        self._files = tuple(files[name] for name in self._ids)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> Record:
         info = self.describe(index)
-        path = self._files[index]
+        path = self.image_path(index)
         image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         names, masks, gold = self._read_masks(info.id, (image.shape[0], image.shape[1]))
         wanted = [(a, b) for a, b in self._pairs if a in names and b in names]
@@ -143,13 +144,12 @@ class PlainFolder:
         )
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._files[index]
-        return ImageFile(path.suffix, read_file(path))
+        """Return the image's file as it lies on disk; one of 16 bits or of floats as a PNG of 8 bits."""
+        return eight_bit_file(self.image_path(index), self.value_range)
 
     def image_path(self, index: int) -> Path:
         """Return the path of the image's file."""
-        return self._files[index]
+        return self.root / self._files[index]
 
     def masks_of(self, index: int) -> tuple[str, ...]:
         """Return the names of the candidates of an image, by its files alone."""
@@ -189,21 +189,22 @@ class PlainFolder:
 
 @dataclass(frozen=True, eq=False)
 class MaskSet:
-    """Masks of one kind: the file of each image, or what a .json has of it."""
+    """Masks of one kind: the file of each image in the folder `root`, or what a .json has of it."""
 
-    files: Mapping[str, Path | bytes]
-    format: MaskFormat
+    root: Path
+    files: Mapping[str, str | bytes]
+    mask_format: MaskFormat
     where: str = ""
 
     @classmethod
-    def open(cls, root: Path, text: str, format: MaskFormat) -> "MaskSet":
+    def open(cls, root: Path, text: str, mask_format: MaskFormat) -> "MaskSet":
         """Return the masks that a pattern names."""
         file, _, maker = text.partition("#")
         if file.lower().endswith(".json") and "*" not in file:
-            return cls(read_annotations(root / file).of(maker, str(root / file)), format, str(root / file))
+            return cls(root, read_annotations(root / file).of(maker, str(root / file)), mask_format, str(root / file))
         suffixes = (".json",) if text.lower().endswith(".json") else MASK_SUFFIXES
         found = FilePattern(text, suffixes).find(root)
-        return cls({name: root / path for name, path in found.items() if not names_classes(path)}, format)
+        return cls(root, {name: path for name, path in found.items() if not names_classes(path)}, mask_format)
 
     def of_images(self, images: Iterable[str]) -> "MaskSet":
         """Return the masks by the ids of the images, which one file for all images may name otherwise."""
@@ -213,16 +214,21 @@ class MaskSet:
     def read(self, name: str, size: tuple[int, int], classes: tuple[str, ...], *, levels: bool) -> Candidates:
         """Return the mask of an image; a probability map as one mask a level if `levels`."""
         file = self.files[name]
-        data = file if isinstance(file, bytes) else read_file(file)
-        where = f"{self.where}, image {name!r}" if isinstance(file, bytes) else str(file)
-        if levels and self.format.kind == "probabilities":
-            return decode_levels(data, where, self.format, size, classes)
-        return Candidates(decode_mask(data, where, self.format, size, classes)[None], ("",))
+        data = file if isinstance(file, bytes) else read_file(self.root / file)
+        where = f"{self.where}, image {name!r}" if isinstance(file, bytes) else str(self.root / file)
+        if levels and self.mask_format.kind == "probabilities":
+            return decode_levels(data, where, self.mask_format, size, classes)
+        return Candidates(decode_mask(data, where, self.mask_format, size, classes)[None], ("",))
 
     def without_image(self, images: Mapping[str, str]) -> list[str]:
         """Return the masks that no image belongs to."""
         lost = [(name, file) for name, file in self.files.items() if name not in images]
-        return [f"{self.where}: {name}" if isinstance(file, bytes) else str(file) for name, file in lost]
+        return [f"{self.where}: {name}" if isinstance(file, bytes) else str(self.root / file) for name, file in lost]
+
+
+def _format(value: MaskFormat | Mapping[str, Any] | None) -> MaskFormat | None:
+    """Return a format that may be given by its options."""
+    return MaskFormat(**value) if isinstance(value, Mapping) else value
 
 
 def read_index(path: Path) -> dict[str, dict[str, str]]:
@@ -253,8 +259,8 @@ def _rows_of(reader: "csv.DictReader[str]", path: Path) -> dict[str, dict[str, s
 def _image_files(root: Path, text: str, masks: Sequence[MaskSet]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the image of each id, and the files among them that are nothing of this data set."""
     pattern = FilePattern(text, SUFFIXES)
-    taken = {str(file) for one in masks for file in one.files.values() if not isinstance(file, bytes)}
-    files = [path for path in pattern.list(root) if str(root / path) not in taken]
+    taken = {file for one in masks for file in one.files.values() if not isinstance(file, bytes)}
+    files = [path for path in pattern.list(root) if path not in taken]
     found = pattern.ids(files)
     # Pictures are what people put beside their folder of images; in that folder, everything should be one.
     rest = set(files).difference(found.values()) if pattern.folder else set()

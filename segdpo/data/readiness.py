@@ -1,7 +1,10 @@
 """The verdict on a data set that was checked: the command that trains on it, or what is missing."""
 
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,7 @@ FIXES = {
     "size": "save each mask in the size of its image",
     "unreadable": "restore or remove these files",
     "mask format": "save masks as PNG, with one colour or number a class",
-    "class": "map the numbers with format.values, or name the class in classes",
+    "class": "map the numbers with data.mask_format, or name the class in data.classes",
     "image in two splits": "remove the copy from one split",
     "group in two splits": "correct the splits, or draw new ones: train with datamodule.split.given=false",
     "id twice": "rename one of them",
@@ -100,3 +103,31 @@ def _classes(check: Check) -> list[tuple[str, str]]:
     if check.classes[0].lower() in ("background", "bg", "_background_", "unlabeled", "other"):
         return []
     return [("background=true", f"class 0 is {check.classes[0]!r}, and counts like the others")]
+
+
+def command_line(options: Mapping[str, Any], more: Sequence[str]) -> str:
+    r"""Return the command that trains with these options, to paste into a shell.
+
+    >>> command_line({"data": "plain", "data.root": "my photos", "data.masks": {"anna": "masks/*_a"}}, ["seed=1"])
+    "segdpo train data=plain 'data.root=\"my photos\"' 'data.masks={anna:\"masks/*_a\"}' seed=1"
+    """
+    return shlex.join(["segdpo", "train", *(f"{key}={_hydra(value)}" for key, value in options.items()), *more])
+
+
+def _hydra(value: Any) -> str:
+    """Return a value as Hydra's command line reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_key(key)}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
+    return value if plain else '"' + re.sub(r'(\\*)"', r"\1\1\"", value) + '"'
+
+
+def _key(key: Any) -> str:
+    """Return a key of a dictionary, which cannot be quoted: signs that mean something have a backslash."""
+    return re.sub(r"([^\w /.-])", r"\\\1", key) if isinstance(key, str) else str(key)
