@@ -194,7 +194,7 @@ def _check_listed(numbers: Numbers, values: Mapping[int, int], name: str) -> Non
     if not known.all():
         unknown = ", ".join(f"{number:g}" for number in np.unique(numbers[~known])[:5])
         raise DataError(
-            f"{name}: Expected {', '.join(map(str, values))}, the numbers in `values`, but {int((~known).sum())} pixels "
+            f"{name}: Expected {', '.join(map(str, values))}, the `values`, but {int((~known).sum())} pixels "
             f"have {unknown}; say in `values` which class that is (255 for ignore), or correct the mask.",
             "class",
         )

@@ -252,12 +252,12 @@ def split_folders(root: Path) -> Expected:
 
 def index(root: Path) -> Expected:
     black_and_white(root)
-    lines = [f"{name},hospital {k % 2},{'test' if k == 5 else 'train'}" for k, name in enumerate(IDS)]
+    lines = [f"{name},hospital {k // 2},{'test' if k > 3 else 'train'}" for k, name in enumerate(IDS)]
     (root / "index.csv").write_text("id,patient,split\n" + "\n".join(lines))
     return Expected(
         {name: OBJECT[name] for name in IDS[:3]},
-        splits={name: "test" if name == "f6" else "train" for name in IDS},
-        groups={name: f"hospital {k % 2}" for k, name in enumerate(IDS)},
+        splits={name: "test" if name in IDS[4:] else "train" for name in IDS},
+        groups={name: f"hospital {k // 2}" for k, name in enumerate(IDS)},
         says=("index by index.csv", "split by split", "group by patient"),
     )
 
