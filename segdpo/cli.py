@@ -511,8 +511,10 @@ def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
         return
     name = re.sub(r"\W+", "_", Path(data).absolute().stem).strip("_")
     folder = f"outputs/{name or 'data'}"
-    print(f"ready to train: {'; '.join(judged.reasons)}.\n")
-    print(command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
+    print("ready to train:")
+    for reason in judged.reasons:
+        print(f"  - {reason}")
+    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
     print(f"segdpo predict {folder} NEW_IMAGES --out {folder}/predictions")
 
 

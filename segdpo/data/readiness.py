@@ -15,6 +15,8 @@ from segdpo.data.checking import Check
 WHOLE, LARGE = 256, 640
 STEP = 32  # sides of the network's input
 FEWEST = 4  # images: train, val and test, and one to judge that the reference has not seen
+# Of the images, this share is trained on, and the reference sees at most so many of their gold masks.
+TRAIN, SEEN = 0.7, 16
 FIXES = {
     "empty mask": "if these images show no object, accept them with --allow 'empty mask'",
     "duplicate image": "remove the copies, or accept them with --allow 'duplicate image'",
@@ -74,6 +76,10 @@ def _learning(check: Check) -> list[tuple[str, str]]:
     chosen = []
     if check.gold and (check.gold < check.records or not check.masked):
         chosen.append(("reference_training=few_masks", f"the reference learns from gold masks ({check.gold} images)"))
+        if check.gold == check.records and TRAIN * check.records < SEEN + 4:
+            half = max(1, int(TRAIN * check.records / 2))
+            reason = f"it sees {half} images, since others are left to judge"
+            chosen.append((f"reference_training.images={half}", reason))
     else:
         chosen.append(("", "the reference learns from the candidates' first masks"))
     if check.judged:

@@ -358,7 +358,9 @@ def coco(root: Path) -> Expected:
     (root / "annotations/instances.json").write_text(json.dumps(values))
     mask = np.uint8((columns >= 2) & (columns < 8) & (rows >= 2) & (rows < 6))
     return Expected(
-        dict.fromkeys(IDS[:4], mask), classes=("background", "cell"), says=("gold of 4 in annotations/instances.json",)
+        dict.fromkeys(IDS[:4], mask),
+        classes=("background", "cell"),
+        says=("gold of 4 in annotations/instances.json (COCO, 1 images without annotation → ",),
     )
 
 

@@ -63,7 +63,7 @@ def test_the_command_and_the_yaml_read_the_same_records(tmp_path, run, build, mo
     if build is layouts.images_alone:
         assert (status, "not ready to train; missing:\n  - masks: " in out) == (0, True)
         return
-    assert (status, "\nready to train: " in out) == (0, True)
+    assert (status, "\nready to train:\n  - " in out) == (0, True)
     expected = instantiate({"_target_": "segdpo.data.plain_folder", "root": str(root)})
     monkeypatch.setattr("segdpo.data.formats.guess.find_layout", None)
     values = yaml.safe_load((tmp_path / "mine.yaml").read_text())

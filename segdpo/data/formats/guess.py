@@ -236,9 +236,11 @@ def _format_of(
     if isinstance(given, MaskFormat):
         return FormatGuess(given, names.classes or classes_of(given), given.kind)
     if masks.annotations:
-        return FormatGuess(
-            MaskFormat(masks.annotations.kind), names.classes or masks.annotations.classes, masks.annotations.kind
-        )
+        kind = masks.annotations.kind
+        text = "COCO" if kind == "coco_rle" else "Label Studio"
+        if bare := masks.annotations.images - sum(len(made) for made in masks.annotations.documents.values()):
+            text += f", {bare} images without annotation" if kind == "coco_rle" else ""
+        return FormatGuess(MaskFormat(kind), names.classes or masks.annotations.classes, text)
     paths = [root / masks.files[name] for name in spread(sorted(masks.files), count)]
     samples = {str(path): read_file(path) for path in paths}
     return guess_format(samples, names, asked)
