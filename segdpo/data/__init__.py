@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
+    from segdpo.data.formats.guess import Guess as Guess
+    from segdpo.data.formats.guess import guess as guess
+    from segdpo.data.formats.guess import plain_folder as plain_folder
     from segdpo.data.formats.label_studio import label_studio_tasks as label_studio_tasks
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import PackWriter as PackWriter
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
     from segdpo.data.pictures import data_uri as data_uri
     from segdpo.data.pictures import overlay as overlay
     from segdpo.data.pictures import shrink as shrink
+    from segdpo.data.readiness import Verdict as Verdict
+    from segdpo.data.readiness import command_line as command_line
+    from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
     from segdpo.data.record import Image as Image
     from segdpo.data.record import MaskSource as MaskSource
@@ -73,8 +79,10 @@ if TYPE_CHECKING:
     from segdpo.data.shapes import Shapes as Shapes
     from segdpo.data.sources import FileSource as FileSource
     from segdpo.data.sources import Joined as Joined
+    from segdpo.data.sources import Opened as Opened
     from segdpo.data.sources import Subset as Subset
     from segdpo.data.sources import file_of as file_of
+    from segdpo.data.sources import find_source as find_source
     from segdpo.data.sources import open_source as open_source
     from segdpo.data.sources import write_pack as write_pack
     from segdpo.data.sources import write_source as write_source

@@ -88,7 +88,8 @@ class RecordSource(Protocol):
 class RecordInfo:
     """What is known of a record without decoding it: what splitting needs, and how many preferences it has.
 
-    `pairs` is how many pairs it has, `ranking` how long its ranking is; None: not known without decoding it.
+    `pairs` is how many pairs it has, `ranking` how long its ranking is, `gold` whether it has a gold mask; None: not
+    known without decoding it.
     """
 
     id: str
@@ -96,6 +97,7 @@ class RecordInfo:
     split: str = ""
     pairs: int | None = None
     ranking: int | None = None
+    gold: bool | None = None
 
 
 @runtime_checkable

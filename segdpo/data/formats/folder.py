@@ -106,6 +106,14 @@ class FolderDataset:
         return None
 
 
+def is_our_folder(root: Path) -> bool:
+    """Return whether there is a dataset.json of ours, and not one of nnU-Net."""
+    path = root / DESCRIPTION
+    if not exists(path) or any(exists(root / f"manifest.{suffix}") for suffix in PARSERS):
+        return exists(path)
+    return "labels" not in parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
+
+
 def write_folder(
     root: str | Path,
     records: RecordSource | Iterable[Record],
