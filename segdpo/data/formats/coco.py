@@ -88,7 +88,7 @@ class CocoDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the file says of a record, without opening its image."""
         entry = self._entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking), bool(entry.gold))
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
