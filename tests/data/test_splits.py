@@ -138,4 +138,4 @@ def test_impossible_requests(call, words):
 
 def test_infos_of_a_source_that_does_not_describe():
     source = Listed([record("a", group="g", split="val", pairs=((0, 1), (1, 2))), record("b", ranking=(0, 1, 2))])
-    assert infos_of(source) == [RecordInfo("a", "g", "val", 2, 0), RecordInfo("b", "", "", 1, 3)]
+    assert infos_of(source) == [RecordInfo("a", "g", "val", 2, 0, True), RecordInfo("b", "", "", 1, 3, True)]
