@@ -178,7 +178,9 @@ def open_table(path: Path) -> pa.RecordBatch:
         filled = not any(column.null_count for column in batch.columns)
         whole = filled and checksum == _checksum(batch)
     except _OtherVersionError as error:
-        raise DataError(f"{path}: Expected version 1 to {TABLE_VERSION} but got {error}; {TABLE_FIX}", "version") from None
+        raise DataError(
+            f"{path}: Expected version 1 to {TABLE_VERSION} but got {error}; {TABLE_FIX}", "version"
+        ) from None
     except (pa.ArrowException, OSError, ValueError, IndexError, EOFError, TypeError, struct.error) as error:
         raise DataError(f"{path}: the table is damaged ({error}); {TABLE_FIX}", "damaged") from None
     if not whole:
