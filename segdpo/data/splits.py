@@ -1,7 +1,7 @@
 """Train, val and test: seeded, by group, so that no patient, frame or sequence is in two of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class Splits:
             f"{name} {len(numbers)} records{gold} in {groups} groups"
             for (name, numbers, groups), gold in zip(parts, known, strict=True)
         )
+
+    def with_train(self, train: Numbers) -> "Splits":
+        """Return the splits with other training records, of which it is not counted how many have gold."""
+        return replace(self, train=train, gold=None)
 
 
 def infos_of(source: RecordSource) -> list[RecordInfo]:

@@ -5,7 +5,6 @@ reference, the images, the steps and the optimiser are those of task=preference.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,7 +67,7 @@ def make_task(round_: Round) -> SupervisedTask:
 
 def with_targets(pairs: DataModule, target: str) -> DataModule:
     """Return loaders of the images that have pairs, in the same views and order, with a target instead of the pairs."""
-    splits = replace(pairs.splits, train=np.asarray(pairs.train_data().indices, np.uint32))
+    splits = pairs.splits.with_train(np.asarray(pairs.train_data().indices, np.uint32))
     return DataModule(
         pairs.source,
         pairs.train_pipeline,

@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
 from segdpo.data import Numbers, needs_gold, with_gold
+from segdpo.preferences import agreement, consensus
 from segdpo.recipes.command_line import choice_of
 from segdpo.recipes.compare import compare_networks
-from segdpo.recipes.config import build
+from segdpo.recipes.config import build, function_of
 from segdpo.recipes.fitting import fit, make_data, make_policy, validate
 from segdpo.recipes.gold import check_gold, commands
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
@@ -35,7 +35,7 @@ def run_policy_gradient(run: Run, callbacks: Sequence[Callback]) -> Summary:
     # What is drawn from here on must not depend on whether the reference was trained here or found in the cache.
     seed_everything(config.seed, workers=True, verbose=False)
     policy = make_policy(config, reference.network)
-    data = make_data(config, run.source, replace(run.splits, train=images))
+    data = make_data(config, run.source, run.splits.with_train(images))
     task = make_task(run, policy, reference.network, algorithm, reward)
     fitted = fit(run, task, data, policy, callbacks)
     run.clock.lap("policy")
@@ -57,6 +57,12 @@ def images_to_roll_out(run: Run, reward: Reward) -> Numbers:
         ValueError: none of them has gold, or images would be left out because of the target of the loader alone.
     """
     config, images = run.config, images_to_judge(run)
+    judge = getattr(reward, "keywords", {}).get("judge")
+    if judge is not None and function_of(judge) in (agreement, consensus):
+        raise ValueError(
+            f"Expected a judge of single masks for reward=judge but {choice_of(config, 'judge')} compares candidates "
+            "with each other; choose a judge that uses gold masks, or reward=reward_model."
+        )
     if not needs_gold(reward):
         if config.datamodule["items"].get("target") == "gold":
             check_gold(run, "datamodule.items.target=gold", images, ["datamodule.items.target=none"])

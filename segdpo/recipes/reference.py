@@ -96,9 +96,9 @@ def images_to_judge(run: Run) -> Numbers:
     Raises:
         ValueError: the reference sees all of them and reference_training.judge_seen is false.
     """
+    seen = seen_images(run)
     if run.config.reference_training.judge_seen:
         return run.splits.train
-    seen = seen_images(run)
     rest = np.setdiff1d(run.splits.train, seen)
     if not len(rest):
         raise ValueError(
