@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from segdpo.checks import IGNORE
-from segdpo.data import Numbers, needs_gold, with_gold
+from segdpo.data import Numbers, needs_gold
 from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
 from segdpo.preferences import Judge
 from segdpo.recipes.command_line import choice_of
@@ -107,7 +107,7 @@ def images_with_reward(run: Run, judge: Judge) -> Numbers:
     test = run.splits.test
     if not needs_gold(judge):
         return test
-    gold = with_gold(run.source, test)
+    gold = run.with_gold(test)
     if not len(gold):
         raise ValueError(
             f"Expected gold of some of the {len(test)} test images for {choice_of(run.config, 'judge')} but none has "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segdpo.data import MaskSource, Numbers, info_of, needs_gold, record_rng, with_gold
+from segdpo.data import MaskSource, Numbers, info_of, needs_gold, record_rng
 from segdpo.preferences import asks_network, distinct
 from segdpo.recipes.command_line import choice_of, command_with
 from segdpo.recipes.config import build
@@ -34,7 +34,7 @@ def check_judging(run: Run, images: Numbers) -> None:
     candidates: MaskSource = build(config.candidates)
     needing = [group for group in WITHOUT_GOLD if needs_gold(build(config[group]))]
     judged = np.concatenate([images, run.splits.val, run.splits.test])
-    lacking = np.setdiff1d(judged, with_gold(run.source, judged)) if needing else judged[:0]
+    lacking = np.setdiff1d(judged, run.with_gold(judged)) if needing else judged[:0]
     changed = set(needing)
     if "candidates" not in needing and not _offers_choice(run, candidates, lacking[:1] if len(lacking) else images):
         changed.add("candidates")
@@ -70,7 +70,7 @@ def check_target(run: Run, pool: Numbers) -> None:
     else:
         if target not in ("first", "any", "mean") or len(source[int(pool[0])].masks):
             return
-        gold = len(with_gold(source, train))
+        gold = len(run.with_gold(train))
         problem = (
             f"Expected masks of the training images for {choice} (target {target!r}) but {_id_of(run, pool)!r} has "
             f"none; {gold} of the {len(train)} have gold."
@@ -89,7 +89,7 @@ def check_gold(run: Run, option: str, images: Numbers, *changes: Sequence[str]) 
         images: their numbers.
         *changes: other options, each list of them a way to run.
     """
-    lacking = np.setdiff1d(images, with_gold(run.source, images))
+    lacking = np.setdiff1d(images, run.with_gold(images))
     if len(lacking):
         raise ValueError(
             f"Expected gold of the {len(images)} images for {option} but {len(lacking)} have none, the first "

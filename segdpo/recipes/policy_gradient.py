@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
-from segdpo.data import Numbers, needs_gold, with_gold
+from segdpo.data import Numbers, needs_gold
 from segdpo.preferences import agreement, consensus
 from segdpo.recipes.command_line import choice_of
 from segdpo.recipes.compare import compare_networks
@@ -67,9 +67,9 @@ def images_to_roll_out(run: Run, reward: Reward) -> Numbers:
         if config.datamodule["items"].get("target") == "gold":
             check_gold(run, "datamodule.items.target=gold", images, ["datamodule.items.target=none"])
         return images
-    gold = with_gold(run.source, images)
+    gold = run.with_gold(images)
     if not len(gold):
-        seen = [["reference_training.judge_seen=true"]] if len(with_gold(run.source, run.splits.train)) else []
+        seen = [["reference_training.judge_seen=true"]] if len(run.with_gold(run.splits.train)) else []
         raise ValueError(
             f"Expected gold of some of the {len(images)} training images that masks are drawn for, which "
             f"{choice_of(config, 'reward')} needs, but none has any; a reward model needs none "

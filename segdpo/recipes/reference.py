@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from segdpo.data import DataModule, Numbers, Pipeline, RecordSource, Splits, SupervisedDataset, with_gold
+from segdpo.data import DataModule, Numbers, Pipeline, RecordSource, Splits, SupervisedDataset
 from segdpo.models import Segmenter, load_weights, save_weights
 from segdpo.recipes.config import build, key_for, plain
 from segdpo.recipes.fitting import header_for
@@ -63,7 +63,7 @@ def seen_images(run: Run) -> Numbers:
     options, train = run.config.reference_training, run.splits.train
     if options.path is not None:
         return np.empty(0, np.uint32)
-    pool = with_gold(run.source, train) if options.target == "gold" else train
+    pool = run.with_gold(train) if options.target == "gold" else train
     check_target(run, pool)
     images = options.images
     if images is None and (options.get("at_most") or len(pool)) < len(pool):
@@ -113,7 +113,7 @@ def _counted(run: Run, seen: Numbers) -> tuple[int, int, str]:
     train = run.splits.train
     if run.config.reference_training.target != "gold":
         return len(seen), len(train), ""
-    gold = len(with_gold(run.source, train))
+    gold = len(run.with_gold(train))
     more = "; reference_training.at_most=null takes all" if len(seen) < gold < len(train) else ""
     return len(seen), len(train), f", {gold} of which have gold{more}"
 
