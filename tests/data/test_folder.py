@@ -22,8 +22,8 @@ def test_what_was_written_is_read(tmp_path, manifest):
     source = FolderDataset(tmp_path / "f", channels=None)
     assert source.classes == CLASSES
     assert [same(*pair) for pair in zip(source, DATA, strict=True)] == [True] * 6
-    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3)
-    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0)
+    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3, True)
+    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0, True)
 
 
 def test_the_files_are_where_a_person_looks(tmp_path):

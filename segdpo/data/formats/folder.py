@@ -80,7 +80,8 @@ class FolderDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the manifest says of a record, without opening its image."""
         entry = self.entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        pairs, ranking = len(entry.pairs), len(entry.ranking)
+        return RecordInfo(entry.id, entry.group, entry.split, pairs, ranking, self._has_gold(entry))
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
@@ -91,8 +92,16 @@ class FolderDataset:
         gold = self.root / "gold" / f"{entry.id}.png"
         has_gold = exists(gold) if entry.gold is None else entry.gold
         files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
+        gold, has_gold = self._gold_path(entry), self._has_gold(entry)
+        files: list[tuple[Path, dict[int, int]]] = [(path, {}) for path in paths + [gold] * has_gold]
         masks = read_masks(files, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
+
+    def _has_gold(self, entry: Entry) -> bool:
+        return exists(self._gold_path(entry)) if entry.gold is None else entry.gold
+
+    def _gold_path(self, entry: Entry) -> Path:
+        return self.root / "gold" / f"{entry.id}.png"
 
     def _image_path(self, entry: Entry) -> Path:
         return Path("images", entry.id + entry.suffix)
