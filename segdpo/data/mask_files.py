@@ -12,7 +12,6 @@ from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
     WRONG,
-    Numbers,
     Size,
     chances_of,
     class_numbers,

@@ -89,11 +89,8 @@ class FolderDataset:
 
     def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
-        gold = self.root / "gold" / f"{entry.id}.png"
-        has_gold = exists(gold) if entry.gold is None else entry.gold
-        files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
         gold, has_gold = self._gold_path(entry), self._has_gold(entry)
-        files: list[tuple[Path, dict[int, int]]] = [(path, {}) for path in paths + [gold] * has_gold]
+        files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
         masks = read_masks(files, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
 
