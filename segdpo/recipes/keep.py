@@ -3,7 +3,7 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segdpo.checks import check_choice
-from segdpo.data import DataModule, info_of
+from segdpo.data import DataModule, Numbers, info_of
 from segdpo.metrics import ClusteredInterval, Doubles, clustered_interval, win_rate
 from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.recipes.fitting import header_for
 from segdpo.recipes.measure import in_weight_type
 from segdpo.recipes.run import Run, Summary
-from segdpo.training import GAINS, HeldOutGains, PreferenceBatch, images_of, weight_of
+from segdpo.training import GAINS, HeldOutGains, images_of, weight_of
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class HeldOut:
 def check_rule(rule: str, data: DataModule) -> None:
     """Before training, refuse an unknown rule, and warn if there are too few held-out judgements to show anything."""
     check_choice("keep", rule, RULES)
-    infos = [info_of(data.source, int(number), preferences=True) for number in data.splits.val]
-    groups = {info.group or info.id for info in infos if info.pairs or (info.ranking or 0) > 1}
+    groups = set(_groups(data, _judged(data)).values())
     if rule == "safe" and len(groups) < FEWEST:
         log.warning(
             "Judgements of %d validation images (or groups of images) cannot show that a policy is better: it takes %d. "
@@ -99,30 +98,33 @@ def check_rule(rule: str, data: DataModule) -> None:
 def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: DataModule) -> HeldOut:
     """Measure both networks on the judgements of the validation images, in evaluation mode and full precision."""
     gains: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in GAINS}
-    weights, ids, groups = [torch.empty(0)], list[str](), dict[str, str]()
+    weights, ids, judged = [torch.empty(0)], list[str](), _judged(data)
     gains_of = HeldOutGains(reference, run.config.background)
     device = next(policy.parameters()).device
     policy.eval()
-    for batch in _validation_batches(data):
+    items = data.eval_data(judged)
+    for batch in DataLoader(items, data.batch_size, collate_fn=items.collate) if len(judged) else ():
         moved = batch.to(device)
         logits = policy(in_weight_type(policy, moved.image, device)).float()
         for name, values in gains_of(logits, moved).items():
             gains[name].append(values.cpu())
         weights.append(weight_of(batch))
         ids += [batch.ids[int(number)] for number in images_of(batch)]
-    for number in data.splits.val:
-        info = info_of(data.source, int(number))
-        groups[info.id] = info.group or info.id
+    groups = _groups(data, judged)
     joined = {name: torch.cat(values).double().numpy() for name, values in gains.items()}
     return HeldOut(joined, torch.cat(weights).double().numpy(), ids, [groups[name] for name in ids])
 
 
-def _validation_batches(data: DataModule) -> Iterable[PreferenceBatch]:
-    """Return the validation images with pairs, in order, all of them in this process."""
-    if not len(data.splits.val):
-        return []
-    items = data.eval_data(data.splits.val)
-    return DataLoader(items, data.batch_size, collate_fn=items.collate)
+def _judged(data: DataModule) -> Numbers:
+    """Return the validation images with preferences that evaluation can use."""
+    items, numbers = data.eval_data(data.splits.val[:0]), data.splits.val
+    return numbers[np.array([items.usable(int(number)) for number in numbers], bool)]
+
+
+def _groups(data: DataModule, images: Numbers) -> dict[str, str]:
+    """Return the group of each image, or its own id, by its id."""
+    infos = (info_of(data.source, int(number)) for number in images)
+    return {info.id: info.group or info.id for info in infos}
 
 
 def save_kept(run: Run, kept: str, policy: nn.Module, reference: nn.Module) -> None:

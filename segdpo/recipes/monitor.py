@@ -4,8 +4,6 @@ import logging
 
 from omegaconf import DictConfig
 
-from segdpo.data import RecordSource, Splits
-
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
@@ -14,16 +12,19 @@ WITH_GOLD = "val/iou"
 FEWEST = 5
 
 
-def with_monitor(config: DictConfig, source: RecordSource, splits: Splits) -> DictConfig:
+def with_monitor(config: DictConfig, images: int, gold: int) -> DictConfig:
     """Return the configuration with `optimise` decided; best checkpoints, early stopping and searches follow it.
+
+    Args:
+        config: the whole configuration.
+        images: how many validation images there are.
+        gold: how many of them have gold.
 
     Raises:
         ValueError: validation has no gold and the task has no other metric.
     """
     if config.optimise != AUTO:
         return config
-    images = len(splits.val)
-    gold = sum(source[int(number)].gold is not None for number in splits.val)
     found = WITH_GOLD if gold >= min(images, FEWEST) else config.without_gold
     if found is None:
         raise ValueError(

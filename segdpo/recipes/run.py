@@ -14,15 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback, seed_everything
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import RecordSource, Splits, infos_of
+from segdpo.data import Numbers, RecordSource, Splits, infos_of, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -52,18 +54,26 @@ class Clock:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The configuration, the records and their splits, the folder that the run writes to, and its clock."""
+    """The configuration, the records and their splits, the folder that the run writes to, and its clock.
+
+    `has_gold` [records]: where it is known already which records have gold.
+    """
 
     config: DictConfig
     source: RecordSource
     splits: Splits
     folder: Path
     clock: Clock = field(default_factory=Clock)
+    has_gold: NDArray[np.bool_] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes of the data."""
         return tuple(self.source.classes)
+
+    def with_gold(self, images: Numbers) -> Numbers:
+        """Return those of the images that have gold."""
+        return with_gold(self.source, images) if self.has_gold is None else images[self.has_gold[images]]
 
 
 Recipe = Callable[[Run, Sequence[Callback]], Summary]
@@ -91,7 +101,7 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summar
     torch.set_num_threads(_threads_of(config))
     seed_everything(config.seed, workers=True, verbose=False)
     run = open_run(config)
-    run = replace(run, config=with_monitor(config, run.source, run.splits))
+    run = replace(run, config=with_monitor(config, len(run.splits.val), len(run.with_gold(run.splits.val))))
     recipe: Recipe = build(config.task)
     summary = recipe(run, callbacks)
     if not summary:
@@ -113,18 +123,19 @@ def open_run(config: DictConfig) -> Run:
     Raises:
         ValueError: the model has another number of classes than the data.
     """
-    source, splits = open_data(config)
+    source, splits, has_gold = open_data(config)
     check_class_count(config, "model", source.classes)
     log.info("%s", splits)
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder)
+    return Run(config, source, splits, folder, has_gold=has_gold)
 
 
-def open_data(config: DictConfig) -> tuple[RecordSource, Splits]:
-    """Open the data of the configuration and split it."""
+def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool_]]:
+    """Return the data of the configuration, its splits, and which records have gold."""
     source: RecordSource = build(config.data)
-    return source, build(config.datamodule.split)(infos_of(source))
+    infos = infos_of(source)
+    return source, build(config.datamodule.split)(infos), np.array([bool(info.gold) for info in infos], bool)
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

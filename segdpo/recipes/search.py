@@ -49,7 +49,8 @@ def run_search(
     config = _compose(overrides)
     if config.get("hparams_search") is None:
         raise ValueError(f"Expected hparams_search=… but got none; there are {', '.join(_choices())}.")
-    settings = with_monitor(config, *open_data(config)).hparams_search
+    _, splits, has_gold = open_data(config)
+    settings = with_monitor(config, len(splits.val), int(has_gold[splits.val].sum())).hparams_search
     fixed = [word for word in overrides if not word.lstrip("+~").startswith(("hparams_search", "hydra."))]
     folder, search = Path(settings.folder), _search(settings, fixed)
     _check_keys(search, overrides)

@@ -58,12 +58,13 @@ class SupervisedTask(Task):
         self.count("train", {"loss": loss[None]}, pixels[None])
         return loss * self.share(pixels)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the loss of targets, the IoU margins of pairs, and the overlap with gold."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the loss of targets, the IoU margins of pairs, and the overlap with gold."""
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
+        self._evaluate("test", batch)
         self._evaluate("test", batch)
 
     @torch.no_grad()
