@@ -19,22 +19,14 @@ def with_monitor(config: DictConfig, images: int, gold: int) -> DictConfig:
         config: the whole configuration.
         images: how many validation images there are.
         gold: how many of them have gold.
-
-    Raises:
-        ValueError: validation has no gold and the task has no other metric.
     """
     if config.optimise != AUTO:
         return config
     found = WITH_GOLD if gold >= min(images, FEWEST) else config.without_gold
     if found is None:
-        raise ValueError(
-            f"Expected gold of validation images for this task but {gold} of {images} have any; set "
-            "datamodule.split.val=0 callbacks.best=null to train without validation, or choose task=preference."
-        )
-    if images:
-        log.info(
-            "Monitored by %s: %d of %d validation images have gold (optimise=… sets another).", found, gold, images
-        )
+        log.warning("None of %d validation images has gold, so that nothing picks checkpoints or stops early.", images)
+    elif images:
+        log.info("Monitored by %s: %d of %d validation images have gold (optimise=… sets another).", found, gold, images)
     own = config.copy()
-    own.optimise = found
+    own.optimise = found or WITH_GOLD
     return own

@@ -47,7 +47,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     if wins := at(summary, "difference", "win_rate"):
         share = Interval(wins["rate"], wins["low"], wins["high"], wins["n"])
         table.add_row("images won", "", _in_parentheses(share, digits=2), "")
-    if at(summary, "gold", "with_gold") == 0:
+    if at(summary, "gold", "with_gold") == 0 and at(summary, "held_out", "judgements"):
         for gain, name in GAINS.items():
             table.add_row(name, "", "", _difference(interval_at(summary, "held_out", gain)))
         table.add_row("judged images won", "", _in_parentheses(wins_of(summary), digits=2), "")
