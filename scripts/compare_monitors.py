@@ -3,8 +3,8 @@
     nice python scripts/compare_monitors.py --out outputs/monitors     # about ten minutes of one core
     python scripts/compare_monitors.py --out outputs/monitors --table  # the table again, without training
 
-Each loss is trained from each reference, and every validation keeps all metrics and the IoU with gold of the test images.
-A monitor picks the validation at which it is highest, the start (where every gain is 0) among them.
+Each loss is trained from each reference, and every validation keeps all metrics and the IoU of the test images with gold. A
+monitor picks the validation at which it is highest, the start (where every gain is 0) among them.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
+from segdpo.checks import IGNORE
+from segdpo.data import PairBatch
 from segdpo.files import write_atomically
 from segdpo.metrics import Interval, Overlap, student
 from segdpo.recipes import fit, make_task, open_run, quieten, rounds_of, train_or_load_reference
 from segdpo.scores import Score, predicted_classes
-from segdpo.training import HeldOutGains, frozen_copy, score_batch, weight_of
+from segdpo.training import GAINS, HeldOutGains, frozen_copy, score_batch
 
 CONF = Path(__file__).parents[1] / "conf"
 LOSSES = ("dpo", "hinge_anchor", "lse_anchor", "dpo_nll", "sft", "simpo")
@@ -73,28 +75,38 @@ class Recorder(Callback):
         """Return all metrics of the policy as it is."""
         was_training = self.policy.training
         self.policy.eval()
-        values, weights, overlap = [], [], Overlap(2)
-        for batch in self.data.val_dataloader():
-            ours, theirs = self.policy(batch.image), self.reference(batch.image)
-            mean, image = self.scores
-            policy, reference = (
-                score_batch(self.scores, logits, batch, wants_chosen=[image]) for logits in (ours, theirs)
-            )
-            margin = policy[mean].margin - reference[mean].margin
-            found = {"accuracy": (margin > 0).float(), "margin": margin}
-            found["chosen_gain"] = policy[image].chosen - reference[image].chosen
-            values.append(torch.stack([*found.values(), *self.gains(ours, batch).values()]))
-            weights.append(weight_of(batch))
-            overlap.update(predicted_classes(ours), batch.gold.masked_fill(~batch.valid, 255))
-        weight = torch.cat(weights)
-        means = ((torch.cat(values, 1) * weight).sum(1) / weight.sum()).tolist()
-        named = dict(zip(("accuracy", "margin", "chosen_gain", "chosen_iou", "iou_margin"), means, strict=True))
-        test = Overlap(2)
-        for batch in self.data.test_dataloader():
-            test.update(predicted_classes(self.policy(batch.image)), batch.gold.masked_fill(~batch.valid, 255))
+        found = self.of_pairs()
+        found |= {"gain": min(found["chosen_iou"], found["iou_margin"])}
+        found |= {"iou": self.iou(self.data.val_dataloader()), "test_iou": self.iou(self.data.test_dataloader())}
         self.policy.train(was_training)
-        named |= {"gain": min(named["chosen_iou"], named["iou_margin"])}
-        return named | {"iou": float(overlap.compute()["iou"]), "test_iou": float(test.compute()["iou"])}
+        return found
+
+    def of_pairs(self) -> dict[str, float]:
+        """Return the means over the validation pairs."""
+        rows, weights, (objective, image) = [], [], self.scores
+        for batch in batches_of(self.data.val_dataloader()):
+            if isinstance(batch, PairBatch):
+                logits = self.policy(batch.image), self.reference(batch.image)
+                policy, reference = (score_batch(self.scores, one, batch, wants_chosen=[image]) for one in logits)
+                margin = policy[objective].margin - reference[objective].margin
+                gain = policy[image].chosen - reference[image].chosen
+                rows.append(torch.stack([(margin > 0).float(), margin, gain, *self.gains(logits[0], batch).values()]))
+                weights.append(batch.weight)
+        weight = torch.cat(weights)
+        means = (torch.cat(rows, 1) * weight).sum(1) / weight.sum()
+        return dict(zip(("accuracy", "margin", "chosen_gain", *GAINS), means.tolist(), strict=True))
+
+    def iou(self, loaders: Any) -> float:
+        """Return the policy's mean IoU with gold."""
+        overlap = Overlap(2)
+        for batch in batches_of(loaders):
+            overlap.update(predicted_classes(self.policy(batch.image)), batch.gold.masked_fill(~batch.valid, IGNORE))
+        return float(overlap.compute()["iou"])
+
+
+def batches_of(loaders: Any) -> list[Any]:
+    """Return the batches of one or of several loaders."""
+    return [batch for loader in (loaders if isinstance(loaders, list) else [loaders]) for batch in loader]
 
 
 def trained(words: list[str], out: Path) -> list[dict[str, float]]:
@@ -125,7 +137,7 @@ def interval(values: list[float]) -> Interval:
 
 
 def table(runs: dict[tuple[str, str, int], list[dict[str, float]]]) -> str:
-    """Return the table in Markdown: for each data set the IoU picked minus that picked by IoU, over losses and seeds."""
+    """Return the table in Markdown: the test IoU picked minus that picked by IoU, over losses and seeds."""
     sets = list(dict.fromkeys(name for name, *_ in runs))
     lines = [f"| monitor | {' | '.join(sets)} | all | worst run |", "|---" * (len(sets) + 3) + "|"]
     for monitor in ("last", *MONITORS):

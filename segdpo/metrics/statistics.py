@@ -158,7 +158,7 @@ def clustered_interval(
 
         G / (G − 1) · Σ_g (Σ_{i ∈ g} w_i (x_i − m))² / W²,
 
-    and the interval is Student's with G − 1 degrees of freedom. Where every cluster has one value, that is the usual one.
+    and the interval is Student's with G − 1 degrees of freedom: the usual one where every cluster has one value.
 
     Args:
         values: finite numbers.

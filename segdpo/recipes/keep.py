@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 RULES = ("safe", "always")
 # Fewer images (or groups of images) with judgements show nothing.
 FEWEST = 5
-# IoU with the chosen masks that a policy may lose. Where candidates are the reference's own, it is near all of them, and
-# a better policy is further from them.
+# IoU with the chosen masks that a policy may lose: a reference is near all candidates of its own, and a better policy
+# further from them.
 LOST = 0.05
 
 
@@ -87,7 +87,7 @@ def check_rule(rule: str, data: DataModule) -> None:
     groups = set(_groups(data, _judged(data)).values())
     if rule == "safe" and len(groups) < FEWEST:
         log.warning(
-            "Judgements of %d validation images (or groups of images) cannot show that a policy is better: it takes %d. "
+            "Judgements of %d validation images (or groups of them) cannot show that a policy is better: it takes %d. "
             "The reference will be kept as policy.safetensors. Raise datamodule.split.val, or set keep=always.",
             len(groups),
             FEWEST,

@@ -26,7 +26,7 @@ def with_monitor(config: DictConfig, images: int, gold: int) -> DictConfig:
     if found is None:
         log.warning("None of %d validation images has gold, so that nothing picks checkpoints or stops early.", images)
     elif images:
-        log.info("Monitored by %s: %d of %d validation images have gold (optimise=… sets another).", found, gold, images)
+        log.info("Monitored by %s, since %d of %d validation images have gold.", found, gold, images)
     own = config.copy()
     own.optimise = found or WITH_GOLD
     return own

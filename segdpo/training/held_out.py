@@ -1,4 +1,4 @@
-"""How like the chosen masks of held-out pairs a network's masks are, relative to the network that training began with."""
+"""How like the chosen masks of held-out pairs the policy's masks are, relative to where training began."""
 
 import torch
 from torch import Tensor, nn
