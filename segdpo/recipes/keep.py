@@ -118,7 +118,8 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
 def _judged(data: DataModule) -> Numbers:
     """Return the validation images with preferences that evaluation can use."""
     items, numbers = data.eval_data(data.splits.val[:0]), data.splits.val
-    return numbers[np.array([items.usable(int(number)) for number in numbers], bool)]
+    usable = [number for number in numbers.tolist() if items.usable(number)]
+    return np.array(usable, np.uint32)
 
 
 def _groups(data: DataModule, images: Numbers) -> dict[str, str]:
