@@ -1,9 +1,11 @@
 """Load a trained network from a run's folder, a .safetensors with its description, or a checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from segdpo.data import MaskSource
 from segdpo.models import (
     ADAPTERS,
     Segmenter,
@@ -16,6 +18,7 @@ from segdpo.models import (
     read_header,
     without_interpolations,
 )
+from segdpo.preferences import Network, checkpoints
 
 POLICY = "policy.safetensors"
 NEEDED = ("model", "classes", "mean", "std")
@@ -52,6 +55,23 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
         raise ValueError(f"{error} {hint}") from error
     merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
     return merged.eval(), description
+
+
+def open_network(
+    path: str | Path, *, device: str = "cpu", trusted: Sequence[str] = ()
+) -> tuple[Network, dict[str, Any]]:
+    """Return a trained network that predicts images as in its training, and its description; see `open_segmenter`."""
+    segmenter, description = open_segmenter(path, trusted=trusted)
+    network = Network(segmenter, device=device, mean=description["mean"], std=description["std"], multiple=1)
+    return network, description
+
+
+def checkpoint_candidates(
+    weights: Mapping[str, str | Path], *, device: str = "cpu", trusted: Sequence[str] = ()
+) -> MaskSource:
+    """Return candidates that are the predictions of several trained networks: name → path as in `open_segmenter`."""
+    networks = {name: open_network(path, device=device, trusted=trusted)[0] for name, path in weights.items()}
+    return partial(checkpoints, networks=networks)
 
 
 def weights_path(path: Path) -> Path:
