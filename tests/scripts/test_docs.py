@@ -37,13 +37,19 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
     ran = commands("deploy.md")
-    assert len(ran) == 5
+    assert len(ran) == 7
     for _, script, *words in ran:
         assert cli.main([Path(script).stem, *words]) == 0, words
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
-    python, onnx = blocks("deploy.md", "python")
+    python, onnx_masks, program_masks, onnx = blocks("deploy.md", "python")
     exec(python, {})
     names = {}
+    exec(onnx_masks, names)
+    assert names["mask"].shape == (40, 50)
+    predicted = Pillow.open("predictions/masks/one.png")
+    np.testing.assert_array_equal(names["mask"], predicted)
+    exec(program_masks, names)
+    np.testing.assert_array_equal(names["mask"], predicted)
     exec(onnx, names)
     assert names["mask"].shape == (1, 256, 320)
 
