@@ -419,14 +419,8 @@ def export(words: Words) -> int:
         return _error(error)
     for one in checks:
         print(one)
-    if options.with_preparation and preparation.window is not None:
-        side = preparation.window
-        _error(
-            f"predict cuts images larger than {side} × {side} into windows, which is no part of the file: it sees images "
-            "whole, and their masks differ from predict's.",
-            "note",
-            "yellow",
-        )
+    if options.with_preparation and preparation.window:
+        _error(f"the file sees images whole, predict in windows of {preparation.window}.", "note", "yellow")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -144,8 +144,8 @@ def mask_graph(segmenter: Segmenter, preparation: Preparation, shape: Shape, dyn
     """Return the network and the preparation of its images as a graph from images to class ids."""
     if dynamic and not resizes(preparation):
         raise ValueError(
-            f"Expected a preparation that resizes images to one size but it has {preparation.words}, and a file for any "
-            "size cannot pad: leave out --dynamic and set --height and --width, or leave out --with-preparation."
+            f"Expected a preparation that resizes images to one size but it has {preparation.words}, and a file for "
+            "any size cannot pad: leave out --dynamic and set --height and --width, or leave out --with-preparation."
         )
     count, channels, height, width = shape
     another = (count + 2, channels, height + 37, max(width * 2 // 3, 1))

@@ -80,15 +80,17 @@ class WholeGraph(nn.Module):
 def resized(images: Int32[Tensor, "N C H W"], size: tuple[int, int]) -> Int32[Tensor, "N C h w"]:
     """Return 8-bit images resized as by cv2 and albumentations, to the bit: bilinear, between centres of pixels.
 
-    cv2 rounds weights to 1/2048, and drops bits of both rows before it adds them, so that one pixel in eight is darker by
-    one than rounding would make it.
+    cv2 rounds weights to 1/2048 and drops bits of both rows before it adds them, so that one pixel in eight is darker
+    by one than rounding would make it.
     """
     (upper, lower, high), (left, right, wide) = (
         _neighbours(images.shape[axis], length) for axis, length in ((2, size[0]), (3, size[1]))
     )
     high = high[:, None]
     rows = [images.index_select(2, number) for number in (upper, lower)]
-    above, below = ((row.index_select(3, left) * (2048 - wide) + row.index_select(3, right) * wide) // 16 for row in rows)
+    above, below = (
+        (row.index_select(3, left) * (2048 - wide) + row.index_select(3, right) * wide) // 16 for row in rows
+    )
     return (above * (2048 - high) // 2**16 + below * high // 2**16 + 2) // 4
 
 
@@ -144,9 +146,7 @@ def resizes(preparation: Preparation) -> bool:
     return any(isinstance(step, albumentations.Resize) for step in preparation.views.steps)
 
 
-def _steps_of(
-    preparation: Preparation, size: tuple[int, int], channels: int
-) -> tuple[tuple[int, int] | None, Padding]:
+def _steps_of(preparation: Preparation, size: tuple[int, int], channels: int) -> tuple[tuple[int, int] | None, Padding]:
     """Return the size that images are resized to, if they are, and the padding."""
     steps = list(preparation.views.steps)
     resize = steps.pop(0) if steps and isinstance(steps[0], albumentations.Resize) else None
@@ -154,9 +154,9 @@ def _steps_of(
     problem = f"{type(steps[0]).__name__} too" if steps else _problem_of(resize, pad)
     if problem:
         raise ValueError(
-            "Expected a preparation that resizes (Resize, by linear interpolation) and then pads (PadIfNeeded), or less, "
-            f"to be part of the file but it has {problem}; export without --with-preparation, and prepare images as "
-            "`preparation` in the file says."
+            "Expected a preparation that resizes (Resize, by linear interpolation) and then pads (PadIfNeeded), or "
+            f"less, to be part of the file but it has {problem}; export without --with-preparation, and prepare images "
+            "as `preparation` in the file says."
         )
     seen = preparation.input_of(np.zeros((*size, channels), np.uint8))
     (rows, columns), (height, width) = seen.box, seen.image.shape[1:]

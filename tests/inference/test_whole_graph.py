@@ -103,7 +103,9 @@ def test_a_file_for_images_of_one_size(tmp_path, form, name, run):
 def test_windows_are_no_part_of_the_file(tmp_path):
     network = network_of(2)
     preparation = Preparation(Pipeline(PIPELINES["resized"]), window=16)
-    (check,) = formats.export(network, tmp_path / "n.pt2", (1, 3, 50, 61), format="torch_export", preparation=preparation)
+    (check,) = formats.export(
+        network, tmp_path / "n.pt2", (1, 3, 50, 61), format="torch_export", preparation=preparation
+    )
     assert check.passed
 
 
