@@ -135,8 +135,11 @@ def with_contents(settings: Any) -> Any:
     path = _file_of_weights(settings)
     if path is None:
         return settings
+    digest = hashlib.sha256()
     with open_file(path) as file:
-        return f"weights of sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+        while part := file.read(2**20):
+            digest.update(part)
+    return f"weights of sha256 {digest.hexdigest()[:32]}"
 
 
 def _file_of_weights(value: Any) -> Path | None:
