@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from segdpo.preferences.mining import Outcome as Outcome
     from segdpo.preferences.mining import judged_masks as judged_masks
     from segdpo.preferences.mining import mined_of_old as mined_of_old
+    from segdpo.preferences.network import Logits as Logits
     from segdpo.preferences.network import Network as Network
     from segdpo.preferences.network import asks_network as asks_network
     from segdpo.preferences.network import masks_of as masks_of
@@ -64,5 +65,6 @@ if TYPE_CHECKING:
     from segdpo.preferences.selection import entropy as entropy
     from segdpo.preferences.selection import everything as everything
     from segdpo.preferences.selection import most_promising as most_promising
+    from segdpo.preferences.sliding_window import check_windows as check_windows
 
 __getattr__, __dir__ = attach(__name__)

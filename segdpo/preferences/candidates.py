@@ -268,7 +268,7 @@ def _dropout_layers(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _torch_seeded(seed: int, device: str) -> Iterator[None]:
+def _torch_seeded(seed: int, device: torch.device | str) -> Iterator[None]:
     on_gpu = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []):
         torch.manual_seed(seed)

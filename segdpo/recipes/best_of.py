@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from segdpo.checks import IGNORE
 from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
+from segdpo.preferences import Network
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
-from segdpo.recipes.measure import EvaluatedNetwork, logits_of
 from segdpo.recipes.reference import train_or_load_reference
 from segdpo.recipes.run import Run, Summary, peak_mib
 from segdpo.scores import predicted_classes
@@ -49,7 +49,7 @@ def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Summary:
         raise ValueError("Expected test images for task=best_of but there is none; raise datamodule.split.test.")
     device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
     reference = train_or_load_reference(run)
-    drawn = draw_all(run, evaluated_network(run, reference.network), device)
+    drawn = draw_all(run, evaluated_network(run, reference.network, device))
     run.clock.lap("drawing")
     points = [_point(drawn, size, run.clock.seconds["drawing"]) for size in sizes]
     sampled = mean_interval([float(one.rewards.mean()) for one in drawn])
@@ -79,7 +79,7 @@ def checked_sizes(sizes: Sequence[int], samples: int) -> list[int]:
 
 
 @torch.no_grad()
-def draw_all(run: Run, network: EvaluatedNetwork, device: torch.device) -> list[Drawn]:
+def draw_all(run: Run, network: Network) -> list[Drawn]:
     """Draw masks for every test image and score them.
 
     Raises:
@@ -94,7 +94,7 @@ def draw_all(run: Run, network: EvaluatedNetwork, device: torch.device) -> list[
         )
     found = []
     for view in TestViews(run.source, network, run.splits.test, config.seed):
-        logits = logits_of(network.module, view.image, device, [view.record.id])
+        logits = network.logits(view.image, view.record.id)
         drawn = draw_masks(
             view,
             logits,

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdpo.checks import check_choice
-from segdpo.data import PackDataset, PackWriter, RecordSource, write_folder
+from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
 from segdpo.files import DataError, exists, open_file
 from segdpo.inference import POLICY, open_network, weights_path
 from segdpo.models import check_resolvers, load_weights
@@ -117,10 +118,24 @@ def network_to_ask(config: DictConfig, source: RecordSource, console: Console) -
         network, description = open_network(weights, device=config.device, trusted=list(config.model.trusted))
         for note in check_classes(weights_path(Path(weights)), description["classes"], classes):
             console.print(f"[yellow]note[/yellow] {escape(note)}")
+        check_decoding(description["preparation"], source)
+        console.print(description["preparation"].line(), markup=False)
         return network
     segmenter = build(config.model.network, classes=len(classes))
     load_weights(weights, segmenter)
-    return Network(segmenter, device=config.device, multiple=1)
+    return Network(segmenter, device=config.device)
+
+
+def check_decoding(preparation: Preparation, source: RecordSource) -> None:
+    """Refuse data whose image files are decoded otherwise than those that the network was trained on."""
+    for option in ("channels", "value_range"):
+        trained, given = (getattr(one, option, None) for one in (preparation, source))
+        trained, given = (list(one) if isinstance(one, Sequence) else one for one in (trained, given))
+        if None not in (trained, given) and trained != given:
+            raise DataError(
+                f"Expected images of {option}={trained}, as the network was trained on, but the data has "
+                f"{option}={given}; set data.{option}={trained}, or choose other weights."
+            )
 
 
 def with_contents(settings: Any) -> Any:

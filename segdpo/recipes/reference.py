@@ -100,7 +100,7 @@ def _train_if_missing(run: Run, network: Segmenter, seen: Numbers, path: Path) -
             return False
         log.info("Training the reference on %d images (kept as %s).", len(seen), path)
         _train(run.config, network, run.source, seen)
-        save_weights(path, network, header_for(run.config, run.classes))
+        save_weights(path, network, header_for(run))
         return True
 
 

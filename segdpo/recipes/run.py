@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import RecordSource, Splits, infos_of
+from segdpo.data import Preparation, RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -63,6 +63,11 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes of the data."""
         return tuple(self.source.classes)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images become the input of the networks of this run, wherever they predict."""
+        return preparation_of(self.config, self.source)
 
 
 Recipe = Callable[[Run, Sequence[Callback]], Summary]
@@ -117,6 +122,19 @@ def open_run(config: DictConfig) -> Run:
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     return Run(config, source, splits, folder)
+
+
+def preparation_of(config: DictConfig, source: object = None) -> Preparation:
+    """Return how the networks of a configuration receive images; `source`: what says how image files are decoded."""
+    transforms = plain(config.transforms)
+    ends = getattr(source, "value_range", None)
+    return Preparation(
+        build(transforms["eval"]),
+        getattr(source, "channels", None),
+        None if ends is None else tuple(ends),
+        transforms.get("window"),
+        transforms["eval"],
+    )
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from scipy.special import expit, softmax
 from torch import nn
 
+from segdpo.data import Pipeline, Preparation
 from segdpo.data.record import Candidates, Record
 from segdpo.preferences.candidates import (
     VIEWS,
@@ -483,7 +484,7 @@ OWN = {
 def test_every_source_works_for_any_number_of_classes_and_for_grey_images(name, outputs, channels):
     record = record_of(rng(3).integers(0, 256, (18, 25, channels), np.uint8))
     constants = {"mean": (0.4,), "std": (0.2,)} if channels == 1 else {}
-    network = Network(Linear(channels, outputs), multiple=1, **constants)
+    network = Network(Linear(channels, outputs), Preparation(Pipeline(**constants), channels))
     mixed = partial(mixture, sources={key: OWN[key] for key in ("thresholds", "tta", "logit_noise")}, count=6)
     source = {**OWN, "own_candidates": mixed, "checkpoints": partial(checkpoints, networks={"a": network})}[name]
     found = with_network(source, network)(record, rng())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image as Pillow
-from trained import description
+from trained import description, preparation_of
 
 from segdpo import cli
 from segdpo.models import Segmenter, save_weights
@@ -32,6 +32,7 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     convolution = {"_target_": "torch.nn.Conv2d", "_partial_": True, "in_channels": 3, "kernel_size": 3, "padding": 1}
     described = description()
     described["model"] |= {"network_factory": convolution, "classes_argument": "out_channels"}
+    described["preparation"] = preparation_of(("Resize", {"height": 32, "width": 32}))
     network = Segmenter(torch.nn.Conv2d(3, 1, 3, padding=1), 2, multiple=4)
     save_weights("outputs/mine/policy.safetensors", network, {"config": json.dumps(described)})
     (tmp_path / "photos").mkdir()

@@ -8,17 +8,19 @@ import signal
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import small
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from trained import MEAN, STD, save_run, two_layers
+from trained import MEAN, STD, preparation_of, save_run, two_layers
 from warm import Warm
 
-from segdpo.data.formats.folder import FolderDataset
+from segdpo.data.formats.folder import FolderDataset, write_folder
 from segdpo.data.formats.pack import PackDataset
+from segdpo.data.shapes import Shapes
 from segdpo.files import DataError
 from segdpo.recipes.mine import mine_to_disk, run_mine, with_contents
 from segdpo.recipes.run import run_recipe
@@ -112,6 +114,7 @@ def test_the_table_of_sources(tmp_path):
         assert re.search(re.escape(source) + r" +│ +5 │", text), text
 
 
+NAMES = ("background", "object")
 MULTICLASS = ["data=shapes_multiclass", "data.count=24", "data.size=32"]
 
 
@@ -139,26 +142,39 @@ def test_mining_reads_what_training_wrote(run, tmp_path, name):
     assert {name.split("-")[0] for record in pack for name in record.mask_names} == {"thresholds", "tta", "logit_noise"}
 
 
-def test_the_network_sees_images_as_in_its_training(tmp_path):
-    network = save_run(tmp_path, ("background", "object"))
+def test_the_network_sees_images_as_in_its_training(tmp_path, capsys):
+    network = save_run(tmp_path, NAMES, preparation=preparation_of(("Resize", {"height": 24, "width": 40})))
     words = ["data.count=3", "candidates=tta", "candidates.views=[as_is,turn_180]", "model.trusted=[trained]"]
-    pack = mined(tmp_path / "a", *words, "questions=all_pairs", f"model.weights={tmp_path}")
-    for record in pack:
-        inputs = ((record.image / 255 - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
+    run_mine(composed(f"out={tmp_path / 'a'}", *words, "questions=all_pairs", f"model.weights={tmp_path}"))
+    assert "as trained: resized to 24 × 40, masks at the images' own size" in capsys.readouterr().out
+    for record in PackDataset(tmp_path / "a"):
+        seen = cv2.resize(record.image, (40, 24), interpolation=cv2.INTER_LINEAR)
+        inputs = ((seen / 255 - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
         with torch.no_grad():
-            expected = network(torch.from_numpy(inputs))[0, 0] > 0
-        np.testing.assert_array_equal(record.masks[record.mask_names.index("tta-as_is")], expected)
+            logits = network(torch.from_numpy(inputs))
+        expected = torch.nn.functional.interpolate(logits, record.image.shape[:2], mode="bilinear", antialias=True) > 0
+        np.testing.assert_array_equal(record.masks[record.mask_names.index("tta-as_is")], expected[0, 0])
+
+
+def test_a_network_for_grey_images_needs_grey_images(tmp_path):
+    write_folder(tmp_path / "data", Shapes(3, size=32), NAMES)
+    save_run(tmp_path, NAMES, [0.4], [0.2], preparation_of(channels=1, mean=[0.4], std=[0.2]), in_channels=1)
+    words = ["data=folder", f"data.root={tmp_path / 'data'}", "candidates=own_candidates", "model.trusted=[trained]"]
+    words += [f"model.weights={tmp_path}"]
+    with pytest.raises(DataError, match=r"channels=1, .* data has channels=3; set data\.channels=1"):
+        mined(tmp_path / "a", *words)
+    assert len(mined(tmp_path / "a", *words, "data.channels=1")) == 3
 
 
 def test_other_weights_do_not_resume_a_mining(tmp_path):
     """The same weights elsewhere do; others under the same name do not."""
-    save_run(tmp_path / "first", ("background", "object"))
+    save_run(tmp_path / "first", NAMES)
     shutil.copytree(tmp_path / "first", tmp_path / "copy")
     words = ["data.count=3", "candidates=logit_noise", "model.trusted=[trained]", f"out={tmp_path / 'a'}"]
     first = mine_to_disk(composed(*words, f"model.weights={tmp_path / 'first'}"), Console(quiet=True))
     again = mine_to_disk(composed(*words, f"model.weights={tmp_path / 'copy'}"), Console(quiet=True))
     assert repr(first) == repr(again)
-    save_run(tmp_path / "copy", ("background", "object"), width=5)
+    save_run(tmp_path / "copy", NAMES, width=5)
     with pytest.raises(DataError, match=r"model\.weights was 'weights of sha256 \w+' and is 'weights of sha256 \w+'"):
         mine_to_disk(composed(*words, f"model.weights={tmp_path / 'copy'}"), Console(quiet=True))
 
@@ -173,7 +189,7 @@ def test_contents_stand_for_weights_alone(tmp_path):
 
 def test_several_checkpoints_are_asked(tmp_path):
     for name, width in (("early", 4), ("late", 5)):
-        save_run(tmp_path / name, ("background", "object"), width=width)
+        save_run(tmp_path / name, NAMES, width=width)
     names = [f"candidates.weights.{name}={tmp_path / name}" for name in ("early", "late")]
     words = ["data.count=3", "candidates=checkpoints", "candidates.trusted=[trained]", *names]
     assert {name for record in mined(tmp_path / "a", *words) for name in record.mask_names} == {
@@ -211,7 +227,7 @@ def test_a_state_dict_of_another_program(tmp_path, prefix):
     ],
 )
 def test_what_cannot_be_asked(tmp_path, words, message):
-    save_run(tmp_path, ("background", "object"))
+    save_run(tmp_path, NAMES)
     base = ["data.count=3", "candidates=tta", f"model.weights={tmp_path}", "model.trusted=[trained]"]
     with pytest.raises(SystemExit, match=message):
         run_mine(composed(f"out={tmp_path / 'a'}", *base, *words))
