@@ -395,7 +395,8 @@ def export(words: Words) -> int:
         "export",
         export,
         "segdpo export MODEL network.onnx --height 256 --width 256\n"
-        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n\n"
+        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n"
+        "segdpo export MODEL masks.onnx --with-preparation --dynamic\n\n"
         "docs/deploy.md describes inputs and outputs.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
@@ -405,6 +406,9 @@ def export(words: Words) -> int:
     parser.add_argument("--width", type=int, default=256, help="(256)")
     parser.add_argument("--batch", type=int, default=1, help="images in one call (1)")
     parser.add_argument("--dynamic", action="store_true", help="any number and size of images")
+    parser.add_argument(
+        "--with-preparation", action="store_true", help="from images as they are to masks, as predict does it"
+    )
     parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
     options = parser.parse_args(words)
 
@@ -415,17 +419,26 @@ def export(words: Words) -> int:
     try:
         segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
         shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
+        preparation = description["preparation"]
         notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
+        notes["preparation"] = json.dumps(preparation.stored())
         with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about themselves
             checks = inference.export(
-                segmenter, options.out, shape, format=options.format, dynamic=options.dynamic, notes=notes
+                segmenter,
+                options.out,
+                shape,
+                format=options.format,
+                dynamic=options.dynamic,
+                preparation=preparation if options.with_preparation else None,
+                notes=notes,
             )
     except (OSError, ValueError) as error:
         return _error(error)
     for one in checks:
-        size = " × ".join(map(str, one.shape))
-        print(f"{size}: largest difference {one.difference:.3g}, largest logit {one.largest:.3g}")
+        print(one)
+    if options.with_preparation and preparation.window:
+        _error(f"the file sees images whole, predict in windows of {preparation.window}.", "note", "yellow")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from torch import nn
 
-from segdpo.data import Preparation, read_preparation, unknown_preparation
+from segdpo.data import MaskSource, Preparation, read_preparation, unknown_preparation
 from segdpo.models import (
     ADAPTERS,
     Segmenter,
@@ -20,6 +21,7 @@ from segdpo.models import (
     read_header,
     without_interpolations,
 )
+from segdpo.preferences import Network, checkpoints
 
 POLICY = "policy.safetensors"
 NEEDED = ("model", "classes", "mean", "std")
@@ -78,6 +80,20 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
     merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
     preparation = _preparation_of(description, merged, path, trusted)
     return merged.eval(), cast(Description, {**description, "preparation": preparation})
+
+
+def open_network(path: str | Path, *, device: str = "cpu", trusted: Sequence[str] = ()) -> tuple[Network, Description]:
+    """Return a trained network that predicts images as in its training, and its description; see `open_segmenter`."""
+    segmenter, description = open_segmenter(path, trusted=trusted)
+    return Network(segmenter, description["preparation"], device), description
+
+
+def checkpoint_candidates(
+    weights: Mapping[str, str | Path], *, device: str = "cpu", trusted: Sequence[str] = ()
+) -> MaskSource:
+    """Return candidates that are the predictions of several trained networks: name → path as in `open_segmenter`."""
+    networks = {name: open_network(path, device=device, trusted=trusted)[0] for name, path in weights.items()}
+    return partial(checkpoints, networks=networks)
 
 
 def weights_path(path: Path) -> Path:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from segdpo.preferences.network import to_image as to_image
     from segdpo.preferences.network import to_model_input as to_model_input
     from segdpo.preferences.network import with_network as with_network
-    from segdpo.preferences.network import with_weights as with_weights
     from segdpo.preferences.questions import Questions as Questions
     from segdpo.preferences.questions import adjacent_ranks as adjacent_ranks
     from segdpo.preferences.questions import all_pairs as all_pairs

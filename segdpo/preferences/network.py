@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -150,24 +149,6 @@ def _functions(value: Any) -> Iterator[Callable[..., object]]:
             yield from _functions(part)
     elif callable(value):
         yield value
-
-
-def with_weights(model: nn.Module, path: str | Path | None, *, prefix: str = "") -> nn.Module:
-    """Load a state_dict into the model and return it.
-
-    Args:
-        model: which receives the weights.
-        path: a file of a state_dict, bare or under "state_dict" as in Lightning's files; None: the model stays as is.
-        prefix: what stands before the model's own names in the file ("network."); other keys are left out.
-    """
-    if path is None:
-        return model
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content)
-    model.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    )
-    return model
 
 
 def masks_of(logits: Logits) -> Masks:

@@ -1,7 +1,5 @@
 """Networks: the images they get, the logits they return, and weights from files."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch import nn
 from segdpo.data.preparation import Preparation
 from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.files import DataError
-from segdpo.preferences.network import Network, masks_of, to_image, to_model_input, with_weights
+from segdpo.preferences.network import Network, masks_of, to_image, to_model_input
 
 
 def rng(seed=0):
@@ -91,22 +89,6 @@ def test_masks_of_logits():
     assert masks_of(binary).tolist() == [[[0, 1]]]
     several = np.array([[[[0, 1]], [[2, 0]], [[1, 5]]]], np.float32)
     assert masks_of(several).tolist() == [[[1, 2]]]
-
-
-def test_weights_from_a_file(tmp_path):
-    trained, fresh = nn.Conv2d(3, 1, 1), partial(nn.Conv2d, 3, 1, 1)
-    torch.save(trained.state_dict(), tmp_path / "bare.pt")
-    lightning = {"state_dict": {f"network.{name}": value for name, value in trained.state_dict().items()} | {"x": 1}}
-    torch.save(lightning, tmp_path / "lightning.ckpt")
-    for model in (
-        with_weights(fresh(), tmp_path / "bare.pt"),
-        with_weights(fresh(), tmp_path / "lightning.ckpt", prefix="network."),
-    ):
-        torch.testing.assert_close(model.weight, trained.weight)
-    untouched = fresh()
-    assert with_weights(untouched, None) is untouched
-    with pytest.raises(RuntimeError, match="Missing key"):
-        with_weights(fresh(), tmp_path / "lightning.ckpt", prefix="net.")
 
 
 class FirstChannel(nn.Module):

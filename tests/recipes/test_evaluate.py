@@ -250,7 +250,7 @@ SOURCE = "segdpo.data.Shapes"
         (SOURCE, "os.system", r"config\.yaml: data asks to call 'os\.system'.*--trust os"),
         (SOURCE, "sympy.sympify", r"data asks to call 'sympy\.sympify'"),
         (SOURCE, "segdpo.files.write_atomically", r"data asks to call 'segdpo\.files\.write_atomically"),
-        (SOURCE, "segdpo.preferences.with_weights", r"data asks to call"),
+        (SOURCE, "segdpo.inference.open_network", r"data asks to call"),
         ("segdpo.data.Pipeline", "torch.load", r"transforms\.eval asks to call 'torch\.load'"),
         ("segdpo.data.split_by_fraction", "timm.models.load_state_dict", r"datamodule\.split asks to call"),
         ("size: 32", "size: ${oc.create:{_target_:os.system}}", r"config\.yaml: .*data\.size holds \$"),
