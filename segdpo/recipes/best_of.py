@@ -19,11 +19,11 @@ from segdpo.checks import IGNORE
 from segdpo.data import Numbers, needs_gold
 from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
 from segdpo.preferences import Judge, Network
-from segdpo.recipes.command_line import choice_of
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
 from segdpo.recipes.reference import train_or_load_reference
 from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.recipes.typed import choice_of
 from segdpo.scores import predicted_classes
 
 
