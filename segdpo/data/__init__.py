@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from segdpo.data.formats.regions import decode_region as decode_region
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset
     from segdpo.data.formats.torchvision_sets import VocDataset as VocDataset
+    from segdpo.data.gold import needs_gold as needs_gold
+    from segdpo.data.gold import reads_gold as reads_gold
+    from segdpo.data.gold import with_gold as with_gold
     from segdpo.data.images import SUFFIXES as SUFFIXES
     from segdpo.data.images import ImageFile as ImageFile
     from segdpo.data.images import decode_image as decode_image

@@ -12,7 +12,6 @@ from segdpo.data.formats.polygons import coco_regions, yolo_regions
 from segdpo.data.formats.regions import Region, decode_code, paint
 from segdpo.data.mask_numbers import (
     WRONG,
-    Numbers,
     Size,
     chances_of,
     class_numbers,
@@ -21,6 +20,7 @@ from segdpo.data.mask_numbers import (
     instance_numbers,
     mask_colours,
 )
+from segdpo.data.pixels import Numbers
 from segdpo.data.record import Candidates, check_mask
 from segdpo.files import DataError
 from segdpo.masks import Mask
@@ -156,22 +156,24 @@ def decode_objects(
     if mask_format.kind == "instances":
         numbers = instance_numbers(data, name)
         for number in distinct(numbers, name).tolist():
-            if number and mask_format.values.get(number, mask_format.foreground) not in (0, IGNORE):
-                class_id = np.uint8(mask_format.values.get(number, mask_format.foreground))
-                yield number, _checked((numbers == number) * class_id, size, classes, name)
-        return
-    if mask_format.kind not in _REGIONS:
-        raise DataError(
-            f"{name}: Expected objects but got kind {mask_format.kind!r}; use instances or polygons.", WRONG
-        )
-    for number, region in enumerate(_REGIONS[mask_format.kind](data, name, _given(size, name)), 1):
-        yield number, decode_code(region.code) * np.uint8(_class_of(region, mask_format, classes, name))
+            class_id = mask_format.values.get(number, mask_format.foreground if number else 0)
+            if class_id not in (0, IGNORE):
+                yield number, _checked((numbers == number) * np.uint8(class_id), size, classes, name)
+    elif mask_format.kind in _REGIONS:
+        for number, region in enumerate(_REGIONS[mask_format.kind](data, name, _given(size, name)), 1):
+            class_id = _class_of(region, mask_format, classes, name)
+            yield number, _checked(decode_code(region.code) * np.uint8(class_id), size, classes, name)
+    else:
+        found = f"{name}: Expected kind=instances, or polygons, but got kind={mask_format.kind}"
+        raise DataError(f"{found}; other files hold no objects.", WRONG)
 
 
 def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, classes: Classes) -> Mask:
     numbers = class_numbers(data, name)
     if how.only_values:
         _check_listed(numbers, how.values, name)
+    if numbers.dtype == np.uint8 and not how.values:
+        return numbers
     if numbers.dtype == np.uint8:
         table = np.arange(256, dtype=np.uint8)
         table[[value for value in how.values if 0 <= value < 256]] = [
@@ -273,7 +275,7 @@ def _class_of(region: Region, mask_format: MaskFormat, classes: Classes, name: s
     if isinstance(label, str):
         return class_named(label, classes, name)
     found = mask_format.values.get(label, label + 1 if mask_format.kind == "yolo" else label)
-    if not 0 <= found <= IGNORE:
+    if (label < 0 and label not in mask_format.values) or not 0 <= found <= IGNORE:
         raise DataError(f"{name}: Expected a class from 0 to 255 but got {label}; map it with `values`.", "class")
     return found
 

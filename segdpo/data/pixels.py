@@ -29,9 +29,10 @@ PNG_DEPTH = 24  # where a PNG names its bits a channel
 ARRAY_SIGNATURES = (NPY_SIGNATURE, b"PK\x03\x04")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tags of TIFF.
-WIDTH, LENGTH, BITS, PHOTOMETRIC, DESCRIPTION, CHANNELS, PLANES = 256, 257, 258, 262, 270, 277, 284
-TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT = 322, 323, 339
-TAGS = (WIDTH, LENGTH, BITS, PHOTOMETRIC, DESCRIPTION, CHANNELS, PLANES, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT)
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, CHANNELS, PLANES = 256, 257, 258, 259, 262, 270, 277, 284
+STRIPS, STRIP_ROWS, STRIP_BYTES, TILE_WIDTH, TILE_LENGTH, TILES, SAMPLE_FORMAT = 273, 278, 279, 322, 323, 324, 339
+NUMBERS = {WIDTH: 0, LENGTH: 0, COMPRESSION: 1, CHANNELS: 1, STRIP_ROWS: 2**32, TILE_WIDTH: 1, TILE_LENGTH: 1}
+TAGS = (*NUMBERS, BITS, PHOTOMETRIC, DESCRIPTION, PLANES, STRIPS, STRIP_BYTES, TILES, SAMPLE_FORMAT)
 # Sample format and bits of TIFFs that are read as numbers.
 DEEP = {
     (1, 16): "uint",
@@ -85,7 +86,9 @@ def _read_header(data: bytes, name: str) -> _Header | None:
     if data.startswith(PNG_SIGNATURE):
         _check_png(data, name)
         width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
-        return _Header(np.dtype(np.uint16), (height, width), 4) if data[PNG_DEPTH] == 16 else None
+        # Grey, RGB; OpenCV reads grey with alpha as RGBA.
+        channels = {0: 1, 2: 3}.get(data[PNG_DEPTH + 1], 4)
+        return _Header(np.dtype(np.uint16), (height, width), channels) if data[PNG_DEPTH] == 16 else None
     if data.startswith(TIFF_SIGNATURES):
         tags, second = _tiff_tags(data, name)
         _check_pages(tags, second, name)
@@ -153,7 +156,7 @@ def _decode_deep(data: bytes, name: str, header: _Header) -> Numbers:
     """Return the numbers of an image of more than 8 bits, [H, W] or [H, W, C] with channels in the order RGB(A)."""
     size, dtype = header.size, header.dtype
     pixels = size[0] * size[1]
-    if pixels > MAX_PIXELS or pixels * header.channels * dtype.itemsize > 2 * MAX_BYTES:
+    if pixels > MAX_PIXELS or pixels * header.channels * dtype.itemsize > MAX_BYTES:
         raise _undecodable(name, f"Expected at most {MAX_PIXELS} pixels but got {size[1]}×{size[0]} of {dtype}")
     said = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -167,8 +170,9 @@ def _decode_deep(data: bytes, name: str, header: _Header) -> Numbers:
     if numbers.dtype != dtype or numbers.shape[:2] != size:
         found = f"{numbers.dtype} {list(numbers.shape)}"
         raise _undecodable(name, f"Expected {dtype} {list(size)} as its header says but got {found}")
-    # OpenCV has the channels in the order BGR(A).
-    return np.ascontiguousarray(numbers[..., [2, 1, 0, 3][: numbers.shape[2]]]) if numbers.ndim == 3 else numbers
+    if numbers.ndim == 3:  # OpenCV has the channels in the order BGR(A)
+        numbers[..., [0, 2]] = numbers[..., [2, 0]]
+    return numbers
 
 
 def _tiff_tags(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -181,9 +185,11 @@ def _tiff_tags(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
             page = ImageFileDirectory_v2(header)
             stream.seek(position)
             page.load(stream)
-            pages.append({key: _scalar(page[key]) for key in TAGS if key in page})
+            pages.append({key: page[key] for key in TAGS if key in page})
             position = page.next
-        first = {BITS: 1, CHANNELS: 1, PLANES: 1, TILE_WIDTH: 1, TILE_LENGTH: 1, SAMPLE_FORMAT: 1, **pages[0]}
+        first = {BITS: 1, PLANES: 1, SAMPLE_FORMAT: 1, STRIPS: (), STRIP_BYTES: (), **NUMBERS, **pages[0]}
+        first |= {key: int(first[key]) for key in NUMBERS}
+        first |= {key: _same(first[key]) for key in (BITS, SAMPLE_FORMAT)}
         # A TIFF's tiles are decoded whole, however little of one lies in the image.
         tile, size = first[TILE_WIDTH] * first[TILE_LENGTH], first[WIDTH] * first[LENGTH]
         if max(tile, size) > MAX_PIXELS:
@@ -194,7 +200,7 @@ def _tiff_tags(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
         raise _undecodable(name, error) from error
 
 
-def _scalar(value: Any) -> Any:
+def _same(value: Any) -> Any:
     """Return the first of several equal values, as the bits of each channel mostly are."""
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
@@ -215,7 +221,23 @@ def _deep_tiff(tags: dict[int, Any], name: str) -> _Header | None:
             f"{name}: Expected a TIFF of grey or RGB, of 16-bit integers or floats, but got {bits} bits, sample format "
             f"{kind}, photometric {tags.get(PHOTOMETRIC)}, planar configuration {tags[PLANES]}; save it as 16-bit RGB."
         )
-    return _Header(np.dtype(f"{DEEP[kind, bits]}{bits}"), (tags[LENGTH], tags[WIDTH]), channels)
+    header = _Header(np.dtype(f"{DEEP[kind, bits]}{bits}"), (tags[LENGTH], tags[WIDTH]), channels)
+    _check_strips(tags, header, name)
+    return header
+
+
+def _check_strips(tags: dict[int, Any], header: _Header, name: str) -> None:
+    """Refuse a TIFF with too few parts: OpenCV repeats the last one."""
+    height, width = header.size
+    if TILES in tags:
+        wide, high = max(1, tags[TILE_WIDTH]), max(1, tags[TILE_LENGTH])
+        expected, found = -(-width // wide) * -(-height // high), np.size(tags[TILES])
+    else:
+        expected, found = -(-height // max(1, min(tags[STRIP_ROWS], height))), np.size(tags[STRIPS])
+    stored = int(np.sum(tags[STRIP_BYTES])) if tags[COMPRESSION] == 1 and TILES not in tags else None
+    needed = height * width * header.channels * header.dtype.itemsize
+    if not 0 < expected <= found or (stored is not None and stored < needed):
+        raise _undecodable(name, f"Expected {expected} parts of {needed} bytes but got {found} parts of {stored}")
 
 
 def _check_pages(tags: dict[int, Any], second: dict[int, Any], name: str) -> None:

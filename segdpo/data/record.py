@@ -109,18 +109,20 @@ class DescribesRecords(Protocol):
         ...
 
 
-def info_of(source: RecordSource, index: int, *, preferences: bool = False) -> RecordInfo:
+def info_of(source: RecordSource, index: int, *, preferences: bool = False, gold: bool = False) -> RecordInfo:
     """Return what is known of a record; decodes it only if the source cannot `describe` it.
 
-    With `preferences`, `pairs` and `ranking` are never None, and a record is also decoded if the source does not say
-    them.
+    With `preferences`, `pairs` and `ranking` are never None, and with `gold`, `gold` is not: a record is also decoded
+    if the source does not say them.
     """
     if isinstance(source, DescribesRecords):
         info = source.describe(index)
-        if not preferences or (info.pairs is not None and info.ranking is not None):
+        needed = ((info.pairs, info.ranking) if preferences else ()) + ((info.gold,) if gold else ())
+        if None not in needed:
             return info
     record = source[index]
-    return RecordInfo(record.id, record.group, record.split, len(record.pairs), len(record.ranking))
+    known = record.gold is not None
+    return RecordInfo(record.id, record.group, record.split, len(record.pairs), len(record.ranking), known)
 
 
 @dataclass(frozen=True, eq=False)

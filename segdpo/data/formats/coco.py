@@ -1,8 +1,10 @@
 """COCO files: any are read; those that segdpo writes hold all masks and preferences too."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -13,11 +15,13 @@ from segdpo.checks import IGNORE
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.formats.regions import paint, region_code
-from segdpo.data.images import ImageFile, decode_image, encode_image
+from segdpo.data.images import ImageFile, ValueRange, check_value_range, decode_image, eight_bit_file, encode_image
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
 from segdpo.masks import Mask
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -32,7 +36,10 @@ class CocoDataset:
         annotations: the .json file.
         images: the folder of the images; None: images/ beside the file.
         crowd: "ignore" makes iscrowd regions 255, "class" their class.
+        unannotated: what an image without annotations is, in a file of another program: "background" everywhere, or
+            without gold ("no_gold"). None: background, and a warning says how many there are.
         channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+        value_range: (low, high) of 16-bit and float images, which become 0 and 255; see `decode_image`.
     """
 
     def __init__(
@@ -41,12 +48,17 @@ class CocoDataset:
         images: str | Path | None = None,
         crowd: Literal["ignore", "class"] = "ignore",
         channels: int | None = 3,
+        value_range: ValueRange | None = None,
+        unannotated: Literal["background", "no_gold"] | None = None,
     ):
         self.path, self.channels = Path(annotations), channels
+        self.value_range = None if value_range is None else check_value_range(value_range)
         if crowd not in ("ignore", "class"):
             raise DataError(f"Expected crowd 'ignore' or 'class' but got {crowd!r}.", "class")
         self.images = self.path.parent / "images" if images is None else Path(images)
-        self._crowd = crowd
+        if unannotated not in (None, "background", "no_gold"):
+            raise DataError(f"Expected unannotated 'background' or 'no_gold' but got {unannotated!r}.", "class")
+        self._crowd, self._unannotated = crowd, unannotated
         try:
             self._read(parse_object(read_file(self.path, MAX_TEXT_BYTES), str(self.path)))
         except DataError:
@@ -59,7 +71,8 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Record:
         entry, values = self._entries[index], self._images[index]
-        image = decode_image(self.image_file(index).data, str(self._image_path(index)), self.channels)
+        path = self._image_path(index)
+        image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         size = (values["height"], values["width"])
         where = f"{self.path}, image {entry.id!r}: "
         if image.shape[:2] != size:
@@ -85,12 +98,11 @@ class CocoDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the file says of a record, without opening its image."""
         entry = self._entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking), bool(entry.gold))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(index)
-        return ImageFile(path.suffix, read_file(path))
+        """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
+        return eight_bit_file(self._image_path(index), self.value_range)
 
     def _image_path(self, index: int) -> Path:
         entry = self._entries[index]
@@ -113,6 +125,21 @@ class CocoDataset:
                     "manifest",
                 )
             self._regions.setdefault((number, region.get("mask")), []).append(region)
+        if not ours:
+            self._set_unannotated()
+
+    def _set_unannotated(self) -> None:
+        bare = {place for place, image in enumerate(self._images) if (image["id"], None) not in self._regions}
+        if self._unannotated == "no_gold":
+            self._entries = [replace(entry, gold=place not in bare) for place, entry in enumerate(self._entries)]
+        elif bare and self._unannotated is None:
+            log.warning(
+                "%s: %d of %d images have no annotation and count as background everywhere; if they are not annotated "
+                "yet, set data.unannotated=no_gold, and if they are, data.unannotated=background.",
+                self.path,
+                len(bare),
+                len(self._images),
+            )
 
     def _check_images(self) -> None:
         for what, names in (("id", [e.id for e in self._entries]), ("number", [image["id"] for image in self._images])):

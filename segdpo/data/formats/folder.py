@@ -11,7 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
-from segdpo.data.images import ImageFile, decode_image, encode_image, encode_mask
+from segdpo.data.images import (
+    ImageFile,
+    ValueRange,
+    check_value_range,
+    decode_image,
+    eight_bit_file,
+    encode_image,
+    encode_mask,
+)
 from segdpo.data.mask_files import MaskFormat, decode_mask
 from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
@@ -33,10 +41,12 @@ class FolderDataset:
     Args:
         root: the folder, written by `write_folder` or by hand.
         channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+        value_range: (low, high) of 16-bit and float images, which become 0 and 255; see `decode_image`.
     """
 
-    def __init__(self, root: str | Path, channels: int | None = 3):
+    def __init__(self, root: str | Path, channels: int | None = 3, value_range: ValueRange | None = None):
         self.root, self.channels = Path(root), channels
+        self.value_range = None if value_range is None else check_value_range(value_range)
         self.classes, entries = _read_description(self.root)
         found = _masks_found(self.root) if any(entry.masks is None for entry in entries) else {}
         self.entries = tuple(entries)
@@ -51,7 +61,8 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Record:
         entry, names = self.entries[index], self.mask_names[index]
         number = {name: k for k, name in enumerate(names)}
-        image = decode_image(self.image_file(index).data, f"{self.root / self._image_path(entry)}", self.channels)
+        path = self.root / self._image_path(entry)
+        image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         masks, gold = self._read_masks(entry, names, image)
         return Record(
             id=entry.id,
@@ -69,20 +80,25 @@ class FolderDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the manifest says of a record, without opening its image."""
         entry = self.entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        pairs, ranking = len(entry.pairs), len(entry.ranking)
+        return RecordInfo(entry.id, entry.group, entry.split, pairs, ranking, self._has_gold(entry))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(self.entries[index])
-        return ImageFile(path.suffix, read_file(self.root / path))
+        """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
+        return eight_bit_file(self.root / self._image_path(self.entries[index]), self.value_range)
 
     def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
-        gold = self.root / "gold" / f"{entry.id}.png"
-        has_gold = exists(gold) if entry.gold is None else entry.gold
+        gold, has_gold = self._gold_path(entry), self._has_gold(entry)
         files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
         masks = read_masks(files, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
+
+    def _has_gold(self, entry: Entry) -> bool:
+        return exists(self._gold_path(entry)) if entry.gold is None else entry.gold
+
+    def _gold_path(self, entry: Entry) -> Path:
+        return self.root / "gold" / f"{entry.id}.png"
 
     def _image_path(self, entry: Entry) -> Path:
         return Path("images", entry.id + entry.suffix)

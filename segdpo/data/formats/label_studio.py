@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def label_studio_regions(data: bytes, name: str, size: Size) -> list[Region]:
         DataError: it is none of these, or the task has no annotation or several.
     """
     values = parse_json(data, name)
-    if isinstance(values, list) and len(values) == 1 and "data" in values[0]:
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict) and "data" in values[0]:
         values = values[0]
     if isinstance(values, list):
         return regions_of(values, size, f"{name}: ")
@@ -94,6 +94,8 @@ def decode_brush(numbers: Sequence[int], size: Size, where: str) -> np.ndarray:
         DataError: the code is cut short, or is not one of H · W · 4 words of 8 bits.
     """
     try:
+        if not isinstance(numbers, list):
+            raise TypeError(type(numbers).__name__)
         words = _unpack(bytes(numbers), 4 * size[0] * size[1])
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}Expected a brush stroke as `rle` but got {error}.") from None
@@ -132,20 +134,29 @@ def _unpack(data: bytes, expected: int) -> np.ndarray:
 
 def _task(item: Any, where: str) -> Task:
     try:
-        address = next(str(value) for value in item["data"].values() if _names_a_file(value))
+        image = next(file for value in item["data"].values() if (file := _file_named(value)))
         made = [one for one in item.get("annotations", item.get("completions", [])) if not one.get("was_cancelled")]
-        annotations = {_maker(one, number): list(one["result"]) for number, one in enumerate(made, 1)}
+        makers = [_maker(one, number) for number, one in enumerate(made, 1)]
+        annotations = {
+            maker if makers.count(maker) == 1 else f"{maker}, {number}": list(one["result"])
+            for number, (maker, one) in enumerate(zip(makers, made, strict=True), 1)
+        }
         for number, one in enumerate(item.get("predictions", []), 1):
             annotations[f"prediction {number}"] = list(one["result"])
     except (TypeError, KeyError, AttributeError, ValueError, StopIteration) as error:
         raise DataError(
             f"{where}Expected a task of Label Studio but got {item!r:.60} ({error!r}); export it as JSON.", "manifest"
         ) from None
-    return Task(PurePosixPath(unquote(urlsplit(address).path or address)).name, annotations)
+    return Task(image, annotations)
 
 
-def _names_a_file(value: Any) -> bool:
-    return isinstance(value, str) and bool(PurePosixPath(urlsplit(value).path).suffix or "?d=" in value)
+def _file_named(value: Any) -> str:
+    """Return the file's name in an address; "" if there is none. Files of the server's disk are in the query."""
+    if not isinstance(value, str):
+        return ""
+    address = urlsplit(value)
+    path = PurePosixPath(parse_qs(address.query).get("d", [unquote(address.path)])[0])
+    return path.name if path.suffix else ""
 
 
 def _maker(annotation: dict[str, Any], number: int) -> str:
@@ -157,7 +168,7 @@ def _maker(annotation: dict[str, Any], number: int) -> str:
 def _check_result(result: Mapping[str, Any], size: Size, where: str) -> None:
     if result.get("image_rotation"):
         raise DataError(f"{where}Expected an image that was not rotated but got {result['image_rotation']!r} degrees.")
-    found = (result.get("original_height", size[0]), result.get("original_width", size[1]))
+    found = (result.get("original_height") or size[0], result.get("original_width") or size[1])
     if found != size:
         raise DataError(f"{where}Expected regions of an image {size} (height, width) but got {found}.", "size")
 

@@ -64,7 +64,7 @@ class PetDataset:
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
-        return RecordInfo(self._ids[index], split=self._split, pairs=0, ranking=0)
+        return RecordInfo(self._ids[index], split=self._split, pairs=0, ranking=0, gold=True)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
@@ -96,7 +96,7 @@ class VocDataset:
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
-        return RecordInfo(self._paths[index].stem, split=self._split, pairs=0, ranking=0)
+        return RecordInfo(self._paths[index].stem, split=self._split, pairs=0, ranking=0, gold=True)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
