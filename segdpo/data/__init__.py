@@ -41,11 +41,14 @@ if TYPE_CHECKING:
     from segdpo.data.images import decode_image as decode_image
     from segdpo.data.images import encode_image as encode_image
     from segdpo.data.images import encode_mask as encode_mask
+    from segdpo.data.pictures import DIFFERENCE as DIFFERENCE
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours
     from segdpo.data.pictures import data_uri as data_uri
+    from segdpo.data.pictures import difference as difference
+    from segdpo.data.pictures import first_shown as first_shown
+    from segdpo.data.pictures import fit as fit
     from segdpo.data.pictures import overlay as overlay
-    from segdpo.data.pictures import shrink as shrink
     from segdpo.data.record import Candidates as Candidates
     from segdpo.data.record import Image as Image
     from segdpo.data.record import MaskSource as MaskSource
@@ -76,5 +79,7 @@ if TYPE_CHECKING:
     from segdpo.data.transforms import coordinate_masks as coordinate_masks
     from segdpo.data.transforms import image_box as image_box
     from segdpo.data.transforms import normalise as normalise
+    from segdpo.data.vessels import Vessels as Vessels
+    from segdpo.data.vessels import annotate_vessels as annotate_vessels
 
 __getattr__, __dir__ = attach(__name__)

@@ -163,14 +163,16 @@ def paint(depth: Field, rng: np.random.Generator) -> Image:
     size = len(depth)
     cover = np.clip(depth + 0.5, 0, 1) * np.clip(1 + 0.35 * _clouds(size, 24, rng), 0.3, 1.6)
     ground = 0.10 * _clouds(size, 40, rng) + 0.06 * _clouds(size, 5, rng) + _blots(size, rng)
-    density = rng.uniform(0.3, 0.5) * cover + ground
-    stain = np.array([0.55, 1.0, 0.8], np.float32) * rng.uniform(0.85, 1.15, 3).astype(np.float32)
-    light = np.array([0.82, 0.62, 0.5], np.float32) * rng.uniform(0.85, 1.1, 3).astype(np.float32)
+    density = np.asarray(rng.uniform(0.3, 0.5) * cover + ground, np.float32)
     slope = 1 + 0.2 * rng.uniform(-1, 1) * np.linspace(-1, 1, size, dtype=np.float32)
-    sharp = cv2.GaussianBlur((density - np.log(slope)).astype(np.float32), (0, 0), rng.uniform(0.5, 0.8))
-    image = np.exp(np.log(255 * light) - np.asarray(sharp, np.float32)[..., None] * stain)
-    image += 255 * rng.uniform(0.02, 0.035) * rng.standard_normal((size, size, 1), np.float32)
-    return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0)), np.uint8)
+    density = np.asarray(cv2.GaussianBlur(density - np.log(slope), (0, 0), rng.uniform(0.5, 0.8)), np.float32)
+    grain = 255 * rng.uniform(0.02, 0.035) * rng.standard_normal((size, size), np.float32)
+    planes = []
+    for light, stain in ((0.82, 0.55), (0.62, 1.0), (0.5, 0.8)):
+        brightness = 255 * light * rng.uniform(0.85, 1.1)
+        plane = np.exp(np.float32(np.log(brightness)) - np.float32(stain * rng.uniform(0.85, 1.15)) * density)
+        planes.append(np.clip(np.rint(plane + grain), 0, 255).astype(np.uint8))
+    return np.stack(planes, axis=2)
 
 
 def _clouds(size: int, cell: int, rng: np.random.Generator) -> Field:
