@@ -29,6 +29,8 @@ DIFFERENCE = ((86, 180, 233), (213, 94, 0), (240, 228, 66), (204, 121, 167))
 # How strongly masks are tinted, and how grey the image below becomes, so that its colours are not taken for classes.
 TINT, GREY = 0.4, 0.7
 STRIPE = 3
+# Masks are drawn at this many times the picture's size, at most, and averaged.
+FINER = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,13 @@ def _draw(image: Image, labels: Mask, ignored: Bool[np.ndarray, "H W"], colours:
     longest = max(image.shape[:2])
     side = longest if side is None else side
     if side > longest:
-        image, size = fit(image, side), _size(image, side)
-        labels, shown = (_enlarged(mask, size) for mask in (labels, ignored.astype(np.uint8)))
-        ignored = shown > 0
-    width = max(1, round(longest / side))
+        size = _size(image, side)
+        image, labels, ignored = fit(image, side), _enlarged(labels, size), _enlarged(ignored, size)
+    elif (times := longest // (FINER * side)) > 1:
+        # The largest label of a square stands for it: a line of one pixel is still there.
+        image = np.array(Pillow.fromarray(_as_rgb(image)).reduce(times))
+        labels, ignored = _largest(labels, times), _largest(ignored, times)
+    width = max(1, round(max(labels.shape) / side))
     table = np.concatenate([np.zeros((1, 3), np.uint8), colours])
     picture = _paler(_as_rgb(image))
     rows, columns = np.indices(labels.shape, sparse=True)
@@ -121,7 +126,7 @@ def _draw(image: Image, labels: Mask, ignored: Bool[np.ndarray, "H W"], colours:
     around = np.asarray(cv2.dilate(labels, np.ones((2 * width + 1, 2 * width + 1), np.uint8)), np.uint8)
     outline = (around > 0) & ~inside
     picture[outline] = table[around[outline]]
-    return picture if side >= longest else fit(picture, side)
+    return picture if max(picture.shape) == side else fit(picture, side)
 
 
 def _paler(image: Image) -> Image:
@@ -146,5 +151,12 @@ def _size(image: Image, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _enlarged(mask: Mask, size: tuple[int, int]) -> Mask:
+def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Pillow.fromarray(mask).resize(size, Pillow.Resampling.NEAREST))
+
+
+def _largest(mask: np.ndarray, times: int) -> np.ndarray:
+    """Return the largest value of each square of `times` × `times` pixels; those at the end may be smaller."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % times), (0, -width % times)))
+    return np.asarray(padded.reshape(-(-height // times), times, -(-width // times), times).max((1, 3)))

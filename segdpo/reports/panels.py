@@ -14,7 +14,7 @@ from segdpo.masks import Mask, mean_iou
 
 BINARY = ("background", "object")
 MASKS = ("chosen", "rejected", "reference", "policy", "gold")
-STRIP_MASKS = ("gold", "reference", "policy")
+STRIP_MASKS = ("reference", "policy", "gold")
 PAIR = "chosen and rejected"
 COLUMNS = ("image", *MASKS, PAIR)
 # What the colours of DIFFERENCE say of a mask beside gold, and of a pair.
@@ -58,7 +58,7 @@ def draw_panel(
 
 
 def draw_strip(row: PanelRow, path: Path, *, classes: Sequence[str], notes: Mapping[str, str]) -> None:
-    """Write an image and its gold, reference and policy masks side by side as PNG; masks that are None are left out.
+    """Write an image and its reference, policy and gold masks side by side as PNG; masks that are None are left out.
 
     Masks are drawn as in `draw_panel`.
 

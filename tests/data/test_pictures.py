@@ -57,6 +57,17 @@ def test_in_a_smaller_picture_a_line_of_one_pixel_is_there_in_every_row():
     assert (abs(shown - expected) <= 0.5).all()
 
 
+@pytest.mark.parametrize(("size", "side"), [((1000, 1003), 50), ((999, 400), 100), ((200, 200), 199)])
+def test_lines_of_one_pixel_are_in_every_row_and_column_of_much_smaller_pictures(size, side):
+    image, mask = np.full((*size, 3), 100, np.uint8), np.zeros(size, np.uint8)
+    mask[:, size[1] // 2] = mask[size[0] // 2] = 1
+    shown = overlay(image, mask, CLASSES, side=side).astype(int)
+    assert shown.shape == fit(image, side).shape
+    changed = abs(shown - 100).max(2)
+    assert min(changed.max(0).min(), changed.max(1).min()) > 50
+    assert (changed > 0).sum() < 6 * sum(shown.shape[:2])
+
+
 def test_the_image_shows_through_the_mask():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), dtype=np.uint8)
     shown = overlay(image, np.ones((8, 8), np.uint8), CLASSES)
