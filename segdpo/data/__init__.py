@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from segdpo.data.splits import infos_of as infos_of
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
+    from segdpo.data.transforms import ObjectCrop as ObjectCrop
     from segdpo.data.transforms import Pipeline as Pipeline
     from segdpo.data.transforms import albumentations as albumentations
     from segdpo.data.transforms import coordinate_masks as coordinate_masks
