@@ -94,7 +94,9 @@ class Pipeline:
         self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         # Plane 0, 1 or OBJECT all over, tells inside from outside afterwards, also where a step leaves 0
         # (GridElasticDeform).
-        inside = np.ones(image.shape[:2], np.uint8) if objects is None else np.where(objects, OBJECT, 1).astype(np.uint8)
+        inside = (
+            np.ones(image.shape[:2], np.uint8) if objects is None else np.where(objects, OBJECT, 1).astype(np.uint8)
+        )
         planes = np.concatenate([inside[None], masks])
         moved = self._steps(image=image, masks=planes)
         if moved["image"].dtype != np.uint8:
@@ -135,7 +137,9 @@ class ObjectCrop(albumentations.RandomCrop):
             place = divmod(int(places[self.py_random.randrange(len(places))]), params["shape"][1])
             pads = found["pad_params"] or {}
             size, starts = self.height, []
-            for at, length, before, after in zip(place, params["shape"], ("top", "left"), ("bottom", "right"), strict=False):
+            for at, length, before, after in zip(
+                place, params["shape"], ("top", "left"), ("bottom", "right"), strict=False
+            ):
                 first, last = pads.get(f"pad_{before}", 0), pads.get(f"pad_{after}", 0)
                 start = at + first - self.py_random.randrange(size)
                 starts.append(min(max(0, start), length + first + last - size))

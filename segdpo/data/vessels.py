@@ -75,7 +75,7 @@ class Line:
 
 
 def draw_lines(size: int, rng: np.random.Generator) -> list[Line]:
-    """Return the lines of an image: trunks that enter at its border, and branches of branches that end before others."""
+    """Return trunks that enter at the border of the image, and their branches, which end before they meet another."""
     taken = np.zeros((size, size), np.uint8)
     lines: list[Line] = []
     for _ in range(max(2, round(size / 64))):

@@ -112,7 +112,7 @@ EVALUATION = Table(
         **_under("segdpo.data", "Shapes Vessels"),
         **_under("segdpo.preferences", "Mined mined_of_old"),
         **_under("segdpo.data", "split_by_fold split_by_fraction"),
-        **_under("segdpo.data", "Pipeline"),
+        **_under("segdpo.data", "ObjectCrop Pipeline"),
         # Candidates and judges that need no network; those with one read its weights from a path.
         **_under("segdpo.data", "Annotator annotate annotate_vessels"),
         **_under(

@@ -32,7 +32,9 @@ ELSEWHERE = ["online_dpo", "frontier", "frontier_bubil"]  # test_frontier_conf.p
 SHORT = [*CONVOLUTION, "reference_training.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
 SHAPES = ["data.count=40", "data.size=32"]
 VARIANTS = sorted(
-    path.stem for path in (CONF / "experiment" / "variant").glob("*.yaml") if not path.stem.startswith(("frontier_", "vessels_"))
+    path.stem
+    for path in (CONF / "experiment" / "variant").glob("*.yaml")
+    if not path.stem.startswith(("frontier_", "vessels_"))
 )
 
 
