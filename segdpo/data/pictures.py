@@ -118,9 +118,9 @@ def _draw(image: Image, labels: Mask, ignored: Bool[np.ndarray, "H W"], colours:
     width = max(1, round(max(labels.shape) / side))
     table = np.concatenate([np.zeros((1, 3), np.uint8), colours])
     picture = _paler(_as_rgb(image))
-    rows, columns = np.indices(labels.shape, sparse=True)
+    rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     striped = ignored & ((rows + columns) % (2 * STRIPE * width) < STRIPE * width)
-    picture[striped] = _mix(picture[striped], np.uint8(160), 0.7)
+    picture[striped] = _mix(picture[striped], 160, 0.7)
     inside = labels > 0
     picture[inside] = _mix(picture[inside], table[labels[inside]], TINT)
     around = np.asarray(cv2.dilate(labels, np.ones((2 * width + 1, 2 * width + 1), np.uint8)), np.uint8)
@@ -135,8 +135,8 @@ def _paler(image: Image) -> Image:
     return _mix(image, grey, GREY)
 
 
-def _mix(below: np.ndarray, above: np.ndarray, share: float) -> np.ndarray:
-    return np.rint((1 - share) * below + np.float32(share) * above).astype(np.uint8)
+def _mix(below: np.ndarray, above: np.ndarray | int, share: float) -> Image:
+    return np.asarray(np.rint((1 - share) * below + np.float32(share) * above), np.uint8)
 
 
 def _as_rgb(image: Image) -> Image:

@@ -111,7 +111,7 @@ class Pipeline:
         return View(normalise(moved["image"], self._mean, self._std), planes[1:], valid)
 
 
-class ObjectCrop(albumentations.RandomCrop):
+class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
     """A crop of size × size: a share of them has a pixel of an object somewhere in it, the others lie anywhere.
 
     Objects that cover little of a large image are in few crops that lie anywhere; nnU-Net (Isensee et al., 2021) draws
@@ -130,9 +130,9 @@ class ObjectCrop(albumentations.RandomCrop):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return where to crop, and how far to pad before."""
-        found = super().get_params_dependent_on_data(params, data)
+        found: dict[str, Any] = super().get_params_dependent_on_data(params, data)
         anywhere = self.py_random.random() >= self.objects
-        places = [] if anywhere else np.flatnonzero(np.asarray(data["masks"][0]) == OBJECT)
+        places = np.empty(0, int) if anywhere else np.flatnonzero(np.asarray(data["masks"][0]) == OBJECT)
         if len(places):
             place = divmod(int(places[self.py_random.randrange(len(places))]), params["shape"][1])
             pads = found["pad_params"] or {}

@@ -105,7 +105,7 @@ def compose(rows: Sequence[Mapping[str, Tile]], legend: Legend, title: str = "")
     return np.array(page)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: Legend, top: int, font: ImageFont.FreeTypeFont) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, legend: Legend, top: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
     left = 0
     for text, colour in legend.items():
         draw.rectangle((left, top + 3, left + FONT, top + 3 + FONT), colour)
