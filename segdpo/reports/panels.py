@@ -25,6 +25,7 @@ SMALLEST, LARGEST, GAP, LINE, FONT = 256, 512, 6, 18, 12
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 Legend = dict[str, tuple[int, int, int]]
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +87,12 @@ def compose(rows: Sequence[Mapping[str, Tile]], legend: Legend, title: str = "")
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     width = max(tile.picture.shape[1] for row in rows for tile in row.values())
     heights = [max(tile.picture.shape[0] for tile in row.values()) + LINE + GAP for row in rows]
-    top = LINE * (2 if title else 1)
-    size = (len(columns) * (width + GAP) - GAP, top + sum(heights) + LINE)
-    page = Pillow.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(FONT)
+    page_width = len(columns) * (width + GAP) - GAP
+    font = ImageFont.load_default(FONT)
+    keys = _places(legend, page_width, font)
+    top, bottom = LINE * (2 if title else 1), LINE * (1 + max((line for _, line in keys.values()), default=-1))
+    page = Pillow.new("RGB", (page_width, top + sum(heights) + bottom), PAPER)
+    draw = ImageDraw.Draw(page)
     draw.text((0, 1), title, INK, font)
     for number, name in enumerate(columns):
         left, upper = number * (width + GAP), top
@@ -101,16 +104,24 @@ def compose(rows: Sequence[Mapping[str, Tile]], legend: Legend, title: str = "")
             below = upper + height - LINE - GAP
             draw.text((left, upper if tile is None else below + 1), "none" if tile is None else tile.caption, INK, font)
             upper += height
-    _draw_legend(draw, legend, size[1] - LINE, font)
+    for text, (left, line) in keys.items():
+        upper = page.height - bottom + line * LINE
+        draw.rectangle((left, upper + 3, left + FONT, upper + 3 + FONT), legend[text])
+        draw.text((left + FONT + 4, upper + 1), text, INK, font)
     return np.array(page)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: Legend, top: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
-    left = 0
-    for text, colour in legend.items():
-        draw.rectangle((left, top + 3, left + FONT, top + 3 + FONT), colour)
-        draw.text((left + FONT + 4, top + 1), text, INK, font)
-        left += FONT + 4 + round(draw.textlength(text, font)) + 2 * FONT
+def _places(legend: Legend, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> dict[str, Place]:
+    """Return where each text of the legend begins: pixels from the left, and the line."""
+    places: dict[str, Place] = {}
+    left, line = 0, 0
+    for text in legend:
+        needed = FONT + 4 + round(font.getlength(text))
+        if left and left + needed > width:
+            left, line = 0, line + 1
+        places[text] = left, line
+        left += needed + 2 * FONT
+    return places
 
 
 def _tiles_of(row: PanelRow, classes: Sequence[str], side: int) -> dict[str, Tile]:

@@ -97,6 +97,16 @@ def test_classes_have_their_colours_in_the_file(tmp_path):
     assert picture.shape == (2 * LINE + 2 * (SMALLEST + LINE + GAP) + LINE, 5 * (SMALLEST + GAP) - GAP, 3)
 
 
+def test_a_long_legend_takes_several_lines(tmp_path):
+    classes = ("background", *(f"a class with a long name, number {k}" for k in range(12)))
+    draw_panel([row(policy=square(8))], tmp_path / "panel.png", classes=classes)
+    picture = np.array(Image.open(tmp_path / "panel.png"))
+    # Two of about 220 pixels in each line of 518, so that there are 6 lines.
+    assert picture.shape[0] == LINE + SMALLEST + LINE + GAP + 6 * LINE
+    for colour in class_colours(12):
+        assert (picture[-6 * LINE :] == colour).all(-1).sum() >= 12 * 12
+
+
 def test_a_thin_line_of_a_large_image_is_there_in_every_row(tmp_path):
     mask = np.zeros((1024, 1024), np.uint8)
     mask[:, 501] = 1
