@@ -78,7 +78,9 @@ def draw_lines(size: int, rng: np.random.Generator) -> list[Line]:
     """Return trunks that enter at the border of the image, and their branches, which end before they meet another."""
     taken = np.zeros((size, size), np.uint8)
     lines: list[Line] = []
-    for _ in range(max(2, round(size / 64))):
+    trunks = max(2, round(size / 64))
+    while trunks > 0 or not lines:
+        trunks -= 1
         lines += _grown(_start_of_trunk(size, rng), size * rng.uniform(0.6, 1.2), WIDEST / 2, taken, 0, rng)
     # The list grows while it is read: branches have branches of their own.
     for parent in lines:

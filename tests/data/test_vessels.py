@@ -81,6 +81,10 @@ def test_few_long_connected_lines_cover_a_small_share():
         assert set(np.unique(on_the_border)) == set(range(count + 1))  # each enters from outside
 
 
+def test_the_smallest_images_have_lines_too():
+    assert all(Vessels(60, size=64, masks=None)[i].gold.any() for i in range(60))
+
+
 def test_the_depth_in_a_straight_line_by_hand():
     points = np.stack([np.full(81, 10.0), np.linspace(2, 42, 81)], 1)
     depth = depth_inside([Line(points, np.full(81, 1.5))], 48)
