@@ -71,4 +71,4 @@ class Drawn:
         index = operator.index(index)
         if not 0 <= index < self.count:
             raise IndexError(f"Expected an index from 0 to {self.count - 1} but got {index}.")
-        return RecordInfo(f"{self.name}-{self.seed}-{index:05d}")
+        return RecordInfo(f"{self.name}-{self.seed}-{index:05d}", gold=True)

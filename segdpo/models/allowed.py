@@ -107,7 +107,7 @@ EVALUATION = Table(
         **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
         **_under("segdpo.data", "FolderDataset", ("root",)),
         **_under("segdpo.data", "PackDataset", ("path",)),
-        **_under("segdpo.data", "PlainFolder", ("root",)),
+        **_under("segdpo.data", "PlainFolder plain_folder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
         **_under("segdpo.data", "Shapes Vessels"),
         **_under("segdpo.preferences", "Mined mined_of_old"),

@@ -178,10 +178,10 @@ def _draw_test_panel(
     policy: nn.Module, reference: nn.Module, data: DataModule, path: Path, device: torch.device, images: int = 6
 ) -> None:
     """Draw the first test images with their chosen and rejected masks and the masks of both networks."""
-    loader = data.test_dataloader()
-    if isinstance(loader, list):
+    loaders = data.test_dataloader()
+    if not loaders:
         return
-    batch: Batch = next(iter(loader)).to(device)
+    batch: Batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders)).to(device)
     masks = {
         name: predicted_classes(network.to(device).eval()(in_weight_type(network, batch.image, device)))
         for name, network in (("reference", reference), ("policy", policy))

@@ -341,9 +341,9 @@ def test_ignored_and_outside_pixels_are_not_valid():
 @pytest.mark.parametrize(
     ("target", "records"),
     [
-        ("gold", record("bad", gold=False)),
+        ("first", record("bad", masks=0, pairs=(), gold=False)),
         ("any", record("bad", masks=0, pairs=(), gold=False)),
-        ("none", record("bad")),
+        ("nobody", record("bad")),
     ],
 )
 def test_a_missing_target_is_an_error_that_names_what_there_is(target, records):

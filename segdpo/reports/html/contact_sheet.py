@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segdpo.data import Check, Finding, Record, class_colours, data_uri, first_shown, fit, overlay
+from segdpo.data import Check, Finding, Record, Verdict, class_colours, data_uri, first_shown, fit, overlay
 from segdpo.masks import Mask
 from segdpo.reports.html.page import render
 
@@ -69,14 +69,15 @@ class ContactSheet:
         wrong = [finding for finding in findings if finding.level != "info"]
         self._cards.append(Card(record.id, " · ".join(facts), wrong, _preferences(record), tiles))
 
-    def html(self, title: str, check: Check) -> str:
-        """Return the page with the result of a check of the whole data set."""
+    def html(self, title: str, check: Check, judged: Verdict | None = None) -> str:
+        """Return the page with the result of a check of the whole data set, and the verdict on it."""
         first = first_shown(self.classes)
         colours = class_colours(len(self.classes) - first).tolist()
         return render(
             "contact_sheet.html",
             title=title,
             check=check,
+            verdict=judged,
             findings=[finding for finding in check.findings if finding.level != "info"][:SHOWN_FINDINGS],
             legend=list(zip(range(first, len(self.classes)), self.classes[first:], map(tuple, colours), strict=True)),
             cards=self._cards,
