@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -76,9 +76,11 @@ class RecordViews(Dataset[Item]):
     def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
         """Return the view of the image and of `masks`, and gold under the same geometry."""
         rng = self._rng(record, view, "view")
+        # Of the record and not of `masks`, so that the view does not depend on what an item shows of it.
+        objects = objects_of(record) if self.pipeline.asks_objects else None
         if record.gold is None:
-            return self.pipeline(record.image, masks, rng), None
-        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng)
+            return self.pipeline(record.image, masks, rng, objects), None
+        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng, objects)
         return replace(shown, masks=shown.masks[:-1]), shown.masks[-1]
 
     def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
@@ -222,6 +224,12 @@ def pairs_of(record: Record) -> list[Pair]:
     [(2, 0), (2, 1), (0, 1)]
     """
     return list(record.pairs) or [Pair(better, worse) for better, worse in combinations(record.ranking, 2)]
+
+
+def objects_of(record: Record) -> Bool[np.ndarray, "height width"]:
+    """Return where any of the record's masks, or gold if it has none, shows another class than 0."""
+    masks = record.masks if len(record.masks) or record.gold is None else record.gold[None]
+    return np.asarray(((masks > 0) & (masks != IGNORE)).any(0))
 
 
 _TARGETS = ("gold", "none", "any", "mean", "first", "chosen", "consensus")
