@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
+from segdpo.checks import check_choice
 from segdpo.data import Preparation, RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
@@ -33,6 +34,8 @@ from segdpo.reports import comparison_table, draw_curves
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
+# Where the comparison at the end compares masks with gold.
+MEASURED_AT = ("image", "view")
 
 
 class Clock:
@@ -113,15 +116,24 @@ def open_run(config: DictConfig) -> Run:
     """Open the data, split it, and make the folder.
 
     Raises:
-        ValueError: the model has another number of classes than the data.
+        ValueError: the model has another number of classes than the data, or the views do not show whole images.
     """
     source: RecordSource = build(config.data)
     check_class_count(config, "model", source.classes)
     splits: Splits = build(config.datamodule.split)(infos_of(source))
     log.info("%s", splits)
-    folder = Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder)
+    run = Run(config, source, splits, Path(config.run_folder))
+    _check_measured_at(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _check_measured_at(run: Run) -> None:
+    """Refuse, before anything is trained, views in which test images cannot be measured at their own size."""
+    check_choice("measured_at", run.config.measured_at, MEASURED_AT)
+    if run.config.measured_at == "image" and len(run.splits.test):
+        record = run.source[int(run.splits.test[0])]
+        run.preparation.input_of(record.image, record.id)
 
 
 def preparation_of(config: DictConfig, source: object = None) -> Preparation:
