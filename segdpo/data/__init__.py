@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from segdpo.data.checking import Finding as Finding
     from segdpo.data.checking import check_source as check_source
     from segdpo.data.datamodule import DataModule as DataModule
-    from segdpo.data.datasets import GoldBatch as GoldBatch
-    from segdpo.data.datasets import GoldBatches as GoldBatches
     from segdpo.data.datasets import PreferenceDataset as PreferenceDataset
     from segdpo.data.datasets import RankingDataset as RankingDataset
     from segdpo.data.datasets import RecordViews as RecordViews
@@ -67,10 +65,15 @@ if TYPE_CHECKING:
     from segdpo.data.pictures import first_shown as first_shown
     from segdpo.data.pictures import fit as fit
     from segdpo.data.pictures import overlay as overlay
+    from segdpo.data.preparation import Preparation as Preparation
+    from segdpo.data.preparation import Prepared as Prepared
+    from segdpo.data.preparation import read_preparation as read_preparation
+    from segdpo.data.preparation import unknown_preparation as unknown_preparation
     from segdpo.data.readiness import Verdict as Verdict
     from segdpo.data.readiness import command_line as command_line
     from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
+    from segdpo.data.record import DescribesRecords as DescribesRecords
     from segdpo.data.record import Image as Image
     from segdpo.data.record import MaskSource as MaskSource
     from segdpo.data.record import Pair as Pair

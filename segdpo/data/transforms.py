@@ -67,8 +67,8 @@ class Pipeline:
     ) -> None:
         for step in _flat(steps):
             _make_exact(step)
+        self.steps, self.mean, self.std = tuple(steps), tuple(mean), tuple(std)
         self._steps = albumentations.Compose(list(steps))
-        self._mean, self._std = mean, std
 
     @property
     def asks_objects(self) -> bool:
@@ -108,7 +108,7 @@ class Pipeline:
         valid = (planes[0] == 1) | (planes[0] == OBJECT)
         if not valid.all():
             planes[:, ~valid] = IGNORE
-        return View(normalise(moved["image"], self._mean, self._std), planes[1:], valid)
+        return View(normalise(moved["image"], self.mean, self.std), planes[1:], valid)
 
 
 class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
@@ -185,8 +185,11 @@ def coordinate_masks(size: tuple[int, ...]) -> UInt8[np.ndarray, "4 height width
     """Return masks that hold each pixel's own row and column, each as two digits: views move them like any mask."""
     if max(size) > _LARGEST:
         raise DataError(f"Expected an image of at most {_LARGEST} pixels a side but got {size[0]}×{size[1]}.", "size")
-    digits = (part for places in np.indices(size) for part in (places // _BASE, places % _BASE))
-    return np.stack(list(digits)).astype(np.uint8)
+    # One side at a time: np.indices would take 16 bytes a pixel.
+    digits = np.empty((4, *size), np.uint8)
+    for axis, places in enumerate((np.arange(size[0])[:, None], np.arange(size[1]))):
+        digits[2 * axis], digits[2 * axis + 1] = places // _BASE, places % _BASE
+    return digits
 
 
 def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
@@ -201,15 +204,15 @@ def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
         size: height and width of the image.
     """
     box = _bounds(view.valid)
-    if box is not None:
-        digits = view.masks[:, box[0], box[1]].astype(np.int64)
-        found = _BASE * digits[0] + digits[1], _BASE * digits[2] + digits[3]
-        if view.valid[box].all() and all(_is_proportional(found[axis], axis, size[axis]) for axis in (0, 1)):
+    if box is not None and view.valid[box].all():
+        # uint16 holds every place: a large image has few bytes a pixel to spare.
+        digits = view.masks[:, box[0], box[1]].astype(np.uint16)
+        if all(_is_proportional(_BASE * digits[2 * axis] + digits[2 * axis + 1], axis, size[axis]) for axis in (0, 1)):
             return box
     raise DataError(
         f"{name}: Expected an eval pipeline that shows the whole image, resized or padded, but it cuts, turns or "
         "bends it, so that nothing can be measured at the image's own size; take transforms.eval without such "
-        "steps (transforms=whole, transforms=resized), or measure the views as they are, without --native.",
+        "steps (transforms=whole, transforms=resized), or measure the views as they are: measured_at=view.",
         "size",
     )
 
@@ -224,9 +227,11 @@ def _bounds(valid: Bool[np.ndarray, "height width"]) -> Box | None:
 def _is_proportional(found: np.ndarray, axis: int, size: int) -> bool:
     """Return whether the places found run through the image evenly, to within a pixel of the image."""
     length = found.shape[axis]
-    fractions = (np.arange(length) + 0.5) / length
-    expected = fractions[:, None] if axis == 0 else fractions[None]
-    return bool((abs((found + 0.5) / size - expected) <= 1.01 / size).all())
+    expected = (np.arange(length) + 0.5) * size / length - 0.5
+    low, high = np.ceil(expected - 1.01).clip(0).astype(np.uint16), np.floor(expected + 1.01).astype(np.uint16)
+    if axis == 0:
+        low, high = low[:, None], high[:, None]
+    return bool(((low <= found) & (found <= high)).all())
 
 
 # cv2's INTER_NEAREST takes the corner of a pixel's source, not its centre: masks halved in size lie half a pixel off

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import Numbers, RecordSource, Splits, infos_of, with_gold
+from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -73,6 +73,11 @@ class Run:
     def with_gold(self, images: Numbers) -> Numbers:
         """Return those of the images that have gold."""
         return with_gold(self.source, images) if self.has_gold is None else images[self.has_gold[images]]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images become the input of the networks of this run, wherever they predict."""
+        return preparation_of(self.config, self.source)
 
 
 Recipe = Callable[[Run, Sequence[Callback]], Summary]
@@ -128,6 +133,19 @@ def open_run(config: DictConfig) -> Run:
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     return Run(config, source, splits, folder, has_gold=np.array([bool(info.gold) for info in infos], bool))
+
+
+def preparation_of(config: DictConfig, source: object = None) -> Preparation:
+    """Return how the networks of a configuration receive images; `source`: what says how image files are decoded."""
+    transforms = plain(config.transforms)
+    ends = getattr(source, "value_range", None)
+    return Preparation(
+        build(transforms["eval"]),
+        getattr(source, "channels", None),
+        None if ends is None else tuple(ends),
+        transforms.get("window"),
+        transforms["eval"],
+    )
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from toy_records import Listed, record, toys
 from segdpo import PreferenceLoss, Score, score_pairs, score_ranking
 from segdpo.data.batches import PairBatch, collate_pairs, collate_rankings, collate_supervised
 from segdpo.data.datasets import (
-    GoldBatches,
     PreferenceDataset,
     RankingDataset,
     SupervisedDataset,
@@ -349,33 +348,3 @@ def test_ignored_and_outside_pixels_are_not_valid():
 def test_a_missing_target_is_an_error_that_names_what_there_is(target, records):
     with pytest.raises(DataError, match=f"'{target}'.*'bad'.*gold: .*masks: "):
         data_of(records, target=target)[0]
-
-
-def gold_batches(records, steps=(), **options):
-    return GoldBatches(Listed(records), Pipeline(list(steps)), range(len(records)), **options)
-
-
-def test_only_images_of_one_size_share_a_batch():
-    records = [
-        record(name, size=size) for name, size in zip("abcde", [(8, 8), (8, 8), (8, 8), (9, 8), (8, 8)], strict=True)
-    ]
-    found = list(gold_batches(records, batch_size=2))
-    assert [batch.batch.ids for batch in found] == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert [number for batch in found for number in batch.numbers] == [0, 1, 2, 3, 4]
-    # Nothing is filled up, so all pixels count.
-    assert all(batch.batch.valid.all() for batch in found)
-
-
-def test_images_without_gold_are_passed_over_and_named():
-    records = [record(name, gold=name != "b") for name in "abc"]
-    data = gold_batches(records)
-    for _ in range(2):  # a second time counts anew
-        assert [batch.batch.ids for batch in data] == [["a", "c"]]
-        assert data.without_gold == ["b"]
-
-
-def test_pixels_ignored_by_gold_do_not_count():
-    ignored = record("a")
-    ignored.gold[3, 4] = 255
-    (found,) = gold_batches([ignored])
-    assert (~found.batch.valid).nonzero().tolist() == [[0, 3, 4]]

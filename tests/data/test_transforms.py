@@ -258,7 +258,7 @@ def test_the_box_is_where_the_image_is(size, steps):
     ids=lambda step: type(step).__name__,
 )
 def test_a_view_that_shows_less_than_the_image_or_another_is_refused(step):
-    with pytest.raises(DataError, match=r"photo: .*--native"):
+    with pytest.raises(DataError, match=r"photo: .*measured_at=view"):
         image_box("photo", view_of((64, 64), step), (64, 64))
 
 
