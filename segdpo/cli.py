@@ -210,6 +210,7 @@ def predict(words: Words) -> int:
     _add_device_and_trust(parser)
     options = parser.parse_args(words)
 
+    import torch
     from rich.console import Console
     from rich.progress import track
 
@@ -217,6 +218,8 @@ def predict(words: Words) -> int:
     from segdpo.inference import find_images, open_segmenter, predict_files, preparation_for
     from segdpo.preferences import check_windows
 
+    # Masks are those of `evaluate`, which does the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         device = _device(options.device)
         check_windows(options.window, options.overlap, options.batch)

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
+from segdpo.checks import check_choice
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
@@ -35,6 +36,8 @@ from segdpo.reports import comparison_table, draw_curves
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
+# Where the comparison at the end compares masks with gold.
+MEASURED_AT = ("image", "view")
 
 
 class Clock:
@@ -123,16 +126,26 @@ def open_run(config: DictConfig) -> Run:
     """Open the data, split it, and make the folder.
 
     Raises:
-        ValueError: the model has another number of classes than the data.
+        ValueError: the model has another number of classes than the data, or the views do not show whole images.
     """
     source: RecordSource = build(config.data)
     check_class_count(config, "model", source.classes)
     infos = infos_of(source)
     splits: Splits = build(config.datamodule.split)(infos)
     log.info("%s", splits)
-    folder = Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder, has_gold=np.array([bool(info.gold) for info in infos], bool))
+    has_gold = np.array([bool(info.gold) for info in infos], bool)
+    run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
+    _check_measured_at(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _check_measured_at(run: Run) -> None:
+    """Refuse, before anything is trained, views in which test images cannot be measured at their own size."""
+    check_choice("measured_at", run.config.measured_at, MEASURED_AT)
+    if run.config.measured_at == "image" and len(run.splits.test):
+        record = run.source[int(run.splits.test[0])]
+        run.preparation.input_of(record.image, record.id)
 
 
 def preparation_of(config: DictConfig, source: object = None) -> Preparation:
