@@ -284,7 +284,7 @@ class SupervisedDataset(RecordViews):
         elif self.target in _SOFT_TARGETS:
             classes = len(self.source.classes)
             target = class_shares(shown.masks, classes, weights)
-            known = target.any(axis=0)
+            known = np.asarray(target.any(0), bool)
         else:
             # Gold comes with every view; taking it through the geometry twice would only cost time.
             target = gold if self.target == "gold" and gold is not None else shown.masks[0]

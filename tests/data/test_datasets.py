@@ -170,16 +170,6 @@ class Described(Listed):
         return RecordInfo(f"r{index}", pairs=index % 2, ranking=0)
 
 
-def test_images_said_to_have_no_gold_are_not_read_to_evaluate():
-    class Silent(Described):
-        def describe(self, index):
-            return RecordInfo(f"r{index}", gold=False)
-
-    batches = GoldBatches(Silent([record()] * 3), PLAIN, [0, 2])
-    assert list(batches) == []
-    assert batches.without_gold == ["r0", "r2"]
-
-
 def test_a_source_that_describes_its_records_is_not_read_to_find_the_judged():
     data = PreferenceDataset(Described([record()] * 4), PLAIN)
     assert data.indices.tolist() == [1, 3]
