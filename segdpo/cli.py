@@ -5,10 +5,12 @@ Nothing here imports torch before there is work to do, so that `--help` is quick
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-    from segdpo.data import Check
+    from segdpo.data import Check, Opened, Verdict
 
 Words = Sequence[str]
 
@@ -27,7 +29,7 @@ EXPORT_FORMATS = ("onnx", "torch_export")
 PREDICTIONS = ("masks", "probabilities", "overlays")
 
 MODEL = "a run's folder, a .safetensors or a .ckpt"
-DATA = "a folder, a pack, a COCO .json, or a .yaml of conf/data/"
+DATA = "a folder of images and masks, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
 COLOURS = {"error": "red", "info": "dim"}
@@ -88,16 +90,22 @@ def mine(words: Words) -> int:
 
 
 def check(words: Words) -> int:
-    """Read a whole data set and list what is wrong with it."""
+    """Read a whole data set, list what is wrong with it, and say how to train on it."""
     parser = _parser(
         "check",
         check,
-        "segdpo check PATH_OR_YAML [key=value …] --html sheet.html\n\n"
-        "Exit status 1 when anything is wrong. docs/data.md explains the findings.",
+        "segdpo check MY_FOLDER [key=value …] --html sheet.html\n"
+        "segdpo check conf/data/bubil.yaml [key=value …]\n\n"
+        "Of a folder of images and masks, the options are guessed and printed; --yaml writes them to a file. Ends\n"
+        "with the command that trains on the data, or with what is missing. Exit status 1 when anything is wrong.\n"
+        "docs/data.md explains the findings.",
     )
     parser.add_argument("data", help=DATA)
-    parser.add_argument("options", nargs="*", help="key=value for a .yaml")
+    parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
     parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
+    parser.add_argument(
+        "--yaml", type=Path, help="write the options of a folder to this file; conf/data/NAME.yaml: data=NAME"
+    )
     parser.add_argument("--images", type=int, default=40, help="images on that page besides faulty ones (40)")
     parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is an error")
     parser.add_argument("--allow", action="append", default=[], metavar="KIND", help="a kind of finding to accept")
@@ -107,30 +115,34 @@ def check(words: Words) -> int:
     from rich.markup import escape
     from rich.progress import track
 
-    from segdpo.data import check_source, open_source
-    from segdpo.files import DataError
+    from segdpo.data import check_source, find_source, verdict
+    from segdpo.files import DataError, write_atomically
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
     try:
-        source = open_source(options.data, options.options, channels=None)
+        opened = find_source(options.data, options.options, channels=None)
     except DataError as error:
-        console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
+        console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}", highlight=False)
         return 1
-    sheet = ContactSheet(source.classes, len(source), options.images)
+    if opened.line:
+        console.print(escape(opened.line), highlight=False)
+    sheet = ContactSheet(opened.source.classes, len(opened.source), options.images)
     found = check_source(
-        source,
+        opened.source,
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
         on_record=sheet.offer if options.html else None,
     )
-    if options.html:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(sheet.html(options.data, found), encoding="utf-8", errors="backslashreplace")
     _print_findings(console, found)
+    judged = verdict(found)
     if options.html:
+        write_atomically(options.html, sheet.html(options.data, found, judged).encode(errors="backslashreplace"))
         console.print(f"contact sheet: {options.html}")
+    if opened.guessed is not None:
+        opened = _print_options(opened, options)
+    _print_verdict(judged, opened, options.data)
     return int(found.failed)
 
 
@@ -198,6 +210,7 @@ def predict(words: Words) -> int:
     _add_device_and_trust(parser)
     options = parser.parse_args(words)
 
+    import torch
     from rich.console import Console
     from rich.progress import track
 
@@ -205,6 +218,8 @@ def predict(words: Words) -> int:
     from segdpo.inference import find_images, open_segmenter, predict_files, preparation_for
     from segdpo.preferences import check_windows
 
+    # Masks are those of `evaluate`, which does the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         device = _device(options.device)
         check_windows(options.window, options.overlap, options.batch)
@@ -486,6 +501,43 @@ def _print_findings(console: "Console", found: "Check") -> None:
         console.print(f"[{COLOURS[level]}]{number} × {kind} ({level})[/{COLOURS[level]}]")
     verdict = "[red]something is wrong[/red]" if found.failed else "[green]nothing is wrong[/green]"
     console.print(f"{found.records} images, {found.masks} candidate masks, {found.pairs} pairs: {verdict}")
+
+
+def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
+    """Print the options of a folder that were guessed, as a yaml, or write them to a file."""
+    import yaml
+
+    from segdpo.files import write_atomically
+
+    values = {"_target_": "segdpo.data.plain_folder", "root": str(options.data), **(opened.guessed or {})}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    if options.yaml is None:
+        print(
+            f"\nAll options, for a file conf/data/NAME.yaml (--yaml writes it) that is used with data=NAME:\n\n{text}"
+        )
+        return opened
+    write_atomically(options.yaml, f"# {opened.line or options.data}\n{text}".encode())
+    print(f"options: {options.yaml}")
+    in_menu = options.yaml.resolve().parent == conf_folder() / "data"
+    return replace(opened, options={"data": options.yaml.stem}) if in_menu else opened
+
+
+def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
+    """Print whether the data can be trained on: with which commands, or what is missing."""
+    from segdpo.data import command_line
+
+    if not judged.ready:
+        print("not ready to train; missing:")
+        for one in judged.missing:
+            print(f"  - {one}")
+        return
+    name = re.sub(r"\W+", "_", Path(data).absolute().stem).strip("_")
+    folder = f"outputs/{name or 'data'}"
+    print("ready to train:")
+    for reason in judged.reasons:
+        print(f"  - {reason}")
+    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
+    print(f"segdpo predict {folder} NEW_IMAGES --out {folder}/predictions")
 
 
 def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:

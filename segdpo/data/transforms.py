@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ import albumentations as albumentations  # yamls name steps through here: segdpo
 
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
 Box = tuple[slice, slice]
+OBJECT = 2
+"""Of plane 0 that `Pipeline` adds to the masks: the pixel belongs to an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +70,34 @@ class Pipeline:
         self.steps, self.mean, self.std = tuple(steps), tuple(mean), tuple(std)
         self._steps = albumentations.Compose(list(steps))
 
-    def __call__(self, image: Image, masks: Masks, rng: np.random.Generator) -> View:
+    @property
+    def asks_objects(self) -> bool:
+        """Whether a step wants to know where the objects are."""
+        return any(isinstance(step, ObjectCrop) and step.objects > 0 for step in _flat(self._steps.transforms))
+
+    def __call__(
+        self,
+        image: Image,
+        masks: Masks,
+        rng: np.random.Generator,
+        objects: Bool[np.ndarray, "height width"] | None = None,
+    ) -> View:
         """Return the view that `rng` draws; equal generators give equal views, in any process.
 
         Args:
             image: uint8 [H, W, C].
             masks: class ids uint8 [K, H, W]; K may be 0.
             rng: draws what the steps leave to chance.
+            objects: where the image has objects, for steps that ask for it (`asks_objects`).
         """
         # set_random_seed would start every step at the same number: two flips with p=.5 would always go together.
         self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        # Plane 0, 1 all over, tells inside from outside afterwards, also where a step leaves 0 (GridElasticDeform).
-        planes = np.concatenate([np.ones((1, *image.shape[:2]), np.uint8), masks])
+        # Plane 0, 1 or OBJECT all over, tells inside from outside afterwards, also where a step leaves 0
+        # (GridElasticDeform).
+        inside = (
+            np.ones(image.shape[:2], np.uint8) if objects is None else np.where(objects, OBJECT, 1).astype(np.uint8)
+        )
+        planes = np.concatenate([inside[None], masks])
         moved = self._steps(image=image, masks=planes)
         if moved["image"].dtype != np.uint8:
             raise TypeError(
@@ -87,10 +105,46 @@ class Pipeline:
                 "ToFloat and ToTensorV2, which Pipeline does itself."
             )
         planes = np.ascontiguousarray(moved["masks"])
-        valid = planes[0] == 1
+        valid = (planes[0] == 1) | (planes[0] == OBJECT)
         if not valid.all():
             planes[:, ~valid] = IGNORE
         return View(normalise(moved["image"], self.mean, self.std), planes[1:], valid)
+
+
+class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
+    """A crop of size × size: a share of them has a pixel of an object somewhere in it, the others lie anywhere.
+
+    Objects that cover little of a large image are in few crops that lie anywhere; nnU-Net (Isensee et al., 2021) draws
+    a third of its crops like this. Every object pixel is as likely as any other. Images that are smaller are padded.
+
+    Args:
+        size: side of the crop in pixels.
+        objects: the share.
+    """
+
+    def __init__(self, size: int, objects: float = 1 / 3) -> None:
+        if not 0 <= objects <= 1:
+            raise ValueError(f"Expected objects to be a share of the crops, from 0 to 1, but got {objects}.")
+        super().__init__(height=size, width=size, pad_if_needed=True)
+        self.objects = objects
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Return where to crop, and how far to pad before."""
+        found: dict[str, Any] = super().get_params_dependent_on_data(params, data)
+        anywhere = self.py_random.random() >= self.objects
+        places = np.empty(0, int) if anywhere else np.flatnonzero(np.asarray(data["masks"][0]) == OBJECT)
+        if len(places):
+            place = divmod(int(places[self.py_random.randrange(len(places))]), params["shape"][1])
+            pads = found["pad_params"] or {}
+            size, starts = self.height, []
+            for at, length, before, after in zip(
+                place, params["shape"], ("top", "left"), ("bottom", "right"), strict=False
+            ):
+                first, last = pads.get(f"pad_{before}", 0), pads.get(f"pad_{after}", 0)
+                start = at + first - self.py_random.randrange(size)
+                starts.append(min(max(0, start), length + first + last - size))
+            found["crop_coords"] = (starts[1], starts[0], starts[1] + size, starts[0] + size)
+        return found
 
 
 def normalise(

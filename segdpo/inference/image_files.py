@@ -124,8 +124,7 @@ def write_prediction(
         np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
         write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
     if "overlays" in kinds:
-        pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
+        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(image, mask, classes)).data)
     return mask
 
 

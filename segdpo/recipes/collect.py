@@ -94,7 +94,7 @@ def collect_preferences(
     selected = _select(with_network(selection, asked), run, images) if first is None else first.images
     if questions is None:  # questions=answered
         infos = [info_of(source, int(number), preferences=True) for number in selected]
-        return Preferences(source, replace(splits, train=selected), selected, answers=sum(map(answers_of, infos)))
+        return Preferences(source, splits.with_train(selected), selected, answers=sum(map(answers_of, infos)))
     mine = partial(
         Mined,
         source,
@@ -168,7 +168,7 @@ def _renumbered(splits: Splits, selected: int) -> Splits:
     """Return the splits as numbers of the joined records: train, then val, then test."""
     ends = np.cumsum([selected, len(splits.val), len(splits.test)])
     train, val, test = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
-    return replace(splits, train=train, val=val, test=test)
+    return replace(splits.with_train(train), val=val, test=test)
 
 
 # How many answers it takes to judge K masks of an image.

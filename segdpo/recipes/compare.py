@@ -173,9 +173,9 @@ def _measurement(run: Run, images: Numbers, metrics: tuple[str, ...]) -> Measure
 @torch.no_grad()
 def _draw_test_panel(networks: Mapping[str, Network], data: DataModule, path: Path, images: int = 6) -> None:
     """Draw the first test images with their chosen and rejected masks and the masks of both networks."""
-    loader = data.test_dataloader()
-    if isinstance(loader, list):
+    loaders = data.test_dataloader()
+    if not loaders:
         return
-    batch: Batch = next(iter(loader))
+    batch: Batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
     masks = {name: predicted_classes(networks[name].logits(batch.image)) for name in ("reference", "policy")}
     draw_panel(panel_rows(batch, masks)[:images], path, classes=data.source.classes, title="test images")

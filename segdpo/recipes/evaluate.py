@@ -97,7 +97,7 @@ def evaluate_weights(request: Request) -> Report:
     own = [one for one in request.overrides if not (request.data and one.startswith("data."))]
     config = config_for(run, own, request.conf, request.trusted)
     source = _open_data(request, config, run)
-    numbers = _numbers_of(request.split, config, source)
+    numbers = images_of_split(request.split, config, source)
     networks, notes = {}, []
     for name, path in (("policy", request.model), ("reference", against)):
         if path is not None:
@@ -276,7 +276,7 @@ def _open_data(request: Request, config: DictConfig, run: Path | None) -> Record
     return source
 
 
-def _numbers_of(split: str, config: DictConfig, source: RecordSource) -> Numbers:
+def images_of_split(split: str, config: DictConfig, source: RecordSource) -> Numbers:
     """Return the numbers of a split's images, as the configuration splits the data."""
     if split == "all":
         return np.arange(len(source), dtype=np.uint32)

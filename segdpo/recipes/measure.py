@@ -10,18 +10,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from segdpo.checks import check_choice
-from segdpo.data import Image, Numbers, Record, RecordSource, RecordViews
+from segdpo.data import DescribesRecords, Image, Numbers, Record, RecordSource, RecordViews
 from segdpo.masks import Mask
 from segdpo.metrics import HIGHER_IS_BETTER, MASK_METRICS, Calibration, mean_over_classes, measure_masks
 from segdpo.preferences import Logits, Network, masks_of, to_image
 from segdpo.recipes.config import Plain
+from segdpo.recipes.run import MEASURED_AT
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-# Where masks are compared with gold.
-MEASURED_AT = ("image", "view")
 # Distances between contours take longer than all other metrics together.
 DISTANCES = ("hd95", "surface_dice")
 WITHOUT_DISTANCES = tuple(name for name in MASK_METRICS if name not in DISTANCES)
@@ -119,6 +118,8 @@ class Predictions:
         records = RecordViews(measurement.source, views, measurement.numbers, views=1, seed=measurement.seed)
         self.without_gold = []
         for place, number in enumerate(records.indices):
+            if self._says_no_gold(int(number)):
+                continue
             record, _ = records.read(place)
             if record.gold is None:
                 self.without_gold.append(record.id)
@@ -126,6 +127,14 @@ class Predictions:
             at_image = measurement.measured_at == "image"
             image, logits, gold = self._at_image(record) if at_image else self._at_view(records, record)
             yield Prediction(record.id, int(number), image, torch.from_numpy(logits), masks_of(logits)[0], gold)
+
+    def _says_no_gold(self, number: int) -> bool:
+        """Return whether the source says, without decoding the image, that it has no gold; note its id."""
+        source = self.measurement.source
+        if not isinstance(source, DescribesRecords) or (info := source.describe(number)).gold is not False:
+            return False
+        self.without_gold.append(info.id)
+        return True
 
     def _at_image(self, record: Record) -> tuple[Image, Logits, Mask]:
         assert record.gold is not None

@@ -15,7 +15,8 @@ from segdpo.preferences import SCORES, answers_for, answers_for_ranking
 from segdpo.recipes.collect import Preferences, collect_preferences, count_answers, needs_network
 from segdpo.recipes.config import build
 from segdpo.recipes.fitting import fit, header_for, make_data, validate
-from segdpo.recipes.reference import Reference, train_or_load_reference
+from segdpo.recipes.gold import check_judging
+from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.reward_test import RewardTest, run_reward_test
 from segdpo.recipes.run import Run, Summary, check_class_count
 from segdpo.training import JudgeScores, RewardTask
@@ -26,9 +27,12 @@ def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
     config = run.config
     if config.rounds != 1:
         raise ValueError(f"Expected rounds=1 for task=reward, which trains once, but got rounds={config.rounds}.")
-    reference = _reference_if_needed(run)
+    other = build(config.reward_test.other)
+    asks = needs_network(config, other)
+    images = images_to_judge(run) if asks else run.splits.train
+    check_judging(run, images)
+    reference = train_or_load_reference(run) if asks else None
     network = None if reference is None else reference.network
-    images = run.splits.train if reference is None else reference.images_to_judge(run)
     weights = None if reference is None else reference.path
     preferences = collect_preferences(run, images, network, weights=weights)
     data = make_data(config, preferences.source, preferences.splits)
@@ -92,9 +96,3 @@ def scores_of(preferences: Preferences) -> JudgeScores:
             )
         scores[record.id] = np.array(record.meta.get(SCORES, "").split(), np.float64)
     return scores
-
-
-def _reference_if_needed(run: Run) -> Reference | None:
-    """Train or load the reference if a source of masks asks it."""
-    other = build(run.config.reward_test.other)
-    return train_or_load_reference(run) if needs_network(run.config, other) else None

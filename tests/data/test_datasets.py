@@ -1,6 +1,7 @@
 """Items and batches of pairs, rankings, targets and gold, worked out by hand (see toy_records.record)."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import albumentations as A
@@ -20,7 +21,7 @@ from segdpo.data.datasets import (
 )
 from segdpo.data.record import Pair, RecordInfo
 from segdpo.data.sampling import Draw
-from segdpo.data.transforms import Pipeline
+from segdpo.data.transforms import ObjectCrop, Pipeline
 from segdpo.files import DataError
 from segdpo.losses import objectives
 
@@ -114,6 +115,30 @@ def test_views_repeat_and_do_not_depend_on_place():
     assert not np.array_equal(new[Draw(4, 3)].masks, masks[3])
     assert not np.array_equal(PreferenceDataset(source, pipeline, seed=6)[4].masks, masks[0])
     assert [data[Draw(4, epoch)].view for epoch in range(4)] == [0, 1, 0, 1]
+
+
+def test_crops_around_objects_do_not_depend_on_the_masks_that_an_item_shows():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    whole = replace(record("a", size=(40, 40), masks=20, pairs=((1, 2),)), image=image)
+    without_gold, only_gold = replace(whole, gold=None), replace(whole, masks=whole.masks[:0], mask_names=(), pairs=())
+    pipeline = Pipeline([ObjectCrop(8, objects=1.0)])
+    pairs, any_mask, first, alone = (
+        kind(Listed([each]), pipeline, **options)
+        for kind, each, options in (
+            (PreferenceDataset, whole, {}),
+            (SupervisedDataset, whole, {"target": "any"}),
+            (SupervisedDataset, without_gold, {"target": "first"}),
+            (SupervisedDataset, only_gold, {"target": "gold"}),
+        )
+    )
+    seen = set()
+    for epoch in range(20):
+        shown = [data[Draw(0, epoch)] for data in (pairs, any_mask, first)]
+        assert all(np.array_equal(shown[0].image, other.image) for other in shown)
+        # Without masks, objects are those of gold: its top two rows.
+        assert alone[Draw(0, epoch)].gold[0].any()
+        seen.add(shown[0].image.tobytes())
+    assert len(seen) > 10
 
 
 def test_records_without_preferences_are_skipped_counted_and_said(caplog):
@@ -315,9 +340,9 @@ def test_ignored_and_outside_pixels_are_not_valid():
 @pytest.mark.parametrize(
     ("target", "records"),
     [
-        ("gold", record("bad", gold=False)),
+        ("first", record("bad", masks=0, pairs=(), gold=False)),
         ("any", record("bad", masks=0, pairs=(), gold=False)),
-        ("none", record("bad")),
+        ("nobody", record("bad")),
     ],
 )
 def test_a_missing_target_is_an_error_that_names_what_there_is(target, records):
