@@ -4,8 +4,8 @@
     python scripts/choose_defaults.py --seeds 1 2 3 --settings hinge_60 … --out multirun/defaults  # to report
 
 Every run is a `python train.py` in the folder OUT/DATA/SETTING/SEED; finished runs are not run again. Prints, for each
-setting, the gain in IoU of the policy over its reference: by data set, the mean over data sets, and the worst. Seed s has
-fold s of five as its test images (shapes: images of its own). Data sets that are not there are left out and named.
+setting, the gain in IoU of the policy over its reference: by data set, the mean over data sets, and the worst. Seed s
+has fold s of five as its test images (shapes: images of its own). Data sets that are not there are left out and named.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def run(data: str, setting: str, seed: int, out: Path) -> dict[str, float] | Non
     if not (folder / "summary.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log:
-            subprocess.run([sys.executable, "train.py", *words], stdout=log, stderr=log, check=False)  # noqa: S603
+            subprocess.run([sys.executable, "train.py", *words], stdout=log, stderr=log, check=False)
     if not (folder / "summary.json").exists():
         return None
     summary = json.loads((folder / "summary.json").read_text())
