@@ -17,7 +17,6 @@ from segdpo.data import DataModule, Numbers, info_of
 from segdpo.metrics import ClusteredInterval, Doubles, clustered_interval, win_rate
 from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.recipes.fitting import header_for
-from segdpo.recipes.measure import in_weight_type
 from segdpo.recipes.run import Run, Summary
 from segdpo.training import GAINS, HeldOutGains, images_of, weight_of
 
@@ -100,12 +99,12 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
     gains: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in GAINS}
     weights, ids, judged = [torch.empty(0)], list[str](), _judged(data)
     gains_of = HeldOutGains(reference, run.config.background)
-    device = next(policy.parameters()).device
+    weights_like = next(policy.parameters())
     policy.eval()
     items = data.eval_data(judged)
     for batch in DataLoader(items, data.batch_size, collate_fn=items.collate) if len(judged) else ():
-        moved = batch.to(device)
-        logits = policy(in_weight_type(policy, moved.image, device)).float()
+        moved = batch.to(weights_like.device)
+        logits = policy(moved.image.to(weights_like.dtype)).float()
         for name, values in gains_of(logits, moved).items():
             gains[name].append(values.cpu())
         weights.append(weight_of(batch))
@@ -133,8 +132,7 @@ def save_kept(run: Run, kept: str, policy: nn.Module, reference: nn.Module) -> N
 
     Where that is the reference, the trained policy is trained_policy.safetensors.
     """
-    folder, config, classes = run.folder, run.config, run.classes
-    own, plain = header_for(config, classes, adapter=True), header_for(config, classes)
+    folder, own, plain = run.folder, header_for(run, adapter=True), header_for(run)
     trained = folder / "trained_policy.safetensors"
     _remove(trained, folder / "adapter")  # of the same run before it was resumed
     save_weights(folder / "reference.safetensors", reference, plain)

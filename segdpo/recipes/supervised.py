@@ -27,7 +27,7 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
     run.clock.lap("training")
     if not fitted.trainer.is_global_zero:
         return {}
-    save_weights(run.folder / "policy.safetensors", network, header_for(config, run.classes, adapter=True))
+    save_weights(run.folder / "policy.safetensors", network, header_for(run, adapter=True))
     measured = measure_on(run, network, run.splits.test, fitted.trainer.strategy.root_device, "network on test")
     golden = 0 if measured is None else len(measured.ids)
     summary: Summary = {"gold": {"images": len(run.splits.test), "with_gold": golden}, "metric": metric}

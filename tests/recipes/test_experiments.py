@@ -27,13 +27,16 @@ TABLES = {
     "pair_source": 10,
     "score_ablation": 16,
     "random_judge": 2,
+    "vessels": 3,
 }
-SEEDS = {"displacement_camvid": 3, "random_judge": 10}
+SEEDS = {"displacement_camvid": 3, "vessels": 3, "random_judge": 10}
 ELSEWHERE = ["online_dpo", "frontier", "frontier_bubil"]  # test_frontier_conf.py
 SHORT = [*CONVOLUTION, "reference_training.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
 SHAPES = ["data.count=40", "data.size=32"]
 VARIANTS = sorted(
-    path.stem for path in (CONF / "experiment" / "variant").glob("*.yaml") if not path.stem.startswith("frontier_")
+    path.stem
+    for path in (CONF / "experiment" / "variant").glob("*.yaml")
+    if not path.stem.startswith(("frontier_", "vessels_"))
 )
 
 

@@ -304,10 +304,10 @@ def _masks_apart(text: str, images: Collection[str], files: Sequence[str]) -> tu
     best = max(options, key=lambda option: sum(count for _, _, count in found[option]))
     _check_known_folders(folders, found[best], images)
     per_parent = Counter(folder.rpartition("/")[0] for folder, _, _ in found[best])
-    sets = [
-        MaskFiles(_pattern_of(folder, affix, images), *reversed(_role_in(folder, per_parent)))
-        for folder, affix, _ in found[best]
-    ]
+    sets = []
+    for folder, affix, _ in found[best]:
+        role, name = _role_in(folder, per_parent)
+        sets.append(MaskFiles(_pattern_of(folder, affix, images), name, role))
     return with_name(text, best.start, best.end) if best != NO_AFFIX else text, sets
 
 
