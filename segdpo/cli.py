@@ -204,18 +204,22 @@ def predict(words: Words) -> int:
         "--probabilities", action="store_true", help="also write .npz: float16 [classes, height, width]"
     )
     parser.add_argument("--overlays", action="store_true", help="also draw the masks over the images")
-    parser.add_argument("--window", type=int, default=512, help="larger images are cut into windows of this side (512)")
+    _add_size(parser)
     parser.add_argument("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers (.25)")
-    parser.add_argument("--batch", type=int, default=4, help="windows, or small images, in one forward pass (4)")
+    parser.add_argument("--batch", type=int, help="windows in one forward pass (as many as have 1024 × 1024 pixels)")
     _add_device_and_trust(parser)
     options = parser.parse_args(words)
 
+    import torch
     from rich.console import Console
     from rich.progress import track
 
     from segdpo.checks import check_device
-    from segdpo.inference import check_windows, find_images, open_segmenter, predict_files
+    from segdpo.inference import find_images, open_segmenter, predict_files, preparation_for
+    from segdpo.preferences import check_windows
 
+    # Masks are those of `evaluate`, which does the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         device = _device(options.device)
         check_windows(options.window, options.overlap, options.batch)
@@ -224,12 +228,15 @@ def predict(words: Words) -> int:
         segmenter, description = open_segmenter(options.model, trusted=options.trusted)
     except (OSError, ValueError) as error:
         return _error(error)
+    trained = description["preparation"]
+    print(preparation_for(trained, native=options.native, window=options.window).line(native=options.native))
     outcomes = predict_files(
         segmenter,
         description,
         files,
         options.out,
         kinds=[kind for kind in PREDICTIONS if kind == "masks" or getattr(options, kind)],
+        native=options.native,
         window=options.window,
         overlap=options.overlap,
         batch=options.batch,
@@ -261,7 +268,7 @@ def evaluate(words: Words) -> int:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which images (test)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
     parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
-    parser.add_argument("--native", action="store_true", help="measure at each image's own size")
+    _add_size(parser)
     parser.add_argument("--out", type=Path, help="gets the files (of a run: its evaluation/)")
     _add_device_and_trust(parser)
     options = parser.parse_intermixed_args(words)
@@ -278,11 +285,13 @@ def evaluate(words: Words) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         options.device = _device(options.device)
-        report = evaluate_weights(Request(**vars(options), conf=conf_folder()))
+        asked = {name: value for name, value in vars(options).items() if name != "as_trained"}
+        report = evaluate_weights(Request(**asked, conf=conf_folder()))
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         return _error(error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error)
     for note in report.notes:
         _error(note, "note", "yellow")
+    print("\n".join(report.said))
     Console().print(evaluation_table(report.summary))
     print(f"{report.folder}: images.csv, classes.csv, summary.json, overlays/")
     return 0
@@ -389,7 +398,8 @@ def export(words: Words) -> int:
         "export",
         export,
         "segdpo export MODEL network.onnx --height 256 --width 256\n"
-        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n\n"
+        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n"
+        "segdpo export MODEL masks.onnx --with-preparation --dynamic\n\n"
         "docs/deploy.md describes inputs and outputs.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
@@ -399,6 +409,9 @@ def export(words: Words) -> int:
     parser.add_argument("--width", type=int, default=256, help="(256)")
     parser.add_argument("--batch", type=int, default=1, help="images in one call (1)")
     parser.add_argument("--dynamic", action="store_true", help="any number and size of images")
+    parser.add_argument(
+        "--with-preparation", action="store_true", help="from images as they are to masks, as predict does it"
+    )
     parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
     options = parser.parse_args(words)
 
@@ -409,17 +422,26 @@ def export(words: Words) -> int:
     try:
         segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
         shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
+        preparation = description["preparation"]
         notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
+        notes["preparation"] = json.dumps(preparation.stored())
         with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about themselves
             checks = inference.export(
-                segmenter, options.out, shape, format=options.format, dynamic=options.dynamic, notes=notes
+                segmenter,
+                options.out,
+                shape,
+                format=options.format,
+                dynamic=options.dynamic,
+                preparation=preparation if options.with_preparation else None,
+                notes=notes,
             )
     except (OSError, ValueError) as error:
         return _error(error)
     for one in checks:
-        size = " × ".join(map(str, one.shape))
-        print(f"{size}: largest difference {one.difference:.3g}, largest logit {one.largest:.3g}")
+        print(one)
+    if options.with_preparation and preparation.window:
+        _error(f"the file sees images whole, predict in windows of {preparation.window}.", "note", "yellow")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -525,6 +547,13 @@ def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentP
         description=f"{run.__doc__}\n\n{text}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
     )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--as-trained", action="store_true", help="show the model images as in training (the default)")
+    size.add_argument("--native", action="store_true", help="show the model images at their own size, in windows")
+    parser.add_argument("--window", type=int, help="side of the windows (as in training; with --native 512)")
 
 
 def _add_device_and_trust(parser: argparse.ArgumentParser) -> None:

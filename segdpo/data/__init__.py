@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from segdpo.data.checking import Finding as Finding
     from segdpo.data.checking import check_source as check_source
     from segdpo.data.datamodule import DataModule as DataModule
-    from segdpo.data.datasets import GoldBatch as GoldBatch
-    from segdpo.data.datasets import GoldBatches as GoldBatches
     from segdpo.data.datasets import PreferenceDataset as PreferenceDataset
     from segdpo.data.datasets import RankingDataset as RankingDataset
     from segdpo.data.datasets import RecordViews as RecordViews
@@ -59,15 +57,23 @@ if TYPE_CHECKING:
     from segdpo.data.mask_files import decode_levels as decode_levels
     from segdpo.data.mask_files import decode_mask as decode_mask
     from segdpo.data.mask_files import decode_objects as decode_objects
+    from segdpo.data.pictures import DIFFERENCE as DIFFERENCE
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours
     from segdpo.data.pictures import data_uri as data_uri
+    from segdpo.data.pictures import difference as difference
+    from segdpo.data.pictures import first_shown as first_shown
+    from segdpo.data.pictures import fit as fit
     from segdpo.data.pictures import overlay as overlay
-    from segdpo.data.pictures import shrink as shrink
+    from segdpo.data.preparation import Preparation as Preparation
+    from segdpo.data.preparation import Prepared as Prepared
+    from segdpo.data.preparation import read_preparation as read_preparation
+    from segdpo.data.preparation import unknown_preparation as unknown_preparation
     from segdpo.data.readiness import Verdict as Verdict
     from segdpo.data.readiness import command_line as command_line
     from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
+    from segdpo.data.record import DescribesRecords as DescribesRecords
     from segdpo.data.record import Image as Image
     from segdpo.data.record import MaskSource as MaskSource
     from segdpo.data.record import Pair as Pair
@@ -94,10 +100,13 @@ if TYPE_CHECKING:
     from segdpo.data.splits import infos_of as infos_of
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
+    from segdpo.data.transforms import ObjectCrop as ObjectCrop
     from segdpo.data.transforms import Pipeline as Pipeline
     from segdpo.data.transforms import albumentations as albumentations
     from segdpo.data.transforms import coordinate_masks as coordinate_masks
     from segdpo.data.transforms import image_box as image_box
     from segdpo.data.transforms import normalise as normalise
+    from segdpo.data.vessels import Vessels as Vessels
+    from segdpo.data.vessels import annotate_vessels as annotate_vessels
 
 __getattr__, __dir__ = attach(__name__)

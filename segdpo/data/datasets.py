@@ -1,13 +1,13 @@
-"""Data sets of items: views of records with their pairs, a ranking, or one target each; and batches for evaluation."""
+"""Data sets of items: views of records with their pairs, a ranking, or one target each."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -16,15 +16,14 @@ from segdpo.data.batches import (
     Item,
     PairItem,
     RankingItem,
-    SupervisedBatch,
     SupervisedItem,
     collate_pairs,
     collate_rankings,
     collate_supervised,
 )
-from segdpo.data.record import DescribesRecords, Pair, Record, RecordSource, check_record, info_of, record_rng
+from segdpo.data.record import Pair, Record, RecordSource, check_record, info_of, record_rng
 from segdpo.data.sampling import Draw
-from segdpo.data.transforms import Box, Pipeline, View, coordinate_masks, image_box
+from segdpo.data.transforms import Pipeline, View
 from segdpo.files import DataError
 from segdpo.masks import Mask, Masks
 
@@ -77,9 +76,11 @@ class RecordViews(Dataset[Item]):
     def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
         """Return the view of the image and of `masks`, and gold under the same geometry."""
         rng = self._rng(record, view, "view")
+        # Of the record and not of `masks`, so that the view does not depend on what an item shows of it.
+        objects = objects_of(record) if self.pipeline.asks_objects else None
         if record.gold is None:
-            return self.pipeline(record.image, masks, rng), None
-        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng)
+            return self.pipeline(record.image, masks, rng, objects), None
+        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng, objects)
         return replace(shown, masks=shown.masks[:-1]), shown.masks[-1]
 
     def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
@@ -225,6 +226,12 @@ def pairs_of(record: Record) -> list[Pair]:
     return list(record.pairs) or [Pair(better, worse) for better, worse in combinations(record.ranking, 2)]
 
 
+def objects_of(record: Record) -> Bool[np.ndarray, "height width"]:
+    """Return where any of the record's masks, or gold if it has none, shows another class than 0."""
+    masks = record.masks if len(record.masks) or record.gold is None else record.gold[None]
+    return np.asarray(((masks > 0) & (masks != IGNORE)).any(0))
+
+
 _TARGETS = ("gold", "none", "any", "mean", "first", "chosen", "consensus")
 _SOFT_TARGETS = ("mean", "chosen", "consensus")
 
@@ -341,99 +348,3 @@ def rank_weights(masks: int) -> Weights:
     [0.5, 0.3333333333333333, 0.16666666666666666]
     """
     return np.arange(masks, 0, -1) * 2 / (masks * (masks + 1))
-
-
-@dataclass(frozen=True, eq=False)
-class GoldBatch:
-    """A batch of views, the numbers of its records in the source, and gold at the images' own size.
-
-    `boxes`, where asked for, are the parts of the views that show the images.
-    """
-
-    batch: SupervisedBatch
-    numbers: list[int]
-    golds: list[Mask]
-    boxes: list[Box]
-
-
-class GoldBatches:
-    """Batches of images with gold for evaluation: view 0 of each image, in order, none padded to the size of another.
-
-    A network's prediction of an image then does not depend on which others are in its batch. `without_gold` holds the
-    ids of the images that were left out, as far as the iteration has come.
-
-    Args:
-        source: the records.
-        pipeline: makes the view of an image; with `native` it may only resize and pad, else a DataError says so.
-        indices: numbers of the records.
-        batch_size: images a batch, at most.
-        seed: of the views, for a pipeline that draws.
-        native: give `boxes`, with which logits can be taken back to the image's own size.
-    """
-
-    def __init__(
-        self,
-        source: RecordSource,
-        pipeline: Pipeline,
-        indices: Sequence[int] | NDArray[np.uint32],
-        *,
-        batch_size: int = 8,
-        seed: int = 0,
-        native: bool = False,
-    ) -> None:
-        self._views = RecordViews(source, pipeline, indices, views=1, seed=seed)
-        self.batch_size, self.native = batch_size, native
-        self.without_gold: list[str] = []
-
-    def __iter__(self) -> Iterator[GoldBatch]:
-        self.without_gold = []
-        group: list[_GoldView] = []
-        for place, number in enumerate(self._views.indices):
-            if self._says_no_gold(int(number)):
-                continue
-            record, view = self._views.read(place)
-            if record.gold is None:
-                self.without_gold.append(record.id)
-                continue
-            shown = self._show(record, view, int(self._views.indices[place]))
-            if group and (len(group) == self.batch_size or group[0].item.image.shape != shown.item.image.shape):
-                yield _gold_batch(group)
-                group = []
-            group.append(shown)
-        if group:
-            yield _gold_batch(group)
-
-    def _says_no_gold(self, number: int) -> bool:
-        """Return whether the source says, without decoding the image, that it has no gold; note its id."""
-        source = self._views.source
-        if not isinstance(source, DescribesRecords) or (info := source.describe(number)).gold is not False:
-            return False
-        self.without_gold.append(info.id)
-        return True
-
-    def _show(self, record: Record, view: int, number: int) -> "_GoldView":
-        assert record.gold is not None
-        size = record.gold.shape
-        shown, gold = self._views.show(record, view, coordinate_masks(size) if self.native else record.masks[:0])
-        assert gold is not None
-        item = SupervisedItem(
-            id=record.id, view=view, image=shown.image, valid=shown.valid & (gold != IGNORE), gold=gold, target=gold
-        )
-        return _GoldView(item, number, record.gold, image_box(record.id, shown, size) if self.native else None)
-
-
-@dataclass(frozen=True, eq=False)
-class _GoldView:
-    item: SupervisedItem
-    number: int
-    gold: Mask
-    box: Box | None
-
-
-def _gold_batch(group: Sequence[_GoldView]) -> GoldBatch:
-    return GoldBatch(
-        collate_supervised([one.item for one in group]),
-        [one.number for one in group],
-        [one.gold for one in group],
-        [one.box for one in group if one.box is not None],
-    )

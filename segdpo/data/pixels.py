@@ -6,6 +6,7 @@ and reads no 64-bit or coloured floats; OpenCV reads those.
 """
 
 import io
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, CHANNELS, PLANES = 2
 STRIPS, STRIP_ROWS, STRIP_BYTES, TILE_WIDTH, TILE_LENGTH, TILES, SAMPLE_FORMAT = 273, 278, 279, 322, 323, 324, 339
 NUMBERS = {WIDTH: 0, LENGTH: 0, COMPRESSION: 1, CHANNELS: 1, STRIP_ROWS: 2**32, TILE_WIDTH: 1, TILE_LENGTH: 1}
 TAGS = (*NUMBERS, BITS, PHOTOMETRIC, DESCRIPTION, PLANES, STRIPS, STRIP_BYTES, TILES, SAMPLE_FORMAT)
+IMAGEJ = re.compile(r"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
 # Sample format and bits of TIFFs that are read as numbers.
 DEEP = {
     (1, 16): "uint",
@@ -244,8 +246,8 @@ def _check_pages(tags: dict[int, Any], second: dict[int, Any], name: str) -> Non
     """Refuse a volume: further pages of the size of the first. A smaller page is a preview, and is not read."""
     same = bool(second) and all(second.get(key) == tags[key] for key in (WIDTH, LENGTH))
     # ImageJ may write one page for all slices, and says in the description how many follow.
-    text = str(tags.get(DESCRIPTION, ""))
-    if same or (text.startswith("ImageJ=") and "\nimages=" in text):
+    slices = IMAGEJ.match(str(tags.get(DESCRIPTION, "")))
+    if same or (slices and int(slices[1]) > 1):
         raise DataError(f"{name}: Expected one image but got a TIFF of several pages; save one slice a file.", "size")
 
 

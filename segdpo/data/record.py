@@ -8,7 +8,7 @@
 
 A data set is any object with `classes`, `len(source)` and `source[i]`: see RecordSource. From record to batch:
 
-    formats/     read records from files; `sources` opens, joins and cuts such data sets; `shapes` draws its own
+    formats/     read records from files; `sources` opens, joins, cuts data sets; `shapes`, `vessels` draw their own
     transforms   one view of an image and all its masks
     datasets     a view and what training needs of it: pairs, a ranking, or a target
     batches      items joined to tensors

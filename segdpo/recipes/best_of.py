@@ -18,13 +18,12 @@ from omegaconf import DictConfig
 from segdpo.checks import IGNORE
 from segdpo.data import Numbers, needs_gold
 from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
-from segdpo.preferences import Judge
-from segdpo.recipes.command_line import choice_of
+from segdpo.preferences import Judge, Network
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
-from segdpo.recipes.measure import EvaluatedNetwork, logits_of
 from segdpo.recipes.reference import train_or_load_reference
 from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.recipes.typed import choice_of
 from segdpo.scores import predicted_classes
 
 
@@ -54,7 +53,7 @@ def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Summary:
     images_with_reward(run, single_mask_judge(config))
     device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
     reference = train_or_load_reference(run)
-    drawn = draw_all(run, evaluated_network(run, reference.network), device)
+    drawn = draw_all(run, evaluated_network(run, reference.network, device))
     run.clock.lap("drawing")
     points = [_point(drawn, size, run.clock.seconds["drawing"]) for size in sizes]
     sampled = mean_interval([float(one.rewards.mean()) for one in drawn])
@@ -117,14 +116,14 @@ def images_with_reward(run: Run, judge: Judge) -> Numbers:
 
 
 @torch.no_grad()
-def draw_all(run: Run, network: EvaluatedNetwork, device: torch.device) -> list[Drawn]:
+def draw_all(run: Run, network: Network) -> list[Drawn]:
     """Draw masks for every test image that the judge can score masks of, and score them."""
     config, options = run.config, run.config.best_of
     judge = single_mask_judge(config)
     images = images_with_reward(run, judge)
     found = []
     for view in TestViews(run.source, network, images, config.seed):
-        logits = logits_of(network.module, view.image, device, [view.record.id])
+        logits = network.logits(view.image, view.record.id)
         drawn = draw_masks(
             view,
             logits,

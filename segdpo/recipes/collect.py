@@ -43,7 +43,7 @@ from segdpo.preferences import (
     with_network,
 )
 from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
-from segdpo.recipes.run import Run
+from segdpo.recipes.run import Run, preparation_of
 from segdpo.scores import PairScores
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def network_to_ask(config: DictConfig, network: nn.Module) -> Network:
     """Return a copy of a network that predicts images as it does in evaluation, on the CPU unless `device` is set."""
     # In fp32, whatever the precision of the training; a copy, since training will change the network.
     model = copy.deepcopy(network).float().requires_grad_(False)
-    return Network(model, views=build(config.transforms)["eval"], device=device_of(config))
+    return Network(model, preparation_of(config), device_of(config))
 
 
 def device_of(config: DictConfig) -> str:
@@ -249,7 +249,7 @@ def candidates_key(config: DictConfig, weights: Path) -> str | None:
     parts: Plain = {
         "candidates": plain(config.candidates),
         "model": plain(config.model),
-        "views": plain(config.transforms.eval),
+        "preparation": preparation_of(config).stored(),
         "path": str(weights),
         "device": device_of(config),  # sums of another order change a few pixels
     }

@@ -6,9 +6,9 @@ import numpy as np
 
 from segdpo.data import MaskSource, Numbers, info_of, needs_gold, record_rng
 from segdpo.preferences import asks_network, distinct
-from segdpo.recipes.command_line import choice_of, command_with
 from segdpo.recipes.config import build
 from segdpo.recipes.run import Run
+from segdpo.recipes.typed import choice_of, command_with
 
 # The choices that need no masks of people.
 WITHOUT_GOLD = {"candidates": "candidates=own_candidates", "judge": "judge=agreement"}

@@ -8,13 +8,13 @@ from torch import nn
 
 from segdpo.data import Numbers, needs_gold
 from segdpo.preferences import agreement, consensus
-from segdpo.recipes.command_line import choice_of
 from segdpo.recipes.compare import compare_networks
 from segdpo.recipes.config import build, function_of
 from segdpo.recipes.fitting import fit, make_data, make_policy, validate
 from segdpo.recipes.gold import check_gold, commands
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.typed import choice_of
 from segdpo.rl import Algorithm, PolicyGradientTask, Reward
 
 log = logging.getLogger(__name__)

@@ -134,7 +134,7 @@ def _train_if_missing(run: Run, network: Segmenter, seen: Numbers, path: Path) -
             return False
         log.info("Training the reference on %d of %d training images%s (kept as %s).", *_counted(run, seen), path)
         _train(run.config, network, run.source, seen)
-        save_weights(path, network, header_for(run.config, run.classes))
+        save_weights(path, network, header_for(run))
         return True
 
 

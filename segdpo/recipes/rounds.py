@@ -79,7 +79,7 @@ def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
             fresh = number == 0 or config.round_reference == "latest"
             yield Round(part, policy, held, data, tuple(collected), starts_at_reference=fresh)
         if not is_last:
-            save_weights(kept, policy, header_for(config, run.classes, adapter=True))
+            save_weights(kept, policy, header_for(run, adapter=True))
             held = copy.deepcopy(policy) if config.round_reference == "latest" else held
         run.clock.lap("policy")
     if len(runs) > 1:

@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import Numbers, RecordSource, Splits, infos_of, with_gold
+from segdpo.checks import check_choice
+from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -35,6 +36,8 @@ from segdpo.reports import comparison_table, draw_curves
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
+# Where the comparison at the end compares masks with gold.
+MEASURED_AT = ("image", "view")
 
 
 class Clock:
@@ -73,6 +76,11 @@ class Run:
     def with_gold(self, images: Numbers) -> Numbers:
         """Return those of the images that have gold."""
         return with_gold(self.source, images) if self.has_gold is None else images[self.has_gold[images]]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images become the input of the networks of this run, wherever they predict."""
+        return preparation_of(self.config, self.source)
 
 
 Recipe = Callable[[Run, Sequence[Callback]], Summary]
@@ -118,16 +126,39 @@ def open_run(config: DictConfig) -> Run:
     """Open the data, split it, and make the folder.
 
     Raises:
-        ValueError: the model has another number of classes than the data.
+        ValueError: the model has another number of classes than the data, or the views do not show whole images.
     """
     source: RecordSource = build(config.data)
     check_class_count(config, "model", source.classes)
     infos = infos_of(source)
     splits: Splits = build(config.datamodule.split)(infos)
     log.info("%s", splits)
-    folder = Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder, has_gold=np.array([bool(info.gold) for info in infos], bool))
+    has_gold = np.array([bool(info.gold) for info in infos], bool)
+    run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
+    _check_measured_at(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _check_measured_at(run: Run) -> None:
+    """Refuse, before anything is trained, views in which test images cannot be measured at their own size."""
+    check_choice("measured_at", run.config.measured_at, MEASURED_AT)
+    if run.config.measured_at == "image" and len(run.splits.test):
+        record = run.source[int(run.splits.test[0])]
+        run.preparation.input_of(record.image, record.id)
+
+
+def preparation_of(config: DictConfig, source: object = None) -> Preparation:
+    """Return how the networks of a configuration receive images; `source`: what says how image files are decoded."""
+    transforms = plain(config.transforms)
+    ends = getattr(source, "value_range", None)
+    return Preparation(
+        build(transforms["eval"]),
+        getattr(source, "channels", None),
+        None if ends is None else tuple(ends),
+        transforms.get("window"),
+        transforms["eval"],
+    )
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

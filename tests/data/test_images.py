@@ -179,6 +179,7 @@ def test_volumes_and_many_channels_are_refused():
     # ImageJ describes slices that follow the one page.
     with pytest.raises(DataError, match="one slice a file"):
         decode_image(tiff(GREY, description="ImageJ=1.53t\nimages=5\nslices=5\n"), "x")
+    assert decode_image(tiff(GREY, description="ImageJ=1.53t\nimages=1\n"), "x").shape == (6, 10, 3)
     for shape in ((6, 10, 5), (2, 6, 10), (2, 3, 4, 5), (6,)):
         with pytest.raises(DataError, match=r"1, 3 or 4 channels"):
             decode_image(npy(np.zeros(shape, np.uint8)), "x")

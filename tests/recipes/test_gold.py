@@ -12,9 +12,9 @@ from small import CONF, CONVOLUTION, composed
 
 from segdpo.data import FolderDataset, Shapes, write_folder
 from segdpo.recipes import gold as checks
-from segdpo.recipes.command_line import choice_of, command_with
 from segdpo.recipes.reference import images_to_judge, seen_images
 from segdpo.recipes.run import open_run, run_recipe
+from segdpo.recipes.typed import choice_of, command_with
 
 GOLD = (0, 4, 8, 12, 16, 20)
 FAST = [

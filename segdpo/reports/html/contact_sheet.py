@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segdpo.data import Check, Finding, Record, Verdict, class_colours, data_uri, overlay, shrink
+from segdpo.data import Check, Finding, Record, Verdict, class_colours, data_uri, first_shown, fit, overlay
 from segdpo.masks import Mask
 from segdpo.reports.html.page import render
-from segdpo.reports.panels import first_shown
 
 SHOWN_FINDINGS = 200
 SHOWN_PAIRS = 6
@@ -85,9 +84,9 @@ class ContactSheet:
         )
 
     def _draw(self, record: Record, mask: Mask | None, name: str) -> Tile:
-        image, small = shrink(record.image, mask, self.tile)
-        height, width = image.shape[:2]
-        picture = image if small is None else overlay(image, small, self.classes)
+        side = min(self.tile, max(record.image.shape[:2]))
+        picture = fit(record.image, side) if mask is None else overlay(record.image, mask, self.classes, side=side)
+        height, width = picture.shape[:2]
         return Tile(name, data_uri(picture), width, height)
 
 
