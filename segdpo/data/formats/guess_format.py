@@ -10,8 +10,9 @@ error when it is read:
 - numbers above 255: objects, since there are at most 255 classes.
 - probabilities of a model: candidates by their levels.
 
-Asked: palettes that differ; 255 in masks without 1 where other masks have 1 without 255; one number that is neither 1 nor
-255; gaps; numbers that may count objects; several colours without names; probabilities as gold; masks without any object.
+Asked: palettes that differ; 255 in masks without 1 where other masks have 1 without 255; one number that is neither 1
+nor 255; gaps; numbers that may count objects; several colours without names; probabilities as gold; masks without any
+object.
 """
 
 from collections.abc import Mapping, Sequence
