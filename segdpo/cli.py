@@ -505,7 +505,7 @@ def _print_findings(console: "Console", found: "Check") -> None:
 
 def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
     """Print the options of a folder that were guessed, as a yaml, or write them to a file."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     from segdpo.files import write_atomically
 

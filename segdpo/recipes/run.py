@@ -9,7 +9,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, wi
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.recipes.monitor import with_monitor
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
 from segdpo.reports import comparison_table, draw_curves
@@ -108,13 +109,15 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summar
     torch.set_num_threads(_threads_of(config))
     seed_everything(config.seed, workers=True, verbose=False)
     run = open_run(config)
+    run = replace(run, config=with_monitor(config, len(run.splits.val), len(run.with_gold(run.splits.val))))
     recipe: Recipe = build(config.task)
     summary = recipe(run, callbacks)
     if not summary:
         return {}
     run.clock.lap("comparison")
     seconds = run.clock.seconds | {"total": time.perf_counter() - begin}
-    summary = _choices() | {"seed": config.seed, "versions": _versions()} | summary | {"seconds": seconds}
+    described = {"seed": config.seed, "monitor": run.config.optimise, "versions": _versions()}
+    summary = _choices() | described | summary | {"seconds": seconds}
     write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     # Last: a run with a summary.json is finished.
     write_atomically(run.folder / "summary.json", json.dumps(summary, indent=1, default=float).encode())
@@ -128,12 +131,9 @@ def open_run(config: DictConfig) -> Run:
     Raises:
         ValueError: the model has another number of classes than the data, or the views do not show whole images.
     """
-    source: RecordSource = build(config.data)
+    source, splits, has_gold = open_data(config)
     check_class_count(config, "model", source.classes)
-    infos = infos_of(source)
-    splits: Splits = build(config.datamodule.split)(infos)
     log.info("%s", splits)
-    has_gold = np.array([bool(info.gold) for info in infos], bool)
     run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
     _check_measured_at(run)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,13 @@ def preparation_of(config: DictConfig, source: object = None) -> Preparation:
         transforms.get("window"),
         transforms["eval"],
     )
+
+
+def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool_]]:
+    """Return the data of the configuration, its splits, and which records have gold."""
+    source: RecordSource = build(config.data)
+    infos = infos_of(source)
+    return source, build(config.datamodule.split)(infos), np.array([bool(info.gold) for info in infos], bool)
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from segdpo.reports.plots import BLUE, GREY, VERMILION, new_figure, to_bytes
 from segdpo.reports.runs import (
     COUNTS,
     MEASURES,
+    RETURNED,
     SIGNED,
     Group,
     Run,
@@ -31,6 +32,7 @@ SEED_PLOTS = {
     "chosen gain": "Chosen gain; below 0: displacement",
 }
 STYLES = {"better": "green", "worse": "red"}
+KEPT_NOTE = "returned: the difference of the network kept by keep=safe, 0 where that is the reference."
 UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
 
@@ -70,8 +72,14 @@ class Sweep:
 
     def counts(self) -> list[str]:
         """Return the counts that any run has."""
-        runs = [run for group in self.groups for run in group.runs]
-        return [name for name in COUNTS if not all(math.isnan(run.values[name]) for run in runs)]
+        return [name for name in COUNTS if self._any_has(name)]
+
+    def measures(self) -> list[str]:
+        """Return the measures shown with an interval; what the safety rule returned only if any run was under it."""
+        return [*MEASURES, *([RETURNED] if self._any_has(RETURNED) else [])]
+
+    def _any_has(self, name: str) -> bool:
+        return not all(math.isnan(run.values[name]) for group in self.groups for run in group.runs)
 
     def notes(self, mark: str = "") -> list[str]:
         """Return lines that explain the comparisons and name the rows whose difference is significant.
@@ -79,7 +87,8 @@ class Sweep:
         `mark` is put on both sides of a row's name.
         """
         significant = [_after_holm(each, self.groups, mark) for each in self.comparisons if not each.recovery]
-        return [*(each.explanation for each in self.comparisons), *significant]
+        kept = [KEPT_NOTE] if RETURNED in self.measures() else []
+        return [*kept, *(each.explanation for each in self.comparisons), *significant]
 
     def unfinished_note(self) -> str:
         """Return how many runs are unfinished, and which; nothing if there are none."""
@@ -95,7 +104,7 @@ class Sweep:
 
     def csv(self) -> str:
         """Return a line for each group (mean, low, high, n of each measure), each followed by a line for each run."""
-        measures = [*MEASURES, *self.counts()]
+        measures = [*self.measures(), *self.counts()]
         rows: list[tuple[Sequence[object], Sequence[Interval | float | None]]] = []
         for place, group in enumerate(self.groups):
             compared = [each.intervals[place] for each in self.comparisons]
@@ -126,13 +135,13 @@ class Sweep:
         return to_bytes(figure)
 
     def _headings(self) -> list[str]:
-        return ["run", *MEASURES, "runs", *self.counts(), *(each.title for each in self.comparisons)]
+        return ["run", *self.measures(), "runs", *self.counts(), *(each.title for each in self.comparisons)]
 
     def _rows(self) -> list[list[str]]:
         return [self._row(place, group) for place, group in enumerate(self.groups)]
 
     def _row(self, place: int, group: Group) -> list[str]:
-        measured = [(group.interval(name), name in SIGNED) for name in MEASURES]
+        measured = [(group.interval(name), name in (*SIGNED, RETURNED)) for name in self.measures()]
         cells = [_with_n(plus_minus(interval, sign=sign), interval, group) for interval, sign in measured]
         counts = [decimal(group.interval(name).mean, 0) for name in self.counts()]
         compared = []
