@@ -118,9 +118,9 @@ def find_layout(files: Sequence[str], images: str | None = None) -> Layout:
     pictures = [path for path in files if path.lower().endswith(SUFFIXES)]
     if not pictures:
         suffixes = Counter("." + path.rpartition("/")[2].partition(".")[2] for path in files)
-        found = f"{len(files)} files" + "".join(f", most of them {suffix}" for suffix, _ in suffixes.most_common(1))
+        among = f"{len(files)} files" + "".join(f", most of them {suffix}" for suffix, _ in suffixes.most_common(1))
         raise DataError(
-            f"Expected images ({', '.join(SUFFIXES)}) but found none among {found}; save images in one of these "
+            f"Expected images ({', '.join(SUFFIXES)}) but found none among {among}; save images in one of these "
             "formats (of volumes, one slice a file).",
             "layout",
         )
