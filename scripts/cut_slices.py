@@ -36,7 +36,7 @@ def read_volume(path: Path) -> np.ndarray:
 def stretched(volume: np.ndarray) -> np.ndarray:
     """Return the intensities as uint8: the 1st percentile is 0, the 99th 255."""
     low, high = np.percentile(volume, [1, 99])
-    return np.clip(np.round((volume - low) * (255 / max(high - low, 1e-6))), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.round((volume - low) * (255 / max(high - low, 1e-6))), 0, 255), np.uint8)
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ def thin(folder: Path) -> str:
 
 def layouts(folder: Path) -> str:
     """Write each layout of the tests, and open it."""
-    from layouts import KNOWN
+    from layouts import KNOWN  # type: ignore[import-not-found]
 
     found = 0
     for build in KNOWN:

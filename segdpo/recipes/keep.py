@@ -99,12 +99,12 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
     gains: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in GAINS}
     weights, ids, judged = [torch.empty(0)], list[str](), _judged(data)
     gains_of = HeldOutGains(reference, run.config.background)
-    weights_like = next(policy.parameters())
+    weight = next(policy.parameters())
     policy.eval()
     items = data.eval_data(judged)
     for batch in DataLoader(items, data.batch_size, collate_fn=items.collate) if len(judged) else ():
-        moved = batch.to(weights_like.device)
-        logits = policy(moved.image.to(weights_like.dtype)).float()
+        moved = batch.to(weight.device)
+        logits = policy(moved.image.to(weight.dtype)).float()
         for name, values in gains_of(logits, moved).items():
             gains[name].append(values.cpu())
         weights.append(weight_of(batch))
@@ -117,8 +117,7 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
 def _judged(data: DataModule) -> Numbers:
     """Return the validation images with preferences that evaluation can use."""
     items, numbers = data.eval_data(data.splits.val[:0]), data.splits.val
-    usable = [number for number in numbers.tolist() if items.usable(number)]
-    return np.array(usable, np.uint32)
+    return np.array([number for number in numbers if items.usable(int(number))], np.uint32)
 
 
 def _groups(data: DataModule, images: Numbers) -> dict[str, str]:

@@ -140,13 +140,6 @@ def open_run(config: DictConfig) -> Run:
     return run
 
 
-def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool_]]:
-    """Return the data of the configuration, its splits, and which records have gold."""
-    source: RecordSource = build(config.data)
-    infos = infos_of(source)
-    return source, build(config.datamodule.split)(infos), np.array([bool(info.gold) for info in infos], bool)
-
-
 def _check_measured_at(run: Run) -> None:
     """Refuse, before anything is trained, views in which test images cannot be measured at their own size."""
     check_choice("measured_at", run.config.measured_at, MEASURED_AT)
@@ -166,6 +159,13 @@ def preparation_of(config: DictConfig, source: object = None) -> Preparation:
         transforms.get("window"),
         transforms["eval"],
     )
+
+
+def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool_]]:
+    """Return the data of the configuration, its splits, and which records have gold."""
+    source: RecordSource = build(config.data)
+    infos = infos_of(source)
+    return source, build(config.datamodule.split)(infos), np.array([bool(info.gold) for info in infos], bool)
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:
