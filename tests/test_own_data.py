@@ -50,7 +50,7 @@ def test_three_commands_lead_from_a_folder_to_masks(folder, capsys, monkeypatch)
     assert (folder / "check.html").is_file()
     # data.mask_format={kind:…} has to reach Hydra as it was printed.
     said = Warm([*printed[0][1:], *QUICK, f"cache={folder / 'cache'}"], folder).finish()
-    assert re.search(r"Training the reference on \d of 28 training images", said)
+    assert re.search(r"Training the reference on \d of 22 training images", said)
     assert (folder / "outputs/MY_FOLDER/policy.safetensors").is_file()
     for words in (predict, printed[1]):
         assert main(words) == 0

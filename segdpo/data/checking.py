@@ -83,6 +83,7 @@ class Check:
         pairs: preferences, without rankings.
         gold: records with a gold mask.
         masked, compared, judged: records with a candidate, with two or more, with a pair or a ranking.
+        split: records that came with a split.
         sizes: how many records have each height and width.
     """
 
@@ -97,6 +98,7 @@ class Check:
     masked: int = 0
     compared: int = 0
     judged: int = 0
+    split: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     _contents: dict[bytes, RecordInfo] = field(default_factory=dict)
     _ids: Counter[str] = field(default_factory=Counter)
@@ -125,6 +127,7 @@ class Check:
         self.masked += len(record.masks) > 0
         self.compared += len(record.masks) > 1
         self.judged += bool(record.pairs or record.ranking)
+        self.split += bool(record.split)
         try:
             check_record(record, self.classes)
         except DataError as error:

@@ -17,6 +17,8 @@ STEP = 32  # sides of the network's input
 FEWEST = 4  # images: train, val and test, and one to judge that the reference has not seen
 # Of the images, this share is trained on, and the reference sees at most so many of their gold masks.
 TRAIN, SEEN = 0.7, 16
+# Validation judgements show whether a policy is better than its reference: of so many images, if a quarter is enough.
+HELD_OUT, LARGEST_SHARE = 20, 0.25
 FIXES = {
     "empty mask": "if these images show no object, accept them with --allow 'empty mask'",
     "duplicate image": "remove the copies, or accept them with --allow 'duplicate image'",
@@ -67,7 +69,7 @@ def verdict(check: Check) -> Verdict:
             "masks: draw gold masks of some images (16 are a good start), and put them into masks/ under the names of "
             "the images; or put masks of several people or models into masks_NAME/"
         )
-    chosen = [*_learning(check), *_size(check), *_classes(check)]
+    chosen = [*_learning(check), *_held_out(check), *_size(check), *_classes(check)]
     return Verdict(missing, [option for option, _ in chosen if option], [reason for _, reason in chosen])
 
 
@@ -91,6 +93,15 @@ def _learning(check: Check) -> list[tuple[str, str]]:
         reason = f"{check.records - check.gold} images have no gold: candidates are judged by how well they agree"
         chosen.append(("judge=agreement", reason))
     return chosen
+
+
+def _held_out(check: Check) -> list[tuple[str, str]]:
+    """Return the share of validation images, where the default of .1 is too few to show that a policy is better."""
+    share = round(min(LARGEST_SHARE, HELD_OUT / check.records), 2) if check.records else 0.0
+    if check.split or share <= 0.1:
+        return []
+    count = round(share * check.records)
+    return [(f"datamodule.split.val={share:g}", f"{count} images validate: with fewer, no gain could be shown")]
 
 
 def _size(check: Check) -> list[tuple[str, str]]:
