@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 from torch import nn
 
@@ -62,10 +63,19 @@ def validate(fitted: Fitted, name: str) -> float | None:
 
 
 def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
-    """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks."""
+    """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks.
+
+    Without a callback that saves checkpoints there are none; Lightning would add one of its own.
+    """
     named = [build(node) for node in (plain(config.callbacks) or {}).values() if node]
     loggers = [build(node) for node in (plain(config.logger) or {}).values() if node]
-    trainer: Trainer = build(config.trainer, callbacks=[*named, *callbacks, RandomState()], logger=loggers or False)
+    all_callbacks = [*named, *callbacks, RandomState()]
+    trainer: Trainer = build(
+        config.trainer,
+        callbacks=all_callbacks,
+        logger=loggers or False,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in all_callbacks),
+    )
     return trainer
 
 
