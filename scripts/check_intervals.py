@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from scipy import stats
 
 from segdpo.metrics import hierarchical_difference, mean_interval, win_rate
+from segdpo.progress import track
 
 Doubles = NDArray[np.float64]
 Bounds = tuple[float, float]

@@ -57,7 +57,10 @@ class Stopwatch:
     def table(self) -> str:
         """Return the seconds of each part and stage, with the networks' share of each."""
         total, networks = _minus(_now(), BEGIN), _sum(*self.parts.values())
-        lines = ["| part | seconds | CPU seconds | networks' share | of CPU seconds |", "| --- | --- | --- | --- | --- |"]
+        lines = [
+            "| part | seconds | CPU seconds | networks' share | of CPU seconds |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         lines += [f"| {name} | {wall:.1f} | {cpu:.1f} | | |" for name, (wall, cpu) in self.parts.items()]
         rows = {**self.laps, "**run**": (total, networks)}
         for name, (lasted, inside) in rows.items():

@@ -105,10 +105,10 @@ def check(words: Words) -> int:
 
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import track
 
     from segdpo.data import check_source, open_source
     from segdpo.files import DataError
+    from segdpo.progress import track
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
@@ -155,9 +155,9 @@ def pack(words: Words) -> int:
     options = parser.parse_intermixed_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo.data import open_source, write_source
+    from segdpo.progress import track
 
     try:
         source = open_source(options.source, options.options, channels=None)
@@ -199,10 +199,10 @@ def predict(words: Words) -> int:
     options = parser.parse_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo.checks import check_device
     from segdpo.inference import check_windows, find_images, open_segmenter, predict_files
+    from segdpo.progress import track
 
     try:
         device = _device(options.device)
@@ -285,10 +285,10 @@ def report(words: Words) -> int:
     options = parser.parse_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo import reports
     from segdpo.files import write_atomically
+    from segdpo.progress import track
 
     def progress(runs: Sequence[Path]) -> Iterable[Path]:
         return track(runs, "reading", transient=True, console=Console(stderr=True))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.progress import track
 from torch import nn
 
 from segdpo.data import (
@@ -42,6 +41,7 @@ from segdpo.preferences import (
     judged_masks,
     with_network,
 )
+from segdpo.progress import track
 from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
 from segdpo.recipes.run import Run
 from segdpo.scores import PairScores

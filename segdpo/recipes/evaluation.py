@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from segdpo.files import write_atomically
 from segdpo.metrics import HIGHER_IS_BETTER, Interval, mean_interval, paired_difference, wilcoxon, win_rate
 from segdpo.metrics import worst as worst_of
+from segdpo.progress import track
 from segdpo.recipes.config import Plain
 from segdpo.recipes.measure import (
     DIRECTED,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
@@ -65,7 +65,8 @@ def validate(fitted: Fitted, name: str) -> float | None:
 def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks.
 
-    Without a callback that saves checkpoints there are none; Lightning would add one of its own.
+    Without a callback that saves checkpoints there are none, and without one that shows progress no bar; Lightning would
+    add its own.
     """
     named = [build(node) for node in (plain(config.callbacks) or {}).values() if node]
     loggers = [build(node) for node in (plain(config.logger) or {}).values() if node]
@@ -75,6 +76,7 @@ def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
         callbacks=all_callbacks,
         logger=loggers or False,
         enable_checkpointing=any(isinstance(one, Checkpoint) for one in all_callbacks),
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in all_callbacks),
     )
     return trainer
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from segdpo.checks import IGNORE
 from segdpo.data import GoldBatch, GoldBatches, Numbers, Pipeline, RecordSource
 from segdpo.metrics import HIGHER_IS_BETTER, MASK_METRICS, Calibration, mean_over_classes, measure_masks
+from segdpo.progress import Bars
 from segdpo.recipes.config import Plain
 from segdpo.scores import predicted_classes
 
@@ -107,8 +107,7 @@ def measure_network(
     # One process measures all images.
     calibration = Calibration(sync_on_compute=False)
     data = batches_of(network, measurement)
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(description, total=len(measurement.numbers))
+    with Bars(transient=True) as bars:
         for batch in data:
             for logits, gold in _logits_and_gold(network, batch, device, native=measurement.native):
                 for name, values in _measure_masks(logits, gold, measurement, names).items():
@@ -116,7 +115,7 @@ def measure_network(
                 calibration.update(logits, gold)
             ids += batch.batch.ids
             numbers += batch.numbers
-            progress.advance(bar, len(batch.numbers))
+            bars.update(description, len(numbers), len(measurement.numbers))
     if not ids:
         return None
     joined = {name: torch.cat(values) for name, values in found.items()}
