@@ -33,5 +33,6 @@ if TYPE_CHECKING:
     from segdpo.recipes.run import run_recipe as run_recipe
     from segdpo.recipes.search import run_search as run_search
     from segdpo.recipes.supervised import run_supervised as run_supervised
+    from segdpo.recipes.sweep_folder import SweepFolder as SweepFolder
 
 __getattr__, __dir__ = attach(__name__)

@@ -17,6 +17,7 @@ from segdpo.data import DataModule, RecordSource, Splits
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD, freeze_parts, load_weights
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.run import Run
+from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.training import RandomState
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ def validate(fitted: Fitted, name: str) -> float | None:
 def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
     """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks.
 
-    Without a callback that saves checkpoints there are none, and without one that shows progress no bar; Lightning would
-    add its own.
+    Without a callback that saves checkpoints there are none, and without one that shows progress no bar: Lightning
+    would add its own.
     """
     named = [build(node) for node in (plain(config.callbacks) or {}).values() if node]
     loggers = [build(node) for node in (plain(config.logger) or {}).values() if node]
@@ -136,9 +137,10 @@ def _checkpoint_of(config: DictConfig) -> str | None:
     if last.exists():
         log.info("Resuming from %s.", last)
         return str(last)
-    log.warning(
-        "There is no checkpoint at %s: the run starts from its beginning. To resume an earlier run, name its folder: "
-        "hydra.run.dir=outputs/DATE/TIME resume=last.",
-        last,
-    )
+    if not in_sweep():
+        log.warning(
+            "There is no checkpoint at %s: the run starts from its beginning. To resume an earlier run, name its "
+            "folder: hydra.run.dir=outputs/DATE/TIME resume=last.",
+            last,
+        )
     return None

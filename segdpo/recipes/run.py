@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback, seed_everything
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,6 +25,7 @@ from segdpo.data import RecordSource, Splits, infos_of
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
 from segdpo.reports import comparison_table, draw_curves
@@ -146,14 +146,16 @@ SHOWN = 6
 def finished(config: DictConfig) -> Summary | None:
     """Return the summary of this very run if its folder holds one, and None if the run has to be run.
 
-    With `resume=…` a finished run is continued, with other values such as more steps: nothing is compared.
+    With `resume=…` a finished run is continued, with other values such as more steps: nothing is compared. In a sweep
+    resume=last resumes the sweep, whose finished runs stay as they are.
 
     Raises:
         ValueError: the folder holds another finished run; the message names the values that differ.
     """
     folder = Path(config.run_folder)
     summary, kept = folder / "summary.json", folder / "config.yaml"
-    if config.resume is not None or not (summary.exists() and kept.exists()):
+    continued = config.resume is not None and not in_sweep()
+    if continued or not (summary.exists() and kept.exists()):
         return None
     now = plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True)))
     changed = differences(current_config(read_config(kept)), now)
@@ -224,8 +226,7 @@ def peak_mib() -> float:
 
 def _threads_of(config: DictConfig) -> int:
     """Return the CPU threads of this job: jobs of a sweep that run side by side share the cores."""
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    side_by_side = config.jobs if sweeps else 1
+    side_by_side = config.jobs if in_sweep() else 1
     return int(config.threads or max(1, (os.cpu_count() or 1) // side_by_side))
 
 

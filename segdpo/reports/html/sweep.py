@@ -253,7 +253,8 @@ def _not_started(read: Sequence[RunFiles], sweep_folders: Sequence[Path]) -> Ite
         wanted = math.prod(len(values) for values in grid.values()) if grid else 0
         started = sum(folder in files.folder.parents for files in read)
         if wanted > started:
-            yield f"{folder.name}: {wanted - started} of {wanted} runs not started; the same command resumes the sweep."
+            count = f"{wanted - started} of {wanted} runs"
+            yield f"{folder.name}: {count} not started; the same command with resume=last resumes the sweep."
 
 
 def _grid(folder: Path) -> dict[str, list[str]]:
