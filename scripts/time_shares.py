@@ -3,8 +3,8 @@
 python scripts/time_shares.py                       the default run with an empty cache
 python scripts/time_shares.py loss=sft threads=1    any options of train.py
 
-Wall time is from the start of this script, so that imports count. CPU time is that of all threads, and does not depend on
-what else the machine does. Validation, predictions and the comparison count by their forwards.
+Wall time is from the start of this script, so that imports count. CPU time is that of all threads; with threads=1 it
+does not depend on what else the machine does. Validation, predictions and the comparison count by their forwards.
 """
 
 import time

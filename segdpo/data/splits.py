@@ -1,7 +1,7 @@
 """Train, val and test: seeded, by group, so that no patient, frame or sequence is in two of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,23 @@ class Splits:
 def infos_of(source: RecordSource) -> list[RecordInfo]:
     """Return what is known of every record, for the functions that split."""
     return [info_of(source, index) for index in range(len(source))]
+
+
+def limited(splits: Splits, infos: Sequence[RecordInfo], count: int, more: int = 0) -> Splits:
+    """Return the first records of each split, half of them with gold where some are known to have it and some not.
+
+    Args:
+        splits: of all records.
+        infos: what is known of each record, from `infos_of`.
+        count: records of a split, at most.
+        more: further records of train.
+    """
+    return replace(
+        splits,
+        train=_first(splits.train, infos, count + more),
+        val=_first(splits.val, infos, count),
+        test=_first(splits.test, infos, count),
+    )
 
 
 def split_by_fraction(
@@ -150,3 +167,10 @@ def _splits(groups: list[list[int]], labels: list[str]) -> Splits:
     counts = tuple(sum((label or "train") == name for label in labels) for name in found)
     train, val, test = (np.array(sorted(numbers), np.uint32) for numbers in found.values())
     return Splits(train, val, test, (counts[0], counts[1], counts[2]))
+
+
+def _first(numbers: Numbers, infos: Sequence[RecordInfo], count: int) -> Numbers:
+    gold = np.array([getattr(infos[number], "gold", None) is True for number in numbers], bool)
+    # Both kinds in turns: 0, 2, 4 … for those with gold, 1, 3, 5 … for the rest.
+    order = np.where(gold, 2 * np.cumsum(gold) - 2, 2 * np.cumsum(~gold) - 1)
+    return np.sort(numbers[np.argsort(order)[:count]])

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import RecordSource, Splits, infos_of
+from segdpo.data import RecordSource, Splits, infos_of, limited
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -112,7 +112,10 @@ def open_run(config: DictConfig) -> Run:
     """
     source: RecordSource = build(config.data)
     check_class_count(config, "model", source.classes)
-    splits: Splits = build(config.datamodule.split)(infos_of(source))
+    infos = infos_of(source)
+    splits: Splits = build(config.datamodule.split)(infos)
+    if config.limit_images is not None:
+        splits = limited(splits, infos, config.limit_images, more=config.reference_training.images or 0)
     log.info("%s", splits)
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +182,8 @@ def differences(before: Plain, now: Plain) -> list[str]:
     old, new = _comparable(before), _comparable(now)
     keys = [*old, *(key for key in new if key not in old)]
     none = "nothing"
-    return [f"{key} ({old.get(key, none)} → {new.get(key, none)})" for key in keys if old.get(key) != new.get(key)]
+    changed = [key for key in keys if old.get(key, repr(None)) != new.get(key, repr(None))]  # null: as if not there
+    return [f"{key} ({old.get(key, none)} → {new.get(key, none)})" for key in changed]
 
 
 def _comparable(config: Plain) -> dict[str, str]:
