@@ -46,16 +46,22 @@ def made_once(
     path: Path, read: Callable[[], Found | None], make: Callable[[], Found], pack: Callable[[Found], bytes]
 ) -> Found:
     """Return what a file holds; where there is none, make it and keep it, in one process at a time for each folder."""
+    before = _time_of(path)
     if (found := read()) is not None:
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / ".lock"):
-        if (found := read()) is not None:
+    with FileLock(f"{path.parent}.lock"):
+        # Another job may have made it since.
+        if _time_of(path) != before and (found := read()) is not None:
             return found
         made = make()
         # What is lost in a power failure is made again.
         write_atomically(path, pack(made), durable=False)
     return made
+
+
+def _time_of(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if exists(path) else None
 
 
 def _read(path: Path, record: Record) -> Record | None:
