@@ -3,7 +3,7 @@
     python scripts/check_intervals.py --trials 2000
 
 Values are drawn with a known mean, and it is counted how often the interval contains it. The last column is the share
-of a common interval on the same draws: plain percentiles, the normal interval, Student's over seeds, runs or folds alone.
+of a common interval on the same draws: plain percentiles, the normal interval, Student's over seeds, runs or folds.
 """
 
 import argparse

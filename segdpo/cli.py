@@ -5,10 +5,12 @@ Nothing here imports torch before there is work to do, so that `--help` is quick
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-    from segdpo.data import Check
+    from segdpo.data import Check, Opened, Verdict
 
 Words = Sequence[str]
 
@@ -27,7 +29,7 @@ EXPORT_FORMATS = ("onnx", "torch_export")
 PREDICTIONS = ("masks", "probabilities", "overlays")
 
 MODEL = "a run's folder, a .safetensors or a .ckpt"
-DATA = "a folder, a pack, a COCO .json, or a .yaml of conf/data/"
+DATA = "a folder of images and masks, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
 COLOURS = {"error": "red", "info": "dim"}
@@ -88,16 +90,22 @@ def mine(words: Words) -> int:
 
 
 def check(words: Words) -> int:
-    """Read a whole data set and list what is wrong with it."""
+    """Read a whole data set, list what is wrong with it, and say how to train on it."""
     parser = _parser(
         "check",
         check,
-        "segdpo check PATH_OR_YAML [key=value …] --html sheet.html\n\n"
-        "Exit status 1 when anything is wrong. docs/data.md explains the findings.",
+        "segdpo check MY_FOLDER [key=value …] --html sheet.html\n"
+        "segdpo check conf/data/bubil.yaml [key=value …]\n\n"
+        "Of a folder of images and masks, the options are guessed and printed; --yaml writes them to a file. Ends\n"
+        "with the command that trains on the data, or with what is missing. Exit status 1 when anything is wrong.\n"
+        "docs/data.md explains the findings.",
     )
     parser.add_argument("data", help=DATA)
-    parser.add_argument("options", nargs="*", help="key=value for a .yaml")
+    parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
     parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
+    parser.add_argument(
+        "--yaml", type=Path, help="write the options of a folder to this file; conf/data/NAME.yaml: data=NAME"
+    )
     parser.add_argument("--images", type=int, default=40, help="images on that page besides faulty ones (40)")
     parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is an error")
     parser.add_argument("--allow", action="append", default=[], metavar="KIND", help="a kind of finding to accept")
@@ -106,31 +114,35 @@ def check(words: Words) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from segdpo.data import check_source, open_source
-    from segdpo.files import DataError
+    from segdpo.data import check_source, find_source, verdict
+    from segdpo.files import DataError, write_atomically
     from segdpo.progress import track
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
     try:
-        source = open_source(options.data, options.options, channels=None)
+        opened = find_source(options.data, options.options, channels=None)
     except DataError as error:
-        console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}")
+        console.print(f"[red]error[/red] {error.kind}: {escape(str(error))}", highlight=False)
         return 1
-    sheet = ContactSheet(source.classes, len(source), options.images)
+    if opened.line:
+        console.print(escape(opened.line), highlight=False)
+    sheet = ContactSheet(opened.source.classes, len(opened.source), options.images)
     found = check_source(
-        source,
+        opened.source,
         require_pairs=options.require_pairs,
         allow=options.allow,
         progress=lambda numbers: track(numbers, "checking", console=Console(stderr=True)),
         on_record=sheet.offer if options.html else None,
     )
-    if options.html:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(sheet.html(options.data, found), encoding="utf-8", errors="backslashreplace")
     _print_findings(console, found)
+    judged = verdict(found)
     if options.html:
+        write_atomically(options.html, sheet.html(options.data, found, judged).encode(errors="backslashreplace"))
         console.print(f"contact sheet: {options.html}")
+    if opened.guessed is not None:
+        opened = _print_options(opened, options)
+    _print_verdict(judged, opened, options.data)
     return int(found.failed)
 
 
@@ -192,16 +204,17 @@ def predict(words: Words) -> int:
         "--probabilities", action="store_true", help="also write .npz: float16 [classes, height, width]"
     )
     parser.add_argument("--overlays", action="store_true", help="also draw the masks over the images")
-    parser.add_argument("--window", type=int, default=512, help="larger images are cut into windows of this side (512)")
+    _add_size(parser)
     parser.add_argument("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers (.25)")
-    parser.add_argument("--batch", type=int, default=4, help="windows, or small images, in one forward pass (4)")
+    parser.add_argument("--batch", type=int, help="windows in one forward pass (as many as have 1024 × 1024 pixels)")
     _add_device_and_trust(parser)
     options = parser.parse_args(words)
 
     from rich.console import Console
 
     from segdpo.checks import check_device
-    from segdpo.inference import check_windows, find_images, open_segmenter, predict_files
+    from segdpo.inference import find_images, open_segmenter, predict_files, preparation_for
+    from segdpo.preferences import check_windows
     from segdpo.progress import track
 
     try:
@@ -212,12 +225,15 @@ def predict(words: Words) -> int:
         segmenter, description = open_segmenter(options.model, trusted=options.trusted)
     except (OSError, ValueError) as error:
         return _error(error)
+    trained = description["preparation"]
+    print(preparation_for(trained, native=options.native, window=options.window).line(native=options.native))
     outcomes = predict_files(
         segmenter,
         description,
         files,
         options.out,
         kinds=[kind for kind in PREDICTIONS if kind == "masks" or getattr(options, kind)],
+        native=options.native,
         window=options.window,
         overlap=options.overlap,
         batch=options.batch,
@@ -249,7 +265,7 @@ def evaluate(words: Words) -> int:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which images (test)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
     parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
-    parser.add_argument("--native", action="store_true", help="measure at each image's own size")
+    _add_size(parser)
     parser.add_argument("--out", type=Path, help="gets the files (of a run: its evaluation/)")
     _add_device_and_trust(parser)
     options = parser.parse_intermixed_args(words)
@@ -266,11 +282,13 @@ def evaluate(words: Words) -> int:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         options.device = _device(options.device)
-        report = evaluate_weights(Request(**vars(options), conf=conf_folder()))
+        asked = {name: value for name, value in vars(options).items() if name != "as_trained"}
+        report = evaluate_weights(Request(**asked, conf=conf_folder()))
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         return _error(error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error)
     for note in report.notes:
         _error(note, "note", "yellow")
+    print("\n".join(report.said))
     Console().print(evaluation_table(report.summary))
     print(f"{report.folder}: images.csv, classes.csv, summary.json, overlays/")
     return 0
@@ -377,7 +395,8 @@ def export(words: Words) -> int:
         "export",
         export,
         "segdpo export MODEL network.onnx --height 256 --width 256\n"
-        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n\n"
+        "segdpo export MODEL network.pt2 --format torch_export --dynamic\n"
+        "segdpo export MODEL masks.onnx --with-preparation --dynamic\n\n"
         "docs/deploy.md describes inputs and outputs.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
@@ -387,6 +406,9 @@ def export(words: Words) -> int:
     parser.add_argument("--width", type=int, default=256, help="(256)")
     parser.add_argument("--batch", type=int, default=1, help="images in one call (1)")
     parser.add_argument("--dynamic", action="store_true", help="any number and size of images")
+    parser.add_argument(
+        "--with-preparation", action="store_true", help="from images as they are to masks, as predict does it"
+    )
     parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
     options = parser.parse_args(words)
 
@@ -397,17 +419,26 @@ def export(words: Words) -> int:
     try:
         segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
         shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
+        preparation = description["preparation"]
         notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
+        notes["preparation"] = json.dumps(preparation.stored())
         with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about themselves
             checks = inference.export(
-                segmenter, options.out, shape, format=options.format, dynamic=options.dynamic, notes=notes
+                segmenter,
+                options.out,
+                shape,
+                format=options.format,
+                dynamic=options.dynamic,
+                preparation=preparation if options.with_preparation else None,
+                notes=notes,
             )
     except (OSError, ValueError) as error:
         return _error(error)
     for one in checks:
-        size = " × ".join(map(str, one.shape))
-        print(f"{size}: largest difference {one.difference:.3g}, largest logit {one.largest:.3g}")
+        print(one)
+    if options.with_preparation and preparation.window:
+        _error(f"the file sees images whole, predict in windows of {preparation.window}.", "note", "yellow")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -469,6 +500,43 @@ def _print_findings(console: "Console", found: "Check") -> None:
     console.print(f"{found.records} images, {found.masks} candidate masks, {found.pairs} pairs: {verdict}")
 
 
+def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
+    """Print the options of a folder that were guessed, as a yaml, or write them to a file."""
+    import yaml
+
+    from segdpo.files import write_atomically
+
+    values = {"_target_": "segdpo.data.plain_folder", "root": str(options.data), **(opened.guessed or {})}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    if options.yaml is None:
+        print(
+            f"\nAll options, for a file conf/data/NAME.yaml (--yaml writes it) that is used with data=NAME:\n\n{text}"
+        )
+        return opened
+    write_atomically(options.yaml, f"# {opened.line or options.data}\n{text}".encode())
+    print(f"options: {options.yaml}")
+    in_menu = options.yaml.resolve().parent == conf_folder() / "data"
+    return replace(opened, options={"data": options.yaml.stem}) if in_menu else opened
+
+
+def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
+    """Print whether the data can be trained on: with which commands, or what is missing."""
+    from segdpo.data import command_line
+
+    if not judged.ready:
+        print("not ready to train; missing:")
+        for one in judged.missing:
+            print(f"  - {one}")
+        return
+    name = re.sub(r"\W+", "_", Path(data).absolute().stem).strip("_")
+    folder = f"outputs/{name or 'data'}"
+    print("ready to train:")
+    for reason in judged.reasons:
+        print(f"  - {reason}")
+    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
+    print(f"segdpo predict {folder} NEW_IMAGES --out {folder}/predictions")
+
+
 def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
     width = min(shutil.get_terminal_size().columns, 120)
     return argparse.ArgumentParser(
@@ -476,6 +544,13 @@ def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentP
         description=f"{run.__doc__}\n\n{text}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
     )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--as-trained", action="store_true", help="show the model images as in training (the default)")
+    size.add_argument("--native", action="store_true", help="show the model images at their own size, in windows")
+    parser.add_argument("--window", type=int, help="side of the windows (as in training; with --native 512)")
 
 
 def _add_device_and_trust(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 MAX_TEXT_BYTES = 2**30
 MAX_FILE_BYTES = 2**32
 MAX_ARRAY_BYTES = 2**30
+NPY_SIGNATURE = b"\x93NUMPY"
 # Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
 FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -64,24 +65,45 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_arrays(path: Path, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a .npz file by name; a DataError if it is damaged.
+    """Return the arrays of a .npz file by name; see `decode_arrays`."""
+    return decode_arrays(read_file(path, limit), str(path), limit)
 
-    NumPy's own reader allocates what the header of an array asks for, and raises a dozen kinds of errors.
+
+def decode_arrays(data: bytes, name: str, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Return the arrays in the bytes of a .npz file by name, or the one of a .npy file as {"": array}.
+
+    NumPy's own reader allocates what the header of an array asks for, and raises a dozen kinds of errors. Pickled
+    objects are refused.
 
     Args:
-        path: a regular file that `np.savez` or `np.savez_compressed` wrote.
-        limit: bytes that the file, and all of its arrays together, may take.
+        data: what `np.save`, `np.savez` or `np.savez_compressed` wrote.
+        name: what error messages call it.
+        limit: bytes that all of its arrays together may take.
+
+    Raises:
+        DataError: if it is damaged, holds objects, or is too large.
     """
-    data = read_file(path, limit)
     try:
+        if len(data) > limit:
+            raise ValueError(f"it takes more than {limit} bytes")
+        if data.startswith(NPY_SIGNATURE):
+            return {"": _read_array(io.BytesIO(data))}
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             if sum(member.file_size for member in members) > limit:
                 raise ValueError(f"its arrays take more than {limit} bytes")
-            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+            return {member.filename.removesuffix(".npy"): _unpack_array(archive, member) for member in members}
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise DataError(f"{path}: Expected arrays but the file is damaged ({reason}); remove it.", "damaged") from error
+        raise DataError(f"{name}: Expected arrays but the file is damaged ({reason}); remove it.", "damaged") from error
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Return UTF-8 text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -163,10 +185,13 @@ def path_inside(folder: Path, *names: str) -> Path:
     return path
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+def _unpack_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(member) as file:
         # With a size, no more than that is decompressed, whatever the member holds.
-        content = io.BytesIO(file.read(member.file_size))
+        return _read_array(io.BytesIO(file.read(member.file_size)))
+
+
+def _read_array(content: io.BytesIO) -> NDArray[Any]:
     if np.lib.format.read_magic(content) != (1, 0):
         raise ValueError("an array is of another version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(content)

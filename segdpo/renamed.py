@@ -22,22 +22,30 @@ RENAMED_CHOICES: Mapping[tuple[str, str], str] = {
     ("callbacks", "how_to_go_on"): "resume_hint",
     ("experiment", "worth_cheap_masks"): "worth_noisy_masks",
     ("experiment", "worth_bubil_cheap"): "worth_bubil_noisy",
+    ("model@model.network", "fpn_dropout"): "fpn",
 }
-# Beginnings of keys: the network of candidates and selection is one option of mining.
+# Beginnings of keys, one after the other: the network of candidates and selection is one option of mining.
 RENAMED_KEYS: Mapping[str, str] = {
     r"pairs(\.sources\.\w+)?(\.predict)?\.device": "device",
     r"pairs(\.sources\.\w+)?\.predict": "predictor",
     r"pairs\.model": "predictor.model",
     r"pairs\.predicts": "candidates.networks",
+    r"candidates\.networks\.(\w+)\.model\.path": r"candidates.weights.\1",
     r"selection\.acquisition\.predict": "predictor",
+    r"predictor(?!\.)": "model@model.network",
+    r"predictor\.device": "device",
+    r"predictor\.model\.path": "model.weights",
+    r"predictor\.model\.model": "model.network",
     r"selection\.acquisition\.mask_source": "selection.acquisition.candidates",
     r"data\.mask_source": "data.candidates",  # of data=shapes_judged
     r"data\.rule": "data.questions",
 }
 # Options without effect today, and why.
-REMOVED_OPTIONS: Mapping[str, str] = dict.fromkeys(
-    ("ranking", "data.ranking"), "the ranking of all masks is always stored"
-)
+REMOVED_OPTIONS: Mapping[str, str] = {
+    **dict.fromkeys(("ranking", "data.ranking"), "the ranking of all masks is always stored"),
+    "predictor.model.prefix": "what stands before the network's names in a file is found by itself",
+    "predictor.model.model.classes": "a network has the classes of the data",
+}
 # pairs=given said that nothing is mined, which is now a choice of another group.
 GIVEN, ANSWERED = "candidates=given", "questions=answered"
 
@@ -59,7 +67,7 @@ def current_words(words: Sequence[str], *, warn: bool = True) -> list[str]:
     for word in words:
         new = current_word(word)
         if warn and new is None:
-            log.warning("The option %s is ignored: %s.", word, REMOVED_OPTIONS[_name_of(word)])
+            log.warning("The option %s is ignored: %s.", word, _why_removed(_name_of(word)))
         elif warn and new != word:
             log.warning("The option %s is now written %s; the old name will stop working.", word, new)
         if new is None:
@@ -82,7 +90,7 @@ def current_word(word: str) -> str | None:
     # Neither a flag of Hydra's, nor the value of one.
     if parts is None or word.startswith("-") or (parts["value"] is None and parts["mark"] != "~"):
         return word
-    if parts["name"] in REMOVED_OPTIONS:
+    if _why_removed(parts["name"]):
         return None
     name, package, value = current_name(parts["name"]), parts["package"] or "", parts["value"] or ""
     if package:
@@ -128,6 +136,11 @@ def current_name(name: str) -> str:
     for (group, choice), new in RENAMED_CHOICES.items():
         found = re.sub(rf"^{group}\.{choice}(?=\.|$)", f"{group}.{new}", found)
     return found
+
+
+def _why_removed(name: str) -> str | None:
+    """Return why an option is ignored; None: it is not."""
+    return REMOVED_OPTIONS.get(name) or REMOVED_OPTIONS.get(current_name(name))
 
 
 def _without_reference(node: Any) -> Any:

@@ -53,7 +53,7 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         yield from rows_of(start, "data=bubil, U-Net ResNet-18, 4 × 128²")
     side = scale.record_side
     write_pack(folder / "pack", scale)
-    given = ["data=pack", f"data.path={folder / 'pack'}", "model=unet", "questions=answered", "transforms=crop"]
+    given = ["data=pack", f"data.path={folder / 'pack'}", "model=unet", "questions=answered", "transforms=crop_scaled"]
     given += [f"transforms.size={side // 2}", "datamodule.batch_size=2", "reference_training=checkpoint"]
     start = make_start(folder / "run", scale, 1, *given)
     yield from rows_of(start, f"crops of a pack of {side}², U-Net ResNet-18, 2 × {side // 2}²")

@@ -19,6 +19,30 @@ def _image(suffix: str, share: float) -> Kind:
     )
 
 
+def _deep(suffix: str) -> Kind:
+    sample = partial(samples.deep_image, suffix=suffix)
+    target = f"images/a{suffix}"
+    structure = {".png": structured.png(target), ".npy": structured.npy(target)}.get(suffix)
+    return Kind(f"deep{suffix}", sample, target, (steps.read_deep_image,), structure, checked=suffix == ".png")
+
+
+def _mask(kind: str, suffix: str) -> Kind:
+    sample = partial(samples.mask_file, kind=kind, suffix=suffix)
+    target = f"mask{suffix}"
+    structures = {".png": structured.png, ".npy": structured.npy, ".npz": structured.npz, ".json": structured.json_file}
+    structure = structures[suffix](target) if suffix in structures else None
+    step = partial(steps.read_mask_file, kind=kind)
+    step.__name__ = "read_mask_file"  # type: ignore[attr-defined]
+    checked = suffix in (".png", ".npz")
+    return Kind(f"{kind}{suffix}", sample, target, (step,), structure, checked=checked)
+
+
+def _classes(suffix: str) -> Kind:
+    sample = partial(samples.class_file, suffix=suffix)
+    structure = structured.json_file("classes.json") if suffix == ".json" else None
+    return Kind(f"classes{suffix}", sample, f"classes{suffix}", (steps.read_class_file,), structure, share=0.3)
+
+
 DATA_KINDS = (
     Kind(
         "manifest.jsonl", samples.folder, "manifest.jsonl", _FOLDER, structured.json_file("manifest.jsonl", lines=True)
@@ -36,6 +60,15 @@ DATA_KINDS = (
     _image(".gif", 0.3),
     _image(".bmp", 0.3),
     Kind("mask.png", samples.mask, "masks/a.png", (steps.read_mask,), structured.png("masks/a.png"), checked=True),
+    *map(_deep, (".png", ".tif", ".npy")),
+    _mask("ids", ".npy"),
+    _mask("colors", ".png"),
+    _mask("instances", ".png"),
+    _mask("probabilities", ".npz"),
+    _mask("yolo", ".txt"),
+    _mask("label_studio", ".json"),
+    _mask("coco_rle", ".json"),
+    *map(_classes, (".txt", ".yaml", ".json")),
     Kind("pack.json", samples.pack, "pack.json", _PACK, structured.pack_settings, checked=True),
     Kind("shard", samples.pack, "shard-00000.bin", _PACK, structured.record, checked=True),
     Kind(

@@ -4,11 +4,12 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from fuzzing.data_steps import CLASSES, SETTINGS
-from segdpo.data import PackWriter, Pair, Record, write_coco, write_folder
+from fuzzing.data_steps import CLASSES, COLORS, SETTINGS, SIZE
+from segdpo.data import PackWriter, Pair, Record, encode_coco_mask, write_coco, write_folder
 from segdpo.preferences import Diversity, Journal, Outcome
 
 FEW = Diversity(3, 1, 0.5, 0.25, 0.5, math.nan)
@@ -102,6 +103,68 @@ def image(root: Path, seed: int, suffix: str = ".png") -> None:
     options = {"compression": "tiff_lzw"} if suffix == ".tif" and seed % 2 else {}
     (root / "images").mkdir()
     picture.save(root / f"images/a{suffix}", **options)
+
+
+def deep_image(root: Path, seed: int, suffix: str = ".png") -> None:
+    """Write one image of 16 bits or of floats."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 2**16, (13, 11, 3) if seed % 2 else (13, 11)).astype(np.uint16)
+    numbers = pixels.astype(np.float32) / 7 if seed % 3 == 2 and suffix != ".png" else pixels
+    (root / "images").mkdir()
+    if suffix == ".npy":
+        np.save(root / "images/a.npy", numbers)
+    else:
+        compression = [cv2.IMWRITE_TIFF_COMPRESSION, (1, 5, 8)[seed % 3]] if suffix == ".tif" else []
+        cv2.imwrite(str(root / f"images/a{suffix}"), numbers, compression)
+
+
+def mask_file(root: Path, seed: int, kind: str = "ids", suffix: str = ".png") -> None:
+    """Write one mask file of a kind of MaskFormat."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 3, SIZE)
+    path = root / f"mask{suffix}"
+    if kind in ("yolo", "label_studio", "coco_rle"):
+        path.write_text(_regions(kind, rng))
+    elif kind == "colors":
+        Pillow.fromarray(np.array(COLORS, np.uint8)[pixels]).save(path)
+    elif kind == "instances":
+        Pillow.fromarray((pixels * 300).astype(np.uint16)).save(path)
+    elif suffix == ".npz":
+        np.savez_compressed(path, rng.random((3, *SIZE)))
+    else:
+        np.save(path, pixels)
+
+
+def _regions(kind: str, rng: np.random.Generator) -> str:
+    points = rng.random((4, 2)).round(2)
+    if kind == "yolo":
+        return "\n".join(f"{label} " + " ".join(map(str, points.ravel())) for label in (0, 1))
+    if kind == "coco_rle":
+        code = {"size": list(SIZE), "counts": [20, 30, math.prod(SIZE) - 50]}
+        other = {
+            "size": list(SIZE),
+            "counts": encode_coco_mask(rng.integers(0, 2, SIZE, np.uint8), 0)[0]["segmentation"]["counts"],
+        }
+        polygons = [(points * SIZE[0]).ravel().tolist()]
+        return json.dumps([{"category_id": n, "segmentation": one} for n, one in enumerate((code, other, polygons))])
+    # One run: 32 bits of words, 8 bits each, sizes of 16 bits, all alpha 255.
+    count = 4 * math.prod(SIZE)
+    bits = f"{count:032b}" + "00111" + "1111" * 4 + "111" + f"{count - 1:016b}" + "1" * 8
+    stroke = [int(bits[start : start + 8].ljust(8, "0"), 2) for start in range(0, len(bits), 8)]
+    size = {"original_width": SIZE[1], "original_height": SIZE[0]}
+    results = [
+        {**size, "value": {"points": (100 * points).tolist(), "polygonlabels": ["cell"]}},
+        {**size, "value": {"format": "rle", "rle": stroke, "brushlabels": ["vessel"]}},
+        {**size, "id": "x", "value": {"x": 1, "y": 2, "width": 30, "height": 40, "labels": ["cell"]}},
+    ]
+    return json.dumps({"data": {"image": "/data/a.png"}, "annotations": [{"result": results}]})
+
+
+def class_file(root: Path, seed: int, suffix: str = ".txt") -> None:
+    """Write a file that names classes."""
+    lines = {".txt": "background:0,0,0::\ncell:1,2,3::\n", ".yaml": "names:\n  0: cell\n  1: vessel\n"}
+    lines[".json"] = '{"categories": [{"id": 1, "name": "cell", "color": [1, 2, 3]}, {"id": 7, "name": "vessel"}]}'
+    (root / f"classes{suffix}").write_text(lines[suffix] + "\n" * (seed % 2))
 
 
 def mask(root: Path, seed: int) -> None:

@@ -3,24 +3,38 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segdpo.data import (
+    MaskFormat,
     PackDataset,
     PlainFolder,
     RecordSource,
     check_source,
+    decode_image,
+    decode_levels,
+    decode_mask,
+    decode_objects,
+    describe_mask,
+    eight_bit_file,
     file_of,
     info_of,
+    label_studio_tasks,
     open_source,
+    read_classes,
+    value_range_of,
     write_coco,
     write_folder,
     write_pack,
 )
+from segdpo.files import read_file
 from segdpo.preferences import Journal
 
 CLASSES = ("background", "cell", "vessel")
+COLORS = ((0, 0, 0), (250, 50, 83), (50, 83, 250))
+SIZE = (13, 11)
 SETTINGS = {"seed": 1, "rule": "best"}
 
 
@@ -106,6 +120,39 @@ def read_image(folder: Path, out: Path) -> str:
 def read_mask(folder: Path, out: Path) -> str:
     """Read a mask beside its image."""
     return digest(PlainFolder(folder, CLASSES, {"m": "masks"}, index=None)[0].masks)
+
+
+def read_deep_image(folder: Path, out: Path) -> str:
+    """Read an image of more than 8 bits: as it is stored, and as grey; propose its value range; copy it."""
+    path = next((folder / "images").iterdir())
+    data = read_file(path)
+    images = [decode_image(data, str(path), channels, (5, 60_000)) for channels in (None, 1)]
+    return digest(*images, value_range_of([path]), eight_bit_file(path, (5, 60_000)).data)
+
+
+def read_mask_file(folder: Path, out: Path, kind: Any = "ids") -> str:
+    """Read a mask file as one mask, and as the candidates and objects that it has."""
+    path = next(folder.iterdir())
+    data, name = read_file(path), str(path)
+    colors = dict(zip(CLASSES, COLORS, strict=True)) if kind == "colors" else {}
+    how = MaskFormat(kind, colors=colors)
+    parts: list[object] = [decode_mask(data, name, how, SIZE, CLASSES)]
+    if kind == "probabilities":
+        parts.append(decode_levels(data, name, how, SIZE, CLASSES).masks)
+    elif kind not in ("ids", "colors"):
+        parts += list(decode_objects(data, name, how, SIZE, CLASSES))
+    if kind == "label_studio":
+        parts += label_studio_tasks(data, name)
+    if path.suffix in (".png", ".npy", ".npz"):
+        parts.append(describe_mask(data, name))
+    return digest(*parts)
+
+
+def read_class_file(folder: Path, out: Path) -> str:
+    """Read a file that names classes."""
+    path = next(folder.iterdir())
+    found = read_classes(read_file(path), str(path))
+    return digest(found, found.classes, found.values)
 
 
 def resume_journal(folder: Path, out: Path) -> str:

@@ -1,10 +1,12 @@
 """Mutations behind a checksum: a part is changed and every checksum above it is computed again."""
 
+import ast
 import csv
 import io
 import json
 import struct
 import tempfile
+import zipfile
 import zlib
 from functools import cache
 from pathlib import Path
@@ -217,6 +219,58 @@ def png(name: str) -> Any:
         return {name: SIGNATURE + b"".join(map(_chunk, chunks))}
 
     return mutate
+
+
+def npy(name: str) -> Any:
+    """Return a mutation of the header of a .npy file, or of its numbers."""
+
+    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
+        return {name: _array(rng, files[name], hostile)}
+
+    return mutate
+
+
+def npz(name: str) -> Any:
+    """Return a mutation of the array in a .npz file, with a right checksum."""
+
+    def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
+        with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
+            arrays = {member: archive.read(member) for member in archive.namelist()}
+        member = rng.choice(list(arrays))
+        arrays[member] = _array(rng, arrays[member], hostile)
+        if rng.random() < 0.1:
+            arrays[rng.choice(("b.npy", "../b.npy", "/b"))] = arrays[member]
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, data in arrays.items():
+                archive.writestr(key, data)
+        return {name: content.getvalue()}
+
+    return mutate
+
+
+def _array(rng: Random, data: bytes, hostile: Hostile) -> bytes:
+    """Change the text of an array's header, or its numbers to some that are not finite or far away."""
+    length = int.from_bytes(data[8:10], "little")
+    text, body = data[10 : 10 + length].decode(), data[10 + length :]
+    if rng.random() < 0.4:
+        kind = ast.literal_eval(text)["descr"]
+        numbers = np.frombuffer(body, kind).copy()
+        with np.errstate(all="ignore"):
+            numbers[rng.randrange(len(numbers))] = np.array(rng.choice((np.nan, np.inf, -1, 1e30, 300, 2))).astype(kind)
+        return data[: 10 + length] + numbers.tobytes()
+    fields = ast.literal_eval(text)
+    field = rng.choice(list(fields))
+    size = rng.choice((0, 1, -1, 13, 2**31, 2**62))
+    fields[field] = {
+        "descr": rng.choice(
+            ("|O", "<f2", "<c16", "|b1", "<i8", "|S4", "<M8[s]", ">u2", [("a", "<i4")], hostile.text(rng))
+        ),
+        "fortran_order": rng.choice((True, False, 2, None)),
+        "shape": rng.choice(((size,), (13, 11, size), (size, 13, 11), (11, 13), (13, 1, 11), (), None, [13, 11])),
+    }[field]
+    head = repr(fields).encode("utf-8", "replace").ljust(length - 1)[: 2**16 - 2] + b"\n"
+    return data[:8] + len(head).to_bytes(2, "little") + head + body
 
 
 def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -155,7 +155,8 @@ def read_network(folder: Path, out: Path) -> str:
     """Open a run's network as `segdpo predict` does, and call it once."""
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
     segmenter, said = open_segmenter(found[0])
-    return digest(fingerprint(segmenter), json.dumps(said, default=str, sort_keys=True))
+    plain = {**said, "preparation": said["preparation"].stored()}
+    return digest(fingerprint(segmenter), json.dumps(plain, default=str, sort_keys=True))
 
 
 def read_state(folder: Path, out: Path) -> str:

@@ -17,36 +17,63 @@ if TYPE_CHECKING:
     from segdpo.data.checking import Finding as Finding
     from segdpo.data.checking import check_source as check_source
     from segdpo.data.datamodule import DataModule as DataModule
-    from segdpo.data.datasets import GoldBatch as GoldBatch
-    from segdpo.data.datasets import GoldBatches as GoldBatches
     from segdpo.data.datasets import PreferenceDataset as PreferenceDataset
     from segdpo.data.datasets import RankingDataset as RankingDataset
     from segdpo.data.datasets import RecordViews as RecordViews
     from segdpo.data.datasets import SupervisedDataset as SupervisedDataset
+    from segdpo.data.formats.class_files import ClassFile as ClassFile
+    from segdpo.data.formats.class_files import read_classes as read_classes
+    from segdpo.data.formats.class_files import voc_colors as voc_colors
     from segdpo.data.formats.coco import CocoDataset as CocoDataset
-    from segdpo.data.formats.coco import decode_region as decode_region
     from segdpo.data.formats.coco import encode_coco_mask as encode_coco_mask
     from segdpo.data.formats.coco import write_coco as write_coco
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
+    from segdpo.data.formats.guess import Guess as Guess
+    from segdpo.data.formats.guess import guess as guess
+    from segdpo.data.formats.guess import plain_folder as plain_folder
+    from segdpo.data.formats.label_studio import label_studio_tasks as label_studio_tasks
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import PackWriter as PackWriter
     from segdpo.data.formats.pack_files import write_table as write_table
     from segdpo.data.formats.plain_folder import PlainFolder as PlainFolder
+    from segdpo.data.formats.regions import decode_region as decode_region
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset
     from segdpo.data.formats.torchvision_sets import VocDataset as VocDataset
+    from segdpo.data.gold import needs_gold as needs_gold
+    from segdpo.data.gold import reads_gold as reads_gold
+    from segdpo.data.gold import with_gold as with_gold
     from segdpo.data.images import SUFFIXES as SUFFIXES
     from segdpo.data.images import ImageFile as ImageFile
     from segdpo.data.images import decode_image as decode_image
+    from segdpo.data.images import eight_bit_file as eight_bit_file
     from segdpo.data.images import encode_image as encode_image
     from segdpo.data.images import encode_mask as encode_mask
+    from segdpo.data.images import value_range_of as value_range_of
+    from segdpo.data.mask_facts import MaskFacts as MaskFacts
+    from segdpo.data.mask_facts import describe_mask as describe_mask
+    from segdpo.data.mask_files import MaskFormat as MaskFormat
+    from segdpo.data.mask_files import decode_levels as decode_levels
+    from segdpo.data.mask_files import decode_mask as decode_mask
+    from segdpo.data.mask_files import decode_objects as decode_objects
+    from segdpo.data.pictures import DIFFERENCE as DIFFERENCE
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours
     from segdpo.data.pictures import data_uri as data_uri
+    from segdpo.data.pictures import difference as difference
+    from segdpo.data.pictures import first_shown as first_shown
+    from segdpo.data.pictures import fit as fit
     from segdpo.data.pictures import overlay as overlay
-    from segdpo.data.pictures import shrink as shrink
+    from segdpo.data.preparation import Preparation as Preparation
+    from segdpo.data.preparation import Prepared as Prepared
+    from segdpo.data.preparation import read_preparation as read_preparation
+    from segdpo.data.preparation import unknown_preparation as unknown_preparation
+    from segdpo.data.readiness import Verdict as Verdict
+    from segdpo.data.readiness import command_line as command_line
+    from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
+    from segdpo.data.record import DescribesRecords as DescribesRecords
     from segdpo.data.record import Image as Image
     from segdpo.data.record import MaskSource as MaskSource
     from segdpo.data.record import Pair as Pair
@@ -61,8 +88,10 @@ if TYPE_CHECKING:
     from segdpo.data.shapes import Shapes as Shapes
     from segdpo.data.sources import FileSource as FileSource
     from segdpo.data.sources import Joined as Joined
+    from segdpo.data.sources import Opened as Opened
     from segdpo.data.sources import Subset as Subset
     from segdpo.data.sources import file_of as file_of
+    from segdpo.data.sources import find_source as find_source
     from segdpo.data.sources import open_source as open_source
     from segdpo.data.sources import write_pack as write_pack
     from segdpo.data.sources import write_source as write_source
@@ -72,10 +101,13 @@ if TYPE_CHECKING:
     from segdpo.data.splits import limited as limited
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
+    from segdpo.data.transforms import ObjectCrop as ObjectCrop
     from segdpo.data.transforms import Pipeline as Pipeline
     from segdpo.data.transforms import albumentations as albumentations
     from segdpo.data.transforms import coordinate_masks as coordinate_masks
     from segdpo.data.transforms import image_box as image_box
     from segdpo.data.transforms import normalise as normalise
+    from segdpo.data.vessels import Vessels as Vessels
+    from segdpo.data.vessels import annotate_vessels as annotate_vessels
 
 __getattr__, __dir__ = attach(__name__)

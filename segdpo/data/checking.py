@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from segdpo.files import DataError
 from segdpo.masks import Mask, differ
 
 Level = Literal["error", "info"]
+
+
+@runtime_checkable
+class KnowsItsFiles(Protocol):
+    """A data set of files that says which of them it does not use."""
+
+    extra_files: Sequence[str]
+    other_files: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ def check_source(
         on_record: called with the number of each record that could be read, the record, and what was found of it.
     """
     check = Check(source.classes, require_pairs, allow)
+    if isinstance(source, KnowsItsFiles):
+        for path in source.extra_files:
+            check.add("error", "mask without image", path, "no image has its name; rename it or remove it")
+        for path in source.other_files:
+            check.add("info", "other file", path, "a file among the images that is no image")
     for index in progress(range(len(source))):
         before = len(check.findings)
         check.records += 1
@@ -62,7 +75,16 @@ def check_source(
 
 @dataclass
 class Check:
-    """What a check has found so far; `findings` grows with each record."""
+    """What a check has found so far; `findings` grows with each record.
+
+    Attributes:
+        records: how many records were offered.
+        masks: candidate masks.
+        pairs: preferences, without rankings.
+        gold: records with a gold mask.
+        masked, compared, judged: records with a candidate, with two or more, with a pair or a ranking.
+        sizes: how many records have each height and width.
+    """
 
     classes: tuple[str, ...]
     require_pairs: bool = False
@@ -71,6 +93,11 @@ class Check:
     records: int = 0
     masks: int = 0
     pairs: int = 0
+    gold: int = 0
+    masked: int = 0
+    compared: int = 0
+    judged: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     _contents: dict[bytes, RecordInfo] = field(default_factory=dict)
     _ids: Counter[str] = field(default_factory=Counter)
     _group_splits: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -94,11 +121,16 @@ class Check:
         """Check one record, alone and against those seen before."""
         self.masks += len(record.masks)
         self.pairs += len(record.pairs)
+        self.gold += record.gold is not None
+        self.masked += len(record.masks) > 0
+        self.compared += len(record.masks) > 1
+        self.judged += bool(record.pairs or record.ranking)
         try:
             check_record(record, self.classes)
         except DataError as error:
             self.add("error", error.kind, record.id, str(error))
             return
+        self.sizes[record.image.shape[0], record.image.shape[1]] += 1
         self._see_masks(record)
         self._see_preferences(record)
         self._see_content(record)

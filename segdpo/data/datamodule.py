@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
 from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
+from segdpo.data.gold import with_gold
 from segdpo.data.record import RecordInfo, RecordSource
 from segdpo.data.sampling import EpochLoader, EpochSampler
 from segdpo.data.splits import Numbers, Splits, infos_of, split_by_fraction
@@ -71,15 +73,31 @@ class DataModule(LightningDataModule):
         return self._loader(self.train_data(), shuffle=True)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
-        """In order, nothing left out; no loader if there is no val split."""
-        return self._eval_loader(self.splits.val)
+        """In order: what `eval_items` makes items of; then, as a second loader, other images with their gold alone.
+
+        So an image with gold and no pairs still counts for val/iou. No loader where there is nothing to load.
+        """
+        return self._eval_loaders(self.splits.val)
 
     def test_dataloader(self) -> EpochLoader | list[EpochLoader]:
-        """In order, nothing left out; no loader if there is no test split."""
-        return self._eval_loader(self.splits.test)
+        """As `val_dataloader`, of the test split."""
+        return self._eval_loaders(self.splits.test)
 
-    def _eval_loader(self, indices: Numbers) -> EpochLoader | list[EpochLoader]:
-        return self._loader(self.eval_data(indices), shuffle=False) if len(indices) else []
+    def _eval_loaders(self, indices: Numbers) -> EpochLoader | list[EpochLoader]:
+        loaders = [self._loader(data, shuffle=False) for data in self._eval_parts(indices)]
+        return loaders[0] if len(loaders) == 1 else loaders
+
+    def _eval_parts(self, indices: Numbers) -> list[AnyDataset]:
+        none = self.eval_data(indices[:0])
+        if none.unjudged == "error":
+            return [self.eval_data(indices)] if len(indices) else []
+        kept = np.array([none.usable(int(number)) for number in indices], bool)
+        parts = [self.eval_data(indices[kept])] if kept.any() else []
+        rest = with_gold(self.source, indices[~kept])
+        if len(rest):
+            log.info("%d of %d held-out images have no preference, but gold.", len(rest), len(indices))
+            parts.append(SupervisedDataset(self.source, self.eval_pipeline, rest, views=1, seed=self.seed))
+        return parts
 
     def _loader(self, data: AnyDataset, *, shuffle: bool) -> EpochLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

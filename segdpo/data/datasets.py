@@ -1,13 +1,13 @@
-"""Data sets of items: views of records with their pairs, a ranking, or one target each; and batches for evaluation."""
+"""Data sets of items: views of records with their pairs, a ranking, or one target each."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -16,15 +16,14 @@ from segdpo.data.batches import (
     Item,
     PairItem,
     RankingItem,
-    SupervisedBatch,
     SupervisedItem,
     collate_pairs,
     collate_rankings,
     collate_supervised,
 )
-from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_record, info_of, record_rng
+from segdpo.data.record import Pair, Record, RecordSource, check_record, info_of, record_rng
 from segdpo.data.sampling import Draw
-from segdpo.data.transforms import Box, Pipeline, View, coordinate_masks, image_box
+from segdpo.data.transforms import Pipeline, View
 from segdpo.files import DataError
 from segdpo.masks import Mask, Masks
 
@@ -59,6 +58,11 @@ class RecordViews(Dataset[Item]):
         self.source, self.pipeline, self.views, self.seed = source, pipeline, views, seed
         self.indices: NDArray[np.uint32] = np.asarray(range(len(source)) if indices is None else indices, np.uint32)
         self.skipped = 0
+        self.unjudged: Unjudged = "skip"
+
+    def usable(self, number: int) -> bool:
+        """Return whether record `number` of the source has what an item is made of."""
+        return True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -72,18 +76,20 @@ class RecordViews(Dataset[Item]):
     def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
         """Return the view of the image and of `masks`, and gold under the same geometry."""
         rng = self._rng(record, view, "view")
+        # Of the record and not of `masks`, so that the view does not depend on what an item shows of it.
+        objects = objects_of(record) if self.pipeline.asks_objects else None
         if record.gold is None:
-            return self.pipeline(record.image, masks, rng), None
-        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng)
+            return self.pipeline(record.image, masks, rng, objects), None
+        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng, objects)
         return replace(shown, masks=shown.masks[:-1]), shown.masks[-1]
 
     def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
         return record_rng(self.seed, record.id, f"{purpose} {view}")
 
-    def _keep(self, usable: Callable[[RecordInfo], bool], lack: str, unjudged: Unjudged) -> None:
+    def _keep(self, lack: str, unjudged: Unjudged, fix: str = "mine preferences for them (scripts/mine.py)") -> None:
         """Keep the records that are usable; count and log how many are not, or refuse them."""
-        infos = (info_of(self.source, int(index), preferences=True) for index in self.indices)
-        kept = np.fromiter((usable(info) for info in infos), bool, len(self.indices))
+        self.unjudged = unjudged
+        kept = np.fromiter((self.usable(int(number)) for number in self.indices), bool, len(self.indices))
         self.skipped = int((~kept).sum())
         if not self.skipped:
             return
@@ -91,7 +97,7 @@ class RecordViews(Dataset[Item]):
         found = f"{self.skipped} of {len(kept)} records have {lack}, the first {first!r}"
         if unjudged == "error" or not kept.any():
             raise DataError(
-                f"Expected every record to be usable but {found}; mine preferences for them (scripts/mine.py)"
+                f"Expected every record to be usable but {found}; {fix}"
                 + (', or leave them out with unjudged="skip".' if kept.any() else "."),
                 "preference",
             )
@@ -126,7 +132,12 @@ class PreferenceDataset(RecordViews):
         if pairs_per_image is not None and pairs_per_image < 1:
             raise ValueError(f"Expected at least 1 pair an image, or None for all, but got {pairs_per_image}.")
         self.pairs_per_image = pairs_per_image
-        self._keep(lambda info: bool(info.pairs or (info.ranking or 0) > 1), "no preference", unjudged)
+        self._keep("no preference", unjudged)
+
+    def usable(self, number: int) -> bool:
+        """Return whether record `number` of the source has a pair or a ranking."""
+        info = info_of(self.source, number, preferences=True)
+        return bool(info.pairs or (info.ranking or 0) > 1)
 
     def __getitem__(self, draw: int | Draw) -> PairItem:
         record, view = self.read(draw)
@@ -182,7 +193,11 @@ class RankingDataset(RecordViews):
         if length < 2:
             raise ValueError(f"Expected a ranking of at least 2 masks but got length {length}.")
         self.length = length
-        self._keep(lambda info: (info.ranking or 0) >= length, f"no ranking of {length} masks", unjudged)
+        self._keep(f"no ranking of {length} masks", unjudged)
+
+    def usable(self, number: int) -> bool:
+        """Return whether record `number` of the source has a ranking of `length` masks or more."""
+        return (info_of(self.source, number, preferences=True).ranking or 0) >= self.length
 
     def __getitem__(self, draw: int | Draw) -> RankingItem:
         record, view = self.read(draw)
@@ -211,7 +226,13 @@ def pairs_of(record: Record) -> list[Pair]:
     return list(record.pairs) or [Pair(better, worse) for better, worse in combinations(record.ranking, 2)]
 
 
-_TARGETS = ("gold", "any", "mean", "first", "chosen", "consensus")
+def objects_of(record: Record) -> Bool[np.ndarray, "height width"]:
+    """Return where any of the record's masks, or gold if it has none, shows another class than 0."""
+    masks = record.masks if len(record.masks) or record.gold is None else record.gold[None]
+    return np.asarray(((masks > 0) & (masks != IGNORE)).any(0))
+
+
+_TARGETS = ("gold", "none", "any", "mean", "first", "chosen", "consensus")
 _SOFT_TARGETS = ("mean", "chosen", "consensus")
 
 
@@ -221,7 +242,8 @@ class SupervisedDataset(RecordViews):
     Args:
         target: which masks of a record make its target:
 
-            * "gold";
+            * "gold"; records without it are skipped and counted in `skipped`;
+            * "none": there is none, and no mask is read: images that a reward alone looks at;
             * "first": the first of its masks: one rater's, where it is always the same one's;
             * "any": one of its masks, drawn for each view: learning from several raters one at a time;
             * a mask's name;
@@ -245,14 +267,23 @@ class SupervisedDataset(RecordViews):
     ) -> None:
         super().__init__(source, pipeline, indices, views=views, seed=seed)
         self.target = target
+        if target == "gold":
+            self._keep("no gold", "skip", 'choose another target, such as "any", or draw some gold masks')
+
+    def usable(self, number: int) -> bool:
+        """Return whether record `number` of the source has gold, if that is the target; others are not looked for."""
+        return self.target != "gold" or bool(info_of(self.source, number, gold=True).gold)
 
     def __getitem__(self, draw: int | Draw) -> SupervisedItem:
         record, view = self.read(draw)
         masks, weights = self._masks_of_target(record, view)
         shown, gold = self.show(record, view, masks)
-        if self.target in _SOFT_TARGETS:
+        if self.target == "none":
+            target: NDArray[np.uint8] | NDArray[np.float32] = np.full(shown.valid.shape, IGNORE, np.uint8)
+            known = shown.valid
+        elif self.target in _SOFT_TARGETS:
             classes = len(self.source.classes)
-            target: NDArray[np.uint8] | NDArray[np.float32] = class_shares(shown.masks, classes, weights)
+            target = class_shares(shown.masks, classes, weights)
             known = target.any(0)
         else:
             # Gold comes with every view; taking it through the geometry twice would only cost time.
@@ -264,7 +295,7 @@ class SupervisedDataset(RecordViews):
 
     def _masks_of_target(self, record: Record, view: int) -> tuple[Masks, Weights | None]:
         """Return the masks that make the target, and the weight of each; None: all the same."""
-        if self.target == "gold" and record.gold is not None:
+        if self.target == "none" or (self.target == "gold" and record.gold is not None):
             return record.masks[:0], None
         if self.target == "mean" and len(record.masks):
             return record.masks, None
@@ -317,89 +348,3 @@ def rank_weights(masks: int) -> Weights:
     [0.5, 0.3333333333333333, 0.16666666666666666]
     """
     return np.arange(masks, 0, -1) * 2 / (masks * (masks + 1))
-
-
-@dataclass(frozen=True, eq=False)
-class GoldBatch:
-    """A batch of views, the numbers of its records in the source, and gold at the images' own size.
-
-    `boxes`, where asked for, are the parts of the views that show the images.
-    """
-
-    batch: SupervisedBatch
-    numbers: list[int]
-    golds: list[Mask]
-    boxes: list[Box]
-
-
-class GoldBatches:
-    """Batches of images with gold for evaluation: view 0 of each image, in order, none padded to the size of another.
-
-    A network's prediction of an image then does not depend on which others are in its batch. `without_gold` holds the
-    ids of the images that were left out, as far as the iteration has come.
-
-    Args:
-        source: the records.
-        pipeline: makes the view of an image; with `native` it may only resize and pad, else a DataError says so.
-        indices: numbers of the records.
-        batch_size: images a batch, at most.
-        seed: of the views, for a pipeline that draws.
-        native: give `boxes`, with which logits can be taken back to the image's own size.
-    """
-
-    def __init__(
-        self,
-        source: RecordSource,
-        pipeline: Pipeline,
-        indices: Sequence[int] | NDArray[np.uint32],
-        *,
-        batch_size: int = 8,
-        seed: int = 0,
-        native: bool = False,
-    ) -> None:
-        self._views = RecordViews(source, pipeline, indices, views=1, seed=seed)
-        self.batch_size, self.native = batch_size, native
-        self.without_gold: list[str] = []
-
-    def __iter__(self) -> Iterator[GoldBatch]:
-        self.without_gold = []
-        group: list[_GoldView] = []
-        for place in range(len(self._views)):
-            record, view = self._views.read(place)
-            if record.gold is None:
-                self.without_gold.append(record.id)
-                continue
-            shown = self._show(record, view, int(self._views.indices[place]))
-            if group and (len(group) == self.batch_size or group[0].item.image.shape != shown.item.image.shape):
-                yield _gold_batch(group)
-                group = []
-            group.append(shown)
-        if group:
-            yield _gold_batch(group)
-
-    def _show(self, record: Record, view: int, number: int) -> "_GoldView":
-        assert record.gold is not None
-        size = record.gold.shape
-        shown, gold = self._views.show(record, view, coordinate_masks(size) if self.native else record.masks[:0])
-        assert gold is not None
-        item = SupervisedItem(
-            id=record.id, view=view, image=shown.image, valid=shown.valid & (gold != IGNORE), gold=gold, target=gold
-        )
-        return _GoldView(item, number, record.gold, image_box(record.id, shown, size) if self.native else None)
-
-
-@dataclass(frozen=True, eq=False)
-class _GoldView:
-    item: SupervisedItem
-    number: int
-    gold: Mask
-    box: Box | None
-
-
-def _gold_batch(group: Sequence[_GoldView]) -> GoldBatch:
-    return GoldBatch(
-        collate_supervised([one.item for one in group]),
-        [one.number for one in group],
-        [one.gold for one in group],
-        [one.box for one in group if one.box is not None],
-    )

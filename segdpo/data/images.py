@@ -1,29 +1,25 @@
-"""Image files and arrays: images RGB uint8 [H, W, 3], masks uint8 [H, W] of class ids.
-
-All image files are read here, so that a damaged one is an error: the checksums of a PNG's chunks are compared, which
-its usual readers do not do.
-"""
+"""Image files and arrays: RGB uint8 [H, W, 3], or as stored."""
 
 import io
-import struct
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
 
+from segdpo.data.pixels import Numbers, convert, open_pixels, stores_numbers
 from segdpo.data.record import Image
-from segdpo.files import DataError
+from segdpo.files import DataError, read_file
 from segdpo.masks import Mask
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-# Pillow opens many more by their first bytes, whatever the suffix, and runs another program for PostScript.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-# How many pixels an image may have, read from its header before anything is decoded. Pillow refuses more than twice its
-# own MAX_IMAGE_PIXELS (179 million), which is this number: to read larger images, raise both.
-MAX_PIXELS = 178_956_970
-TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".npy")
+ValueRange = tuple[float, float]
+"""(low, high): the numbers of 16-bit and float images that become 0 and 255."""
+PERCENTILES = (0.5, 99.5)
+# How many numbers of an image `value_range_of` looks at.
+LOOKED_AT = 2**16
+BLOCK = 2**22  # how many numbers are stretched at once
 
 
 @dataclass(frozen=True)
@@ -34,50 +30,88 @@ class ImageFile:
     data: bytes
 
 
-def decode_image(data: bytes, name: str, channels: int | None = 3) -> Image:
+def decode_image(data: bytes, name: str, channels: int | None = 3, value_range: Sequence[float] | None = None) -> Image:
     """Return the image in a file's bytes.
 
+    16-bit, signed and float images become 8 bits by round(255 · (x − low) / (high − low)), clipped to 0 … 255, with
+    (low, high) = `value_range`. Images of 8 bits stay as they are, whatever the value range.
+
     Args:
-        data: the bytes of a file of one of the FORMATS, 8 bits a channel.
+        data: the bytes of a PNG, JPEG, BMP, TIFF, WebP or GIF, or of a .npy array [H, W], [H, W, C] or [C, H, W].
         name: what error messages call it.
         channels: 3: RGB, 1: grey, None: as stored (1, 3 or 4 channels).
+        value_range: (low, high) of images that do not have 8 bits a channel; `value_range_of` proposes one.
 
     Returns:
         uint8 [H, W, channels].
 
     Raises:
-        DataError: if it is damaged, too large, or not of 8 bits.
+        DataError: if it is damaged, too large, has several pages or other numbers of channels; or needs a value range.
     """
-    image = _open(data, name)
-    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr") or _png_depth(data) == 16:
-        raise DataError(
-            f"{name}: Expected 8 bits a channel but got mode {image.mode}; stretch the contrast to 8 bits first."
-        )
+    image = open_pixels(data, name)
+    if isinstance(image, np.ndarray):
+        pixels = stretch(_channels_last(image, name), value_range, name)
+        image = Pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     stored = {"1": "L", "L": "L", "LA": "L", "RGBA": "RGBA"}.get(image.mode, "RGB")
     mode = {1: "L", 3: "RGB", None: stored}[channels]
-    pixels = _pixels(image, mode, name)
+    pixels = convert(image, mode, name)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def decode_mask(data: bytes, name: str) -> Mask:
-    """Return the class ids in a file's bytes, uint8 [H, W]: 8-bit grey or palette as they are, 1-bit as 0 and 1.
+def stretch(numbers: Numbers, value_range: Sequence[float] | None, name: str) -> np.ndarray:
+    """Return numbers of any type as uint8: round(255 · (x − low) / (high − low)), clipped; uint8 stays as it is.
+
+    >>> stretch(np.array([0, 100, 1000, 4000, 9000], np.uint16), (100, 4000), "x").tolist()
+    [0, 0, 59, 255, 255]
+    """
+    if numbers.dtype == np.uint8:
+        return numbers
+    if numbers.dtype == bool:
+        return numbers.astype(np.uint8) * np.uint8(255)
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+        count = int((~np.isfinite(numbers)).sum())
+        raise DataError(f"{name}: Expected finite numbers but {count} are NaN or infinite; replace them.")
+    if value_range is None:
+        raise DataError(
+            f"{name}: Expected 8 bits a channel but got {numbers.dtype} from {numbers.min():g} to {numbers.max():g}; "
+            "set value_range=[low, high], the numbers that become black and white; `segdpo check` proposes them."
+        )
+    low, high = check_value_range(value_range)
+    result = np.empty(numbers.shape, np.uint8)
+    for start in range(0, len(numbers), step := max(1, BLOCK * len(numbers) // numbers.size)):
+        scaled = (numbers[start : start + step].astype(np.float64) - low) * (255 / (high - low))
+        result[start : start + step] = np.rint(scaled).clip(0, 255)
+    return result
+
+
+def check_value_range(value_range: Sequence[float]) -> ValueRange:
+    """Return (low, high) if they are two finite numbers in ascending order."""
+    try:
+        low, high = (float(end) for end in value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not (low < high and np.isfinite(high - low)):
+        raise DataError(f"Expected value_range=[low, high] with low < high but got {value_range!r}.")
+    return low, high
+
+
+def value_range_of(paths: Sequence[Path], sample: int = 32) -> ValueRange | None:
+    """Return the value range that the images of a data set need; None if all have 8 bits a channel.
+
+    It is the .5 and the 99.5 percentile over `sample` images in equal steps, of at most 65,536 numbers of each; of
+    integers rounded down and up.
 
     Raises:
-        DataError: if it is damaged, too large, a JPEG (which changes values), or has colours instead of class ids.
+        DataError: an image cannot be decoded.
     """
-    image = _open(data, name)
-    if image.format in ("JPEG", "MPO"):
-        raise DataError(f"{name}: Expected a lossless mask but got a JPEG; save masks as PNG.", "mask format")
-    if image.mode not in ("1", "L", "P"):
-        raise DataError(
-            f"{name}: Expected a mask of class ids (8-bit grey, palette or 1-bit) but got mode {image.mode}; "
-            "save one class id a pixel instead of colours.",
-            "mask format",
-        )
-    pixels = _pixels(image, image.mode, name).astype(np.uint8, copy=False)
-    depth = _png_depth(data)
-    # Readers stretch 2- and 4-bit grey to 0 … 255; here the stored number is the class.
-    return pixels // (255 // (2**depth - 1)) if image.mode == "L" and depth in (2, 4) else pixels
+    chosen = [paths[k] for k in np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).astype(int))]
+    looked_at = [numbers for path in chosen if (numbers := _some_numbers(path)) is not None]
+    if not looked_at:
+        return None
+    low, high = (float(end) for end in np.percentile(np.concatenate(looked_at), PERCENTILES))
+    if all(numbers.dtype.kind in "iub" for numbers in looked_at):
+        low, high = float(np.floor(low)), float(np.ceil(high))
+    return (low, high) if low < high else (low, low + 1)
 
 
 def encode_image(image: Image) -> ImageFile:
@@ -92,59 +126,41 @@ def encode_mask(mask: Mask) -> bytes:
     return _encode(mask)
 
 
+def eight_bit_file(path: Path, value_range: Sequence[float] | None) -> ImageFile:
+    """Return an image's file as it lies on disk; or, of what has more than 8 bits a channel, a PNG by the value range.
+
+    What is stored in a pack or shown in a browser can then be read without the value range.
+    """
+    data, name = read_file(path), str(path)
+    if stores_numbers(data, name):
+        return encode_image(decode_image(data, name, None, value_range))
+    return ImageFile(path.suffix, data)
+
+
 def _encode(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "png", compress_level=4)
     return buffer.getvalue()
 
 
-def _open(data: bytes, name: str) -> Pillow.Image:
-    if data.startswith(PNG_SIGNATURE):
-        _check_png(data, name)
-    try:
-        image = Pillow.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image)
-        image.load()
-    # Pillow raises SyntaxError, OSError, struct.error and its own classes, by format and kind of damage.
-    except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({_reason(error)}); restore the file or remove it.") from error
-    return image
+def _channels_last(numbers: Numbers, name: str) -> Numbers:
+    """Return [H, W, C] of [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels."""
+    if numbers.ndim == 2:
+        return numbers[..., None]
+    if numbers.ndim == 3 and numbers.shape[2] in (1, 3, 4):
+        return numbers
+    if numbers.ndim == 3 and numbers.shape[0] in (1, 3, 4):
+        return np.ascontiguousarray(np.moveaxis(numbers, 0, 2))
+    raise DataError(
+        f"{name}: Expected an image [H, W] or [H, W, C] with 1, 3 or 4 channels but got shape {list(numbers.shape)}; "
+        "save one slice a file, and the channels that matter."
+    )
 
 
-def _check_size(image: Pillow.Image) -> None:
-    """Refuse an image that would take too much memory, before any of it is decoded."""
-    tags = getattr(image, "tag_v2", {})
-    # A TIFF's tiles are decoded whole, however little of one lies in the image.
-    tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
-    if max(image.width * image.height, tile) > MAX_PIXELS:
-        raise ValueError(f"Expected at most {MAX_PIXELS} pixels but got {image.width}×{image.height}, tiles of {tile}")
-
-
-def _pixels(image: Pillow.Image, mode: str, name: str) -> np.ndarray:
-    try:
-        return np.array(image if image.mode == mode else image.convert(mode))
-    # A palette that is cut short is noticed only here.
-    except Exception as error:
-        raise DataError(f"{name}: cannot be decoded ({_reason(error)}); restore the file or remove it.") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _check_png(data: bytes, name: str) -> None:
-    """Compare each chunk's checksum: a damaged file may decode, to other pixels than were written."""
-    position, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind, end = data[position + 4 : position + 8], position + 8 + length
-        if end + 4 > len(data):
-            raise DataError(f"{name}: the PNG is cut short after {len(data)} bytes; restore the file or remove it.")
-        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise DataError(f"{name}: the PNG is damaged (checksum of chunk {kind!r}); restore the file or remove it.")
-        position = end + 4
-
-
-def _png_depth(data: bytes) -> int:
-    """Return the bits a channel that a PNG's header names; 8 for other formats."""
-    return int(struct.unpack_from(">B", data, 24)[0]) if data.startswith(PNG_SIGNATURE) else 8
+def _some_numbers(path: Path) -> Numbers | None:
+    """Return at most LOOKED_AT numbers of an image, in equal steps; None if it has 8 bits a channel."""
+    data, name = read_file(path), str(path)
+    if not stores_numbers(data, name):
+        return None
+    numbers = np.asarray(open_pixels(data, name)).ravel()
+    return None if numbers.dtype in (np.uint8, bool) else numbers[:: -(-numbers.size // LOOKED_AT)]

@@ -1,21 +1,36 @@
-"""Masks drawn over their images: class colours, contours, and stripes where a mask is ignored."""
+"""Masks drawn over their images: a transparent fill inside, and an outline that lies outside.
+
+A line one pixel wide stays visible, and so does the image in it: the outline covers the pixels beside the line, never
+those of the line. Where the picture is smaller than the image, masks are drawn at the image's size first, with an
+outline that is one pixel wide in the picture, and then averaged: thin lines grow pale instead of falling to pieces.
+"""
 
 import base64
 import colorsys
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image as Pillow
 
 from segdpo.checks import IGNORE
 from segdpo.data.record import Image
 from segdpo.masks import Mask
 
+Colours = UInt8[np.ndarray, "labels three"]
+
 # Okabe and Ito's colours, which colour-blind people can tell apart; yellow last, the faintest on bright images.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (0, 114, 178), (213, 94, 0), (240, 228, 66))
-TINT = 0.4
+# Of two masks: where both show a class, the first alone, the second alone, and where they show different ones.
+DIFFERENCE = ((86, 180, 233), (213, 94, 0), (240, 228, 66), (204, 121, 167))
+# How strongly masks are tinted, and how grey the image below becomes, so that its colours are not taken for classes.
+TINT, GREY = 0.4, 0.7
+STRIPE = 3
+# Masks are drawn at this many times the picture's size, at most, and averaged.
+FINER = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,26 +49,39 @@ class PanelRow:
     gold: Mask | None = None
 
 
-def overlay(image: Image, mask: Mask, classes: tuple[str, ...]) -> Image:
-    """Return the image tinted by class, with contours; a class 0 called "background" stays as it is.
+def overlay(image: Image, mask: Mask, classes: Sequence[str], *, side: int | None = None) -> Image:
+    """Return the image with a mask in the colours of its classes; a class 0 called "background" stays as it is.
 
     Args:
-        image: uint8 [H, W, 3].
-        mask: class ids uint8 [H, W], 255 = ignore.
+        image: uint8 [H, W, C]; of other than 3 channels, the first 3 or the first is shown.
+        mask: class ids uint8 [H, W], 255 = ignore, drawn as grey stripes.
         classes: the names of the classes.
+        side: the longest side of the picture; None: that of the image.
     """
-    tinted = image.astype(np.float32)
-    first = 1 if classes[0] == "background" else 0
-    colours = np.zeros((256, 3), np.float32)
-    colours[first : len(classes)] = class_colours(len(classes) - first)
-    shown = (mask >= first) & (mask != IGNORE)
-    contour = _contour(mask)
-    tinted[shown] = (1 - TINT) * tinted[shown] + TINT * colours[mask[shown]]
-    tinted[shown & contour] = colours[mask[shown & contour]]
-    rows, columns = np.indices(mask.shape)
-    striped = (mask == IGNORE) & ((rows + columns) % 6 < 3)
-    tinted[striped] = 0.3 * tinted[striped] + 0.7 * 160
-    return tinted.astype(np.uint8)
+    first = first_shown(classes)
+    labels = np.where(mask == IGNORE, 0, np.maximum(mask.astype(np.int16) - first + 1, 0)).astype(np.uint8)
+    return _draw(image, labels, mask == IGNORE, class_colours(len(classes) - first), side)
+
+
+def difference(image: Image, mask: Mask, other: Mask, *, background: bool = False, side: int | None = None) -> Image:
+    """Return the image with two masks in the colours of `DIFFERENCE`: both, `mask` alone, `other` alone, unlike.
+
+    Args:
+        image: uint8 [H, W, C].
+        mask: class ids uint8 [H, W]; pixels that either mask ignores (255) are striped.
+        other: the mask to compare with, such as gold.
+        background: class 0 is a class like any other.
+        side: the longest side of the picture; None: that of the image.
+    """
+    ignored = (mask == IGNORE) | (other == IGNORE)
+    here, there = ((shown > 0) | background for shown in (mask, other))
+    cases = [ignored, here & there & (mask == other), here & ~there, ~here & there, here & there]
+    return _draw(image, np.select(cases, range(5), 0).astype(np.uint8), ignored, np.array(DIFFERENCE, np.uint8), side)
+
+
+def first_shown(classes: Sequence[str]) -> int:
+    """Return the first class that is drawn: 1 where class 0 is called "background", else 0."""
+    return 1 if classes[0] == "background" else 0
 
 
 def class_colours(count: int) -> UInt8[np.ndarray, "classes three"]:
@@ -62,16 +90,11 @@ def class_colours(count: int) -> UInt8[np.ndarray, "classes three"]:
     return np.array([*COLOURS, *(tuple(int(255 * part) for part in colour) for colour in spread)][:count], np.uint8)
 
 
-def shrink(image: Image, mask: Mask | None, longest: int) -> tuple[Image, Mask | None]:
-    """Return image (as RGB) and mask, resized so that their longest side is at most `longest`."""
-    height, width = image.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-    small = np.array(Pillow.fromarray(np.ascontiguousarray(pixels)).resize(size, Pillow.Resampling.BOX))
-    if mask is None:
-        return small, None
-    return small, np.array(Pillow.fromarray(mask).resize(size, Pillow.Resampling.NEAREST))
+def fit(image: Image, side: int) -> Image:
+    """Return the image as RGB with its longest side `side`, averaged or interpolated."""
+    size = _size(image, side)
+    way = Pillow.Resampling.BOX if max(image.shape[:2]) > side else Pillow.Resampling.BICUBIC
+    return np.array(Pillow.fromarray(_as_rgb(image)).resize(size, way))
 
 
 def data_uri(image: Image) -> str:
@@ -81,12 +104,59 @@ def data_uri(image: Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _contour(mask: Mask) -> np.ndarray:
-    """Return the pixels beside which, up, down, left or right, lies another class."""
-    edge = np.zeros(mask.shape, bool)
-    down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    return edge
+def _draw(image: Image, labels: Mask, ignored: Bool[np.ndarray, "H W"], colours: Colours, side: int | None) -> Image:
+    """Draw labels 1 … n in their colours; label 0 is not drawn."""
+    longest = max(image.shape[:2])
+    side = longest if side is None else side
+    if side > longest:
+        size = _size(image, side)
+        image, labels, ignored = fit(image, side), _enlarged(labels, size), _enlarged(ignored, size)
+    elif (times := longest // (FINER * side)) > 1:
+        # The largest label of a square stands for it: a line of one pixel is still there.
+        image = np.array(Pillow.fromarray(_as_rgb(image)).reduce(times))
+        labels, ignored = _largest(labels, times), _largest(ignored, times)
+    width = max(1, round(max(labels.shape) / side))
+    table = np.concatenate([np.zeros((1, 3), np.uint8), colours])
+    picture = _paler(_as_rgb(image))
+    rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
+    striped = ignored & ((rows + columns) % (2 * STRIPE * width) < STRIPE * width)
+    picture[striped] = _mix(picture[striped], 160, 0.7)
+    inside = labels > 0
+    picture[inside] = _mix(picture[inside], table[labels[inside]], TINT)
+    around = np.asarray(cv2.dilate(labels, np.ones((2 * width + 1, 2 * width + 1), np.uint8)), np.uint8)
+    outline = (around > 0) & ~inside
+    picture[outline] = table[around[outline]]
+    return picture if max(picture.shape) == side else fit(picture, side)
+
+
+def _paler(image: Image) -> Image:
+    """Return the image nearer to grey."""
+    grey = image.mean(axis=2, dtype=np.float32, keepdims=True)
+    return _mix(image, grey, GREY)
+
+
+def _mix(below: np.ndarray, above: np.ndarray | int, share: float) -> Image:
+    return np.asarray(np.rint((1 - share) * below + np.float32(share) * above), np.uint8)
+
+
+def _as_rgb(image: Image) -> Image:
+    rgb = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    return np.ascontiguousarray(rgb)
+
+
+def _size(image: Image, side: int) -> tuple[int, int]:
+    """Return the width and height of a picture of the image with the longest side `side`."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.array(Pillow.fromarray(mask).resize(size, Pillow.Resampling.NEAREST))
+
+
+def _largest(mask: np.ndarray, times: int) -> np.ndarray:
+    """Return the largest value of each square of `times` × `times` pixels; those at the end may be smaller."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % times), (0, -width % times)))
+    return np.asarray(padded.reshape(-(-height // times), times, -(-width // times), times).max((1, 3)))

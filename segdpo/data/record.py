@@ -8,7 +8,7 @@
 
 A data set is any object with `classes`, `len(source)` and `source[i]`: see RecordSource. From record to batch:
 
-    formats/     read records from files; `sources` opens, joins and cuts such data sets; `shapes` draws its own
+    formats/     read records from files; `sources` opens, joins, cuts data sets; `shapes`, `vessels` draw their own
     transforms   one view of an image and all its masks
     datasets     a view and what training needs of it: pairs, a ranking, or a target
     batches      items joined to tensors
@@ -88,7 +88,8 @@ class RecordSource(Protocol):
 class RecordInfo:
     """What is known of a record without decoding it: what splitting needs, and how many preferences it has.
 
-    `pairs` is how many pairs it has, `ranking` how long its ranking is; None: not known without decoding it.
+    `pairs` is how many pairs it has, `ranking` how long its ranking is, `gold` whether it has a gold mask; None: not
+    known without decoding it.
     """
 
     id: str
@@ -96,6 +97,7 @@ class RecordInfo:
     split: str = ""
     pairs: int | None = None
     ranking: int | None = None
+    gold: bool | None = None
 
 
 @runtime_checkable
@@ -107,18 +109,20 @@ class DescribesRecords(Protocol):
         ...
 
 
-def info_of(source: RecordSource, index: int, *, preferences: bool = False) -> RecordInfo:
+def info_of(source: RecordSource, index: int, *, preferences: bool = False, gold: bool = False) -> RecordInfo:
     """Return what is known of a record; decodes it only if the source cannot `describe` it.
 
-    With `preferences`, `pairs` and `ranking` are never None, and a record is also decoded if the source does not say
-    them.
+    With `preferences`, `pairs` and `ranking` are never None, and with `gold`, `gold` is not: a record is also decoded
+    if the source does not say them.
     """
     if isinstance(source, DescribesRecords):
         info = source.describe(index)
-        if not preferences or (info.pairs is not None and info.ranking is not None):
+        needed = ((info.pairs, info.ranking) if preferences else ()) + ((info.gold,) if gold else ())
+        if None not in needed:
             return info
     record = source[index]
-    return RecordInfo(record.id, record.group, record.split, len(record.pairs), len(record.ranking))
+    known = record.gold is not None
+    return RecordInfo(record.id, record.group, record.split, len(record.pairs), len(record.ranking), known)
 
 
 @dataclass(frozen=True, eq=False)

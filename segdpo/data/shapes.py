@@ -1,38 +1,35 @@
 """The built-in data set: stained cells under a microscope, drawn from (seed, index), with exact gold."""
 
-import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from segdpo.data.annotators import annotate
-from segdpo.data.record import Image, MaskSource, Record, RecordInfo, record_rng
-from segdpo.masks import smooth_noise
+from segdpo.data.drawn import Drawn
+from segdpo.data.record import Image, MaskSource
+from segdpo.masks import Mask, smooth_noise
 
 CLASSES = {2: ("background", "object"), 4: ("background", "body", "nucleus", "process")}
 
 
-class Shapes:
+class Shapes(Drawn):
     """Images of touching, textured cells with thin processes, exact gold, and masks of simulated annotators.
 
-    Record i depends on (seed, size, i) alone: not on `count`, the order of access or the process. The binary and the
-    four-class variant show the same images. A record takes milliseconds to make, each time it is read.
+    The binary and the four-class variant show the same images. For the arguments not named here see Drawn.
 
     Args:
-        count: how many records.
         size: side of the square images in pixels, at least 32.
-        seed: another seed is another data set.
         classes: 2 (background, object) or 4 (background, body, nucleus, process).
-        masks: a source of masks `(record, rng) -> Candidates`, called with a record that has gold and no masks;
-            None: records with gold alone.
         keep: hold records in memory once they are made (30 KB each at 64²), in each process.
 
     >>> record = Shapes(count=10)[3]
     >>> record.id, record.image.shape, record.mask_names
     ('shapes-0-00003', (64, 64, 3), ('generous', 'polygon', 'missed_thin', 'merged'))
     """
+
+    name = "shapes"
 
     def __init__(
         self,
@@ -43,52 +40,15 @@ class Shapes:
         masks: MaskSource | None = annotate,
         keep: bool = False,
     ) -> None:
-        if count < 1 or size < 32:
-            raise ValueError(f"Expected count ≥ 1 and size ≥ 32 (thin parts vanish below) but got {count} and {size}.")
+        super().__init__(count, size, seed, masks, keep)
         if classes not in CLASSES:
             raise ValueError(f"Expected classes to be 2 (binary) or 4 but got {classes!r}.")
-        if masks is not None and not callable(masks):
-            raise TypeError(
-                f"Expected masks to be a source of masks, a function (record, rng) -> Candidates, but got {masks!r}; "
-                "leave it out for the simulated annotators, masks=None for gold alone."
-            )
-        self.count, self.size, self.seed, self.masks = count, size, seed, masks
         self.classes = CLASSES[classes]
-        self.keep, self._kept = keep, dict[int, Record]()
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Record:
-        if index in self._kept:
-            return self._kept[index]
-        record = self._make(index)
-        if self.keep:
-            self._kept[index] = record
-        return record
-
-    def _make(self, index: int) -> Record:
-        record_id = self.describe(index).id
-        rng = record_rng(self.seed, record_id, "scene")
+    def scene(self, rng: np.random.Generator) -> tuple[Image, Mask]:
+        """Return an image of cells and its exact mask."""
         cells = draw_cells(self.size, rng)
-        record = Record(
-            id=record_id,
-            image=paint(cells, rng),
-            masks=np.zeros((0, self.size, self.size), np.uint8),
-            mask_names=(),
-            gold=gold_mask(cells, len(self.classes)),
-        )
-        if self.masks is None:
-            return record
-        candidates = self.masks(record, record_rng(self.seed, record_id, "masks"))
-        return replace(record, masks=candidates.masks, mask_names=candidates.names)
-
-    def describe(self, index: int) -> RecordInfo:
-        """Return the record's id without making its picture."""
-        index = operator.index(index)
-        if not 0 <= index < self.count:
-            raise IndexError(f"Expected an index from 0 to {self.count - 1} but got {index}.")
-        return RecordInfo(f"shapes-{self.seed}-{index:05d}")
+        return paint(cells, rng), gold_mask(cells, len(self.classes))
 
 
 Distance = Float32[np.ndarray, "size size"]

@@ -1,7 +1,7 @@
 """Data sets as wholes: open one, take a part of one, join several, copy one as a pack."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -23,36 +23,86 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 # The formats import this file, so they are imported where one is opened.
 
 
-def open_source(path: str | Path, options: Sequence[str] = (), *, channels: int | None = 3) -> RecordSource:
-    """Return the data set at `path`.
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A data set, and how it was found.
 
     Args:
-        path: a pack, a folder with dataset.json, a COCO .json, or a .yaml of conf/data/ or like those.
-        options: key=value, in place of values of the yaml; refused with any other path.
+        source: the records.
+        options: of the configuration, which name it: data=folder data.root=….
+        guessed: all options of a folder that had to be guessed.
+        line: what was guessed.
+    """
+
+    source: RecordSource
+    options: Mapping[str, Any]
+    guessed: Mapping[str, Any] | None = None
+    line: str = ""
+
+
+def open_source(path: str | Path, options: Sequence[str] = (), *, channels: int | None = 3) -> RecordSource:
+    """Return the data set at `path`; see `find_source`."""
+    return find_source(path, options, channels=channels).source
+
+
+def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int | None = 3) -> Opened:
+    """Open the data set at `path`.
+
+    Args:
+        path: a pack, a folder with dataset.json, a COCO .json, a .yaml of conf/data/ or like those, or any other folder
+            of images and masks, whose options are guessed.
+        options: key=value, in place of values of the yaml, or of what is guessed of a folder; refused with others.
         channels: 3: grey images become RGB, 1: all become grey, None: as stored; ignored for a yaml.
 
     Raises:
-        DataError: if there is none of these, or the yaml cannot be built.
+        DataError: if there is none of these, it cannot be read, or a guess needs an answer.
     """
-    path = Path(path)
+    path, options = Path(path), [option.removeprefix("data.") for option in options]
     if path.suffix == ".yaml":
-        return _from_yaml(path, options)
-    if options:
-        raise DataError(f"Expected options with a .yaml only but got {options[0]!r} after {path}.")
+        return Opened(_from_yaml(path, options), {"data": path.stem} | _parsed(options, "data."))
     from segdpo.data.formats import folder, pack
 
+    is_pack, is_folder = (path / pack.DESCRIPTION).exists(), folder.is_our_folder(path)
+    if path.is_dir() and not (is_pack or is_folder):
+        return _guessed(path, _parsed(options), channels)
+    if options:
+        raise DataError(
+            f"Expected options with a .yaml or a folder of images only but got {options[0]!r} after {path}."
+        )
     if path.suffix == ".json":
         from segdpo.data.formats.coco import CocoDataset
 
-        return CocoDataset(path, channels=channels)
-    if (path / pack.DESCRIPTION).exists():
-        return pack.PackDataset(path, channels)
-    if (path / folder.DESCRIPTION).exists():
-        return folder.FolderDataset(path, channels)
+        return Opened(CocoDataset(path, channels=channels), {"data": "coco", "data.annotations": str(path)})
+    if is_pack:
+        return Opened(pack.PackDataset(path, channels), {"data": "pack", "data.path": str(path)})
+    if is_folder:
+        return Opened(folder.FolderDataset(path, channels), {"data": "folder", "data.root": str(path)})
     raise DataError(
-        f"{path}: Expected a pack ({pack.DESCRIPTION}), a folder with {folder.DESCRIPTION}, a COCO .json or a .yaml of "
-        f"conf/data/ but got {f'another folder; try conf/data/plain.yaml root={path}' if path.is_dir() else 'none'}."
+        f"{path}: Expected a folder of images, a pack ({pack.DESCRIPTION}), a folder with {folder.DESCRIPTION}, a COCO "
+        ".json or a .yaml of conf/data/ but got none; correct the path."
     )
+
+
+def _guessed(path: Path, values: Mapping[str, Any], channels: int | None) -> Opened:
+    """Open a folder as people have it."""
+    from segdpo.data.formats.guess import guess
+    from segdpo.data.formats.plain_folder import PlainFolder
+
+    found = guess(path, values)
+    options = {"data": "plain", "data.root": str(path)} | {f"data.{name}": value for name, value in found.plain.items()}
+    return Opened(PlainFolder(path, **{**found.options, "channels": channels}), options, found.plain, found.line)
+
+
+def _parsed(options: Sequence[str], front: str = "") -> dict[str, Any]:
+    """Return the values of key=value, as Hydra reads them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(options))
+        return {front + str(one.key_or_group): one.value() for one in parsed}
+    except HydraException as error:
+        raise DataError(f"Expected options as key=value but got {' '.join(options)}: {error}") from None
 
 
 def _from_yaml(path: Path, options: Sequence[str]) -> RecordSource:

@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ import albumentations as albumentations  # yamls name steps through here: segdpo
 
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
 Box = tuple[slice, slice]
+OBJECT = 2
+"""Of plane 0 that `Pipeline` adds to the masks: the pixel belongs to an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +67,37 @@ class Pipeline:
     ) -> None:
         for step in _flat(steps):
             _make_exact(step)
+        self.steps, self.mean, self.std = tuple(steps), tuple(mean), tuple(std)
         self._steps = albumentations.Compose(list(steps))
-        self._mean, self._std = mean, std
 
-    def __call__(self, image: Image, masks: Masks, rng: np.random.Generator) -> View:
+    @property
+    def asks_objects(self) -> bool:
+        """Whether a step wants to know where the objects are."""
+        return any(isinstance(step, ObjectCrop) and step.objects > 0 for step in _flat(self._steps.transforms))
+
+    def __call__(
+        self,
+        image: Image,
+        masks: Masks,
+        rng: np.random.Generator,
+        objects: Bool[np.ndarray, "height width"] | None = None,
+    ) -> View:
         """Return the view that `rng` draws; equal generators give equal views, in any process.
 
         Args:
             image: uint8 [H, W, C].
             masks: class ids uint8 [K, H, W]; K may be 0.
             rng: draws what the steps leave to chance.
+            objects: where the image has objects, for steps that ask for it (`asks_objects`).
         """
         # set_random_seed would start every step at the same number: two flips with p=.5 would always go together.
         self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        # Plane 0, 1 all over, tells inside from outside afterwards, also where a step leaves 0 (GridElasticDeform).
-        planes = np.concatenate([np.ones((1, *image.shape[:2]), np.uint8), masks])
+        # Plane 0, 1 or OBJECT all over, tells inside from outside afterwards, also where a step leaves 0
+        # (GridElasticDeform).
+        inside = (
+            np.ones(image.shape[:2], np.uint8) if objects is None else np.where(objects, OBJECT, 1).astype(np.uint8)
+        )
+        planes = np.concatenate([inside[None], masks])
         moved = self._steps(image=image, masks=planes)
         if moved["image"].dtype != np.uint8:
             raise TypeError(
@@ -87,10 +105,46 @@ class Pipeline:
                 "ToFloat and ToTensorV2, which Pipeline does itself."
             )
         planes = np.ascontiguousarray(moved["masks"])
-        valid = planes[0] == 1
+        valid = (planes[0] == 1) | (planes[0] == OBJECT)
         if not valid.all():
             planes[:, ~valid] = IGNORE
-        return View(normalise(moved["image"], self._mean, self._std), planes[1:], valid)
+        return View(normalise(moved["image"], self.mean, self.std), planes[1:], valid)
+
+
+class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
+    """A crop of size × size: a share of them has a pixel of an object somewhere in it, the others lie anywhere.
+
+    Objects that cover little of a large image are in few crops that lie anywhere; nnU-Net (Isensee et al., 2021) draws
+    a third of its crops like this. Every object pixel is as likely as any other. Images that are smaller are padded.
+
+    Args:
+        size: side of the crop in pixels.
+        objects: the share.
+    """
+
+    def __init__(self, size: int, objects: float = 1 / 3) -> None:
+        if not 0 <= objects <= 1:
+            raise ValueError(f"Expected objects to be a share of the crops, from 0 to 1, but got {objects}.")
+        super().__init__(height=size, width=size, pad_if_needed=True)
+        self.objects = objects
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Return where to crop, and how far to pad before."""
+        found: dict[str, Any] = super().get_params_dependent_on_data(params, data)
+        anywhere = self.py_random.random() >= self.objects
+        places = np.empty(0, int) if anywhere else np.flatnonzero(np.asarray(data["masks"][0]) == OBJECT)
+        if len(places):
+            place = divmod(int(places[self.py_random.randrange(len(places))]), params["shape"][1])
+            pads = found["pad_params"] or {}
+            size, starts = self.height, []
+            for at, length, before, after in zip(
+                place, params["shape"], ("top", "left"), ("bottom", "right"), strict=False
+            ):
+                first, last = pads.get(f"pad_{before}", 0), pads.get(f"pad_{after}", 0)
+                start = at + first - self.py_random.randrange(size)
+                starts.append(min(max(0, start), length + first + last - size))
+            found["crop_coords"] = (starts[1], starts[0], starts[1] + size, starts[0] + size)
+        return found
 
 
 def normalise(
@@ -131,8 +185,11 @@ def coordinate_masks(size: tuple[int, ...]) -> UInt8[np.ndarray, "4 height width
     """Return masks that hold each pixel's own row and column, each as two digits: views move them like any mask."""
     if max(size) > _LARGEST:
         raise DataError(f"Expected an image of at most {_LARGEST} pixels a side but got {size[0]}×{size[1]}.", "size")
-    digits = (part for places in np.indices(size) for part in (places // _BASE, places % _BASE))
-    return np.stack(list(digits)).astype(np.uint8)
+    # One side at a time: np.indices would take 16 bytes a pixel.
+    digits = np.empty((4, *size), np.uint8)
+    for axis, places in enumerate((np.arange(size[0])[:, None], np.arange(size[1]))):
+        digits[2 * axis], digits[2 * axis + 1] = places // _BASE, places % _BASE
+    return digits
 
 
 def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
@@ -147,15 +204,15 @@ def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
         size: height and width of the image.
     """
     box = _bounds(view.valid)
-    if box is not None:
-        digits = view.masks[:, box[0], box[1]].astype(np.int64)
-        found = _BASE * digits[0] + digits[1], _BASE * digits[2] + digits[3]
-        if view.valid[box].all() and all(_is_proportional(found[axis], axis, size[axis]) for axis in (0, 1)):
+    if box is not None and view.valid[box].all():
+        # uint16 holds every place: a large image has few bytes a pixel to spare.
+        digits = view.masks[:, box[0], box[1]].astype(np.uint16)
+        if all(_is_proportional(_BASE * digits[2 * axis] + digits[2 * axis + 1], axis, size[axis]) for axis in (0, 1)):
             return box
     raise DataError(
         f"{name}: Expected an eval pipeline that shows the whole image, resized or padded, but it cuts, turns or "
         "bends it, so that nothing can be measured at the image's own size; take transforms.eval without such "
-        "steps (transforms=whole, transforms=resized), or measure the views as they are, without --native.",
+        "steps (transforms=whole, transforms=resized), or measure the views as they are: measured_at=view.",
         "size",
     )
 
@@ -170,9 +227,11 @@ def _bounds(valid: Bool[np.ndarray, "height width"]) -> Box | None:
 def _is_proportional(found: np.ndarray, axis: int, size: int) -> bool:
     """Return whether the places found run through the image evenly, to within a pixel of the image."""
     length = found.shape[axis]
-    fractions = (np.arange(length) + 0.5) / length
-    expected = fractions[:, None] if axis == 0 else fractions[None]
-    return bool((abs((found + 0.5) / size - expected) <= 1.01 / size).all())
+    expected = (np.arange(length) + 0.5) * size / length - 0.5
+    low, high = np.ceil(expected - 1.01).clip(0).astype(np.uint16), np.floor(expected + 1.01).astype(np.uint16)
+    if axis == 0:
+        low, high = low[:, None], high[:, None]
+    return bool(((low <= found) & (found <= high)).all())
 
 
 # cv2's INTER_NEAREST takes the corner of a pixel's source, not its centre: masks halved in size lie half a pixel off

@@ -3,22 +3,20 @@
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import nn
 
-from segdpo.data import SUFFIXES, Image, decode_image, encode_image, encode_mask, overlay
+from segdpo.data import SUFFIXES, Image, Preparation, encode_image, encode_mask, overlay
 from segdpo.files import DataError, path_inside, read_file, write_atomically
-from segdpo.inference.sliding_window import predict_windows
+from segdpo.inference.load import Description
 from segdpo.masks import Mask
 from segdpo.models import Segmenter
-from segdpo.preferences import masks_of, to_model_input
+from segdpo.preferences import Network, masks_of
 
 KINDS = ("masks", "probabilities", "overlays")
 
@@ -61,47 +59,50 @@ class Outcome:
 
 def predict_files(
     segmenter: Segmenter,
-    description: Mapping[str, Any],
+    description: Description,
     files: Mapping[str, Path],
     folder: Path,
     *,
     kinds: Collection[str] = ("masks",),
-    window: int = 512,
+    native: bool = False,
+    window: int | None = None,
     overlap: float = 0.25,
-    batch: int = 4,
+    batch: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Outcome]:
     """Predict image files and write the predictions; yield the outcome of each image as it is done.
 
-    Consecutive images of the same size share forward passes.
+    The masks are those that evaluation measures: one image at a time, prepared as in training.
 
     Args:
         segmenter: moved to the device and to evaluation mode.
-        description: classes, mean and std, as `open_segmenter` returns them.
+        description: classes and preparation, as `open_segmenter` returns them.
         files: name → image, as `find_images` returns them.
         folder: gets KIND/NAME.png or .npz.
         kinds: which of "masks", "probabilities" and "overlays" to write.
-        window: side of the windows in which large images are predicted.
+        native: show images at their own size instead of as in training.
+        window: side of the windows in which larger images are predicted; None: as in training, or 512 with `native`.
         overlap: least overlap of neighbouring windows, as a share of the window.
-        batch: images or windows per forward pass.
+        batch: windows per forward pass; None: as many as fit.
         device: where to compute.
     """
-    segmenter.to(device).eval()
-    channels = channels_of(segmenter)
-    for group in _groups(files, channels, batch):
-        if isinstance(group, Outcome):
-            yield group
+    preparation = preparation_for(description["preparation"], native=native, window=window)
+    network = Network(segmenter, preparation, device, overlap, batch)
+    for name, path in files.items():
+        try:
+            image = preparation.decode(read_file(path), str(path))
+            (logits,) = network.predict(image[None], str(path))
+        except ValueError as error:
+            yield Outcome(path, str(error))
             continue
-        inputs = torch.stack([to_model_input(read.image, description["mean"], description["std"]) for read in group])
-        logits = predict_windows(segmenter, inputs, window=window, overlap=overlap, batch=batch, device=device).numpy()
-        for read, one in zip(group, logits, strict=True):
-            write_prediction(folder, read.name, read.image, one, description["classes"], kinds)
-            yield Outcome(read.path)
+        write_prediction(folder, name, image, logits, description["classes"], kinds)
+        yield Outcome(path)
 
 
-def channels_of(network: nn.Module) -> int:
-    """Return the number of channels of the network's first convolution, or 3 if it has none."""
-    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+def preparation_for(trained: Preparation, *, native: bool = False, window: int | None = None) -> Preparation:
+    """Return the preparation that a user asks for: that of the training, or images at their own size."""
+    found = trained.native() if native else trained
+    return found if window is None else replace(found, window=window)
 
 
 def write_prediction(
@@ -123,8 +124,7 @@ def write_prediction(
         np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
         write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
     if "overlays" in kinds:
-        pixels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(pixels, mask, tuple(classes))).data)
+        write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(image, mask, classes)).data)
     return mask
 
 
@@ -133,27 +133,3 @@ def probabilities(logits: Float32[np.ndarray, "classes H W"]) -> Float32[np.ndar
     both = np.concatenate([np.zeros_like(logits), logits]) if len(logits) == 1 else logits
     powers = np.exp(both - both.max(0))
     return np.asarray(powers / powers.sum(0), np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    name: str
-    path: Path
-    image: Image
-
-
-def _groups(files: Mapping[str, Path], channels: int, batch: int) -> Iterator[list[_Read] | Outcome]:
-    """Yield groups of at most `batch` images of one size, and the outcome of images that cannot be read."""
-    group: list[_Read] = []
-    for name, path in files.items():
-        try:
-            image = decode_image(read_file(path), str(path), channels)
-        except DataError as error:
-            yield Outcome(path, str(error))
-            continue
-        if group and (len(group) == batch or group[0].image.shape != image.shape):
-            yield group
-            group = []
-        group.append(_Read(name, path, image))
-    if group:
-        yield group

@@ -1,9 +1,14 @@
 """Load a trained network from a run's folder, a .safetensors with its description, or a checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
+from torch import nn
+
+from segdpo.data import MaskSource, Preparation, read_preparation, unknown_preparation
 from segdpo.models import (
     ADAPTERS,
     Segmenter,
@@ -16,12 +21,33 @@ from segdpo.models import (
     read_header,
     without_interpolations,
 )
+from segdpo.preferences import Network, checkpoints
 
 POLICY = "policy.safetensors"
 NEEDED = ("model", "classes", "mean", "std")
 
 
-def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Segmenter, dict[str, Any]]:
+class Description(TypedDict):
+    """What a file of weights says of its network.
+
+    Attributes:
+        model: what builds the network.
+        adapter: what adds its adapter; None: it has none.
+        classes: names of the classes.
+        mean: that images are normalised with; `preparation` has it too.
+        std: like `mean`.
+        preparation: how images become the network's input.
+    """
+
+    model: Any
+    adapter: Any
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    preparation: Preparation
+
+
+def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Segmenter, Description]:
     """Return a trained network in evaluation mode, and its description.
 
     Args:
@@ -30,7 +56,8 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
             What a description names is called, so name only packages that you know.
 
     Returns:
-        The network, with an adapter merged, and a dict with model, adapter, classes (names), mean and std.
+        The network, with an adapter merged, and what the file says of it. Files of earlier versions do not say how
+        images were prepared: their `preparation` has mean and std alone, and node=None.
 
     Raises:
         ValueError: if the file is damaged, has no description, or names something that is not trusted.
@@ -51,7 +78,22 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
         hint = "The architecture came from pretrained=…, which is not downloaded here; --trust segdpo downloads it."
         raise ValueError(f"{error} {hint}") from error
     merged = merge_adapter(segmenter) if has_adapter(segmenter) else segmenter
-    return merged.eval(), description
+    preparation = _preparation_of(description, merged, path, trusted)
+    return merged.eval(), cast(Description, {**description, "preparation": preparation})
+
+
+def open_network(path: str | Path, *, device: str = "cpu", trusted: Sequence[str] = ()) -> tuple[Network, Description]:
+    """Return a trained network that predicts images as in its training, and its description; see `open_segmenter`."""
+    segmenter, description = open_segmenter(path, trusted=trusted)
+    return Network(segmenter, description["preparation"], device), description
+
+
+def checkpoint_candidates(
+    weights: Mapping[str, str | Path], *, device: str = "cpu", trusted: Sequence[str] = ()
+) -> MaskSource:
+    """Return candidates that are the predictions of several trained networks: name → path as in `open_segmenter`."""
+    networks = {name: open_network(path, device=device, trusted=trusted)[0] for name, path in weights.items()}
+    return partial(checkpoints, networks=networks)
 
 
 def weights_path(path: Path) -> Path:
@@ -92,6 +134,23 @@ def read_description(path: Path) -> dict[str, Any]:
                 f"{values!r:.200}; give a file that train.py wrote."
             )
     return found
+
+
+def channels_of(network: nn.Module) -> int:
+    """Return the number of channels of the network's first convolution, or 3 if it has none."""
+    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3)
+
+
+def _preparation_of(
+    description: Mapping[str, Any], network: nn.Module, path: Path, trusted: Sequence[str]
+) -> Preparation:
+    """Return the preparation that the description holds; images are decoded to as many channels as the network has."""
+    channels = channels_of(network)
+    known = channels if channels in (1, 3) else None
+    if description.get("preparation") is None:
+        return unknown_preparation(description["mean"], description["std"], known)
+    found = read_preparation(description["preparation"], path, trusted=trusted)
+    return found if found.channels is not None else replace(found, channels=known)
 
 
 def _was_pretrained(config: Any) -> bool:

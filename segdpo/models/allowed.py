@@ -107,14 +107,14 @@ EVALUATION = Table(
         **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
         **_under("segdpo.data", "FolderDataset", ("root",)),
         **_under("segdpo.data", "PackDataset", ("path",)),
-        **_under("segdpo.data", "PlainFolder", ("root",)),
+        **_under("segdpo.data", "PlainFolder plain_folder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),
-        **_under("segdpo.data", "Shapes"),
+        **_under("segdpo.data", "Shapes Vessels"),
         **_under("segdpo.preferences", "Mined mined_of_old"),
         **_under("segdpo.data", "split_by_fold split_by_fraction"),
-        **_under("segdpo.data", "Pipeline"),
+        **_under("segdpo.data", "ObjectCrop Pipeline"),
         # Candidates and judges that need no network; those with one read its weights from a path.
-        **_under("segdpo.data", "Annotator annotate"),
+        **_under("segdpo.data", "Annotator annotate annotate_vessels"),
         **_under(
             "segdpo.preferences",
             "adjacent_ranks agreement all_pairs best_worst boundary_iou bradley_terry by_gap consensus corrupt dice "

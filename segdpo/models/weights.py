@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from segdpo.files import write_atomically
 
-# What precedes the network's own names in the checkpoints of the tasks.
-PREFIXES = ("", "policy.", "network.")
+# What precedes the network's own names in the checkpoints of the tasks, and of many a LightningModule.
+PREFIXES = ("", "policy.", "network.", "model.")
 
 
 def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:
@@ -157,11 +158,14 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Remove the prefix under which most of the network's names are found, and the tensors that are not under it."""
+    """Remove the prefix under which most of the network's names are found, and the tensors that are not under it.
+
+    The names of a Segmenter begin with "network."; those of the network that it wraps do not.
+    """
     own = module.state_dict().keys()
     candidates = [
-        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        for prefix in PREFIXES
+        {before + name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for before, prefix in product(("", "network."), PREFIXES)
     ]
     return max(candidates, key=lambda state: len(state.keys() & own))
 

@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from segdpo.preferences.mining import Outcome as Outcome
     from segdpo.preferences.mining import judged_masks as judged_masks
     from segdpo.preferences.mining import mined_of_old as mined_of_old
+    from segdpo.preferences.network import Logits as Logits
     from segdpo.preferences.network import Network as Network
     from segdpo.preferences.network import asks_network as asks_network
     from segdpo.preferences.network import masks_of as masks_of
     from segdpo.preferences.network import to_image as to_image
     from segdpo.preferences.network import to_model_input as to_model_input
     from segdpo.preferences.network import with_network as with_network
-    from segdpo.preferences.network import with_weights as with_weights
     from segdpo.preferences.questions import Questions as Questions
     from segdpo.preferences.questions import adjacent_ranks as adjacent_ranks
     from segdpo.preferences.questions import all_pairs as all_pairs
@@ -65,5 +65,6 @@ if TYPE_CHECKING:
     from segdpo.preferences.selection import entropy as entropy
     from segdpo.preferences.selection import everything as everything
     from segdpo.preferences.selection import most_promising as most_promising
+    from segdpo.preferences.sliding_window import check_windows as check_windows
 
 __getattr__, __dir__ = attach(__name__)

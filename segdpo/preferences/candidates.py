@@ -67,17 +67,18 @@ def thresholds(
     network: Network,
     probabilities: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
 ) -> Candidates:
-    """Threshold the probability of the object at several values; for binary networks (one channel)."""
+    """Threshold the probability of the object at several values.
+
+    With more than two classes, class 0 (the background) is weighed against the likeliest other class k: a pixel is of
+    class k where p_k / (p_0 + p_k) is above the threshold, and background elsewhere; ½ gives the plain prediction.
+    """
     for probability in probabilities:
         check_range("probabilities", probability, above=0, below=1)
-    logits = network.predict(record.image[None])
-    if logits.shape[1] != 1:
-        raise ValueError(
-            f"Expected a binary network (one channel) for thresholds but got {logits.shape[1]} channels; "
-            "use class_biases for several classes."
-        )
-    masks = np.stack([(logits[0, 0] > logit(probability)).astype(np.uint8) for probability in probabilities])
-    return Candidates(masks, tuple(f"thresholds-{probability:g}" for probability in probabilities))
+    logits = network.predict(record.image[None])[0]
+    background, others = (np.float32(0), logits) if len(logits) == 1 else (logits[0], logits[1:])
+    likeliest, margin = 1 + others.argmax(0), others.max(0) - background
+    masks = np.stack([np.where(margin > logit(probability), likeliest, 0) for probability in probabilities])
+    return Candidates(masks.astype(np.uint8), tuple(f"thresholds-{probability:g}" for probability in probabilities))
 
 
 def class_biases(
@@ -261,13 +262,13 @@ def _dropout_layers(model: nn.Module) -> list[nn.Module]:
     if not layers:
         raise ValueError(
             f"Expected a network with dropout layers but {type(model).__name__} has none (calls of F.dropout cannot be "
-            "found); train one with dropout, or use turned_views or logit_noise."
+            "found); train one with dropout (model=fpn), or take candidates=tta or candidates=logit_noise."
         )
     return layers
 
 
 @contextmanager
-def _torch_seeded(seed: int, device: str) -> Iterator[None]:
+def _torch_seeded(seed: int, device: torch.device | str) -> Iterator[None]:
     on_gpu = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []):
         torch.manual_seed(seed)

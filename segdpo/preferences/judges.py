@@ -1,4 +1,7 @@
-"""Judges: functions `(record, masks, rng) -> scores` of the candidates of an image; higher is better."""
+"""Judges: functions `(record, masks, rng) -> scores` of the candidates of an image; higher is better.
+
+Those that need gold are marked by `reads_gold`, so that a run without it stops before it trains.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
-from segdpo.data import Image, Record
+from segdpo.data import Image, Record, reads_gold
 from segdpo.masks import Mask, Masks, contour_options, iou_matrix, mean_dice, mean_iou, measure_contours
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences.network import to_model_input
@@ -24,11 +27,13 @@ class CannotJudge(ValueError):  # noqa: N818 -- not a fault of the program: call
     """One record cannot be judged (no gold, no pixel that counts); others may be."""
 
 
+@reads_gold
 def iou(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """|G ∩ M| / |G ∪ M| with the record's gold mask G."""
     return _overlaps(mean_iou, _gold_of(record, masks), masks, background)
 
 
+@reads_gold
 def dice(record: Record, masks: Masks, rng: np.random.Generator, *, background: bool = False) -> Scores:
     """2|G ∩ M| / (|G| + |M|) with the record's gold mask G."""
     return _overlaps(mean_dice, _gold_of(record, masks), masks, background)
@@ -69,6 +74,7 @@ def gumbel(record: Record, masks: Masks, rng: np.random.Generator, *, judge: Jud
     return scores + temperature * rng.gumbel(size=len(scores))
 
 
+@reads_gold
 def boundary_iou(
     record: Record, masks: Masks, rng: np.random.Generator, *, width: int | None = None, background: bool = False
 ) -> Scores:
@@ -79,6 +85,7 @@ def boundary_iou(
     return _by_contours(record, masks, "boundary_iou", 1.0, background, boundary_width=width)
 
 
+@reads_gold
 def hd95(
     record: Record,
     masks: Masks,
@@ -94,6 +101,7 @@ def hd95(
     return -_by_contours(record, masks, "hd95", 0.0, background, spacing=spacing)
 
 
+@reads_gold
 def surface_dice(
     record: Record,
     masks: Masks,

@@ -1,10 +1,10 @@
 """The network that candidates come from: images in, logits out, and how sources of candidates are given one."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,75 +12,96 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.data import Image, Pipeline, coordinate_masks, image_box, normalise
+from segdpo.data import Image, Preparation, normalise
 from segdpo.masks import Masks
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
+from segdpo.preferences.sliding_window import predict_windows
+from segdpo.scores import predicted_classes
 
 Images = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
 R = TypeVar("R")
 
+# What sides of images at their own size are padded to for a model that is no Segmenter; a U-Net that halves its input
+# five times needs 32.
+MULTIPLE = 32
+# Where the preparation has no window, inputs of at most WHOLE pixels are predicted whole, as in validation, and others
+# in windows of this side.
+WHOLE, LARGEST = 2**21, 1024
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network in eval mode that predicts images [H, W, C] at their own size.
+    """A network in eval mode that predicts images [H, W, C] at their own size: for mining, evaluation and prediction.
 
     Args:
         model: maps float32 images [N, C, H, W] to logits [N, classes, H, W]; moved to `device` and put into eval mode.
-        views: the transform of evaluation (`transforms.eval`), which must show the whole image. Images go through it
-            and the logits are resampled to the image: a network that was trained on images resized to 128² predicts
-            other sizes much worse. None: images are normalised by `mean` and `std` and padded to a `multiple`.
+        preparation: how an image becomes the network's input. A network that was trained on images resized to 128²
+            predicts other sizes much worse. Left out: images at their own size, normalised as for ImageNet.
         device: where the model runs.
-        mean: one value a channel, or one for all.
-        std: one value a channel, or one for all.
-        multiple: image sides are padded to a multiple of this at the bottom and the right, by repeating the edge, and
-            the logits are cropped back. A U-Net that halves its input five times needs 32.
+        overlap: least overlap of neighbouring windows, as a share of the window.
+        batch: windows in one forward pass; None: as many as have PIXELS pixels, at least one.
     """
 
     model: nn.Module
-    views: Pipeline | None = None
-    device: str = "cpu"
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
-    multiple: int = 32
+    preparation: Preparation = field(default_factory=Preparation)
+    device: torch.device | str = "cpu"
+    overlap: float = 0.25
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         self.model.to(self.device).eval()
 
-    def predict(self, images: Images) -> Logits:
-        """Return the logits of uint8 images of one size.
+    def predict(self, images: Images, name: str = "transforms.eval") -> Logits:
+        """Return the logits of uint8 images of one size, at that size; `name` is for messages.
+
+        A prediction depends on the images it is made with, in its last bits: to compare two, predict one at a time.
 
         Raises:
-            ValueError: the model returns no logits of the input's size, or some are NaN or infinite.
+            ValueError: the views do not show the whole image, the model returns no logits of the input's size, or some
+                are NaN or infinite.
         """
-        with torch.inference_mode():
-            logits = self._padded(images) if self.views is None else self._in_views(images, self.views)
-        found = logits.float().cpu().numpy()
-        if not np.isfinite(found).all():
+        prepared = [self.preparation.input_of(image, name) for image in images]
+        # np.stack copies, and one image may be large.
+        inputs = prepared[0].image[None] if len(prepared) == 1 else np.stack([one.image for one in prepared])
+        logits = self.logits(torch.from_numpy(inputs), name)
+        found = [one.at_image_size(each) for one, each in zip(prepared, logits, strict=True)]
+        return (found[0][None] if len(found) == 1 else torch.stack(found)).numpy()
+
+    @torch.no_grad()
+    def logits(self, inputs: Float32[Tensor, "images channels height width"], name: str = "transforms.eval") -> Tensor:
+        """Return the logits of prepared images, float32 [N, classes, H, W] on the CPU; `name` is for messages.
+
+        Inputs with a side longer than the preparation's window are predicted in windows.
+        """
+        sides = inputs.shape[2:]
+        logits = predict_windows(
+            self._forward,
+            inputs,
+            window=self.preparation.window or (max(sides) if math.prod(sides) <= WHOLE else LARGEST),
+            overlap=self.overlap,
+            batch=self.batch,
+            device=self.device,
+        )
+        if not all(bool(one.isfinite().all()) for one in logits.flatten(0, 1)):
+            # NaN > 0 is false: without this check a broken network would count as one that predicts background.
             raise ValueError(
-                "Expected finite logits from the network but some are NaN or infinite; check the weights it was given."
+                f"{name}: Expected finite logits from the network but some are NaN or infinite; its weights are "
+                "broken: use those of an earlier step, or train with a lower learning rate."
             )
-        return np.asarray(found)
-
-    def _padded(self, images: Images) -> Tensor:
-        height, width = images.shape[1:3]
-        inputs = torch.stack([to_model_input(image, self.mean, self.std) for image in images])
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        return self._logits(nn.functional.pad(inputs.to(self.device), padding, mode="replicate"))[:, :, :height, :width]
-
-    def _in_views(self, images: Images, views: Pipeline) -> Tensor:
-        size = images.shape[1:3]
-        coordinates = coordinate_masks(size)
-        seen = [views(image, coordinates, np.random.default_rng(0)) for image in images]
-        rows, columns = image_box("transforms.eval", seen[0], size)
-        inputs = torch.from_numpy(np.stack([view.image for view in seen])).to(self.device)
-        logits = self._logits(inputs)[:, :, rows, columns].float()
-        if logits.shape[2:] != size:
-            logits = nn.functional.interpolate(logits, size, mode="bilinear", antialias=True)
         return logits
 
-    def _logits(self, inputs: Tensor) -> Tensor:
-        logits = self.model(inputs)
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """Return the model's logits of inputs of any size."""
+        height, width = inputs.shape[2:]
+        # A Segmenter pads by itself, and views give the sizes that the model was trained at.
+        multiple = 1 if hasattr(self.model, "multiple") or self.preparation.views.steps else MULTIPLE
+        padding = (0, -width % multiple, 0, -height % multiple)
+        if any(padding):
+            inputs = nn.functional.pad(inputs, padding, mode="replicate")
+        # In the type of the weights, which is bfloat16 after precision=bf16-true.
+        weight = next(self.model.parameters(), inputs)
+        logits = self.model(inputs.to(weight.dtype))
         expected = (len(inputs), *inputs.shape[2:])
         if not isinstance(logits, Tensor) or logits.ndim != 4 or (len(logits), *logits.shape[2:]) != expected:
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -88,7 +109,7 @@ class Network:
                 f"Expected the network to return logits [{expected[0]}, classes, {expected[1]}, {expected[2]}] but got "
                 f"{got}; wrap it in a module that returns the logits alone, resized to the input."
             )
-        return logits
+        return logits[:, :, :height, :width]
 
 
 def asks_network(function: Callable[..., object]) -> bool:
@@ -130,29 +151,9 @@ def _functions(value: Any) -> Iterator[Callable[..., object]]:
         yield value
 
 
-def with_weights(model: nn.Module, path: str | Path | None, *, prefix: str = "") -> nn.Module:
-    """Load a state_dict into the model and return it.
-
-    Args:
-        model: which receives the weights.
-        path: a file of a state_dict, bare or under "state_dict" as in Lightning's files; None: the model stays as is.
-        prefix: what stands before the model's own names in the file ("network."); other keys are left out.
-    """
-    if path is None:
-        return model
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content)
-    model.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    )
-    return model
-
-
 def masks_of(logits: Logits) -> Masks:
-    """Return the predicted classes uint8 [N, H, W]: logit > 0 for one channel, else the argmax."""
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0).astype(np.uint8)
-    return np.asarray(logits.argmax(axis=1).astype(np.uint8))
+    """Return the predicted classes uint8 [N, H, W]: logit > 0 for one channel, else the class of the largest logit."""
+    return predicted_classes(torch.from_numpy(logits)).numpy()
 
 
 def to_model_input(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.evaluate import Request as Request
     from segdpo.recipes.evaluate import config_for as config_for
     from segdpo.recipes.evaluate import evaluate_weights as evaluate_weights
+    from segdpo.recipes.evaluate import images_of_split as images_of_split
     from segdpo.recipes.evaluate import run_of as run_of
     from segdpo.recipes.finetune import run_finetune as run_finetune
     from segdpo.recipes.fitting import make_data as make_data

@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
 from segdpo.checks import IGNORE
+from segdpo.data import Numbers, needs_gold
 from segdpo.metrics import Doubles, best_of, best_of_kl_bound, mean_interval, mean_over_classes, measure_masks
+from segdpo.preferences import Judge, Network
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
-from segdpo.recipes.measure import EvaluatedNetwork, logits_of
 from segdpo.recipes.reference import train_or_load_reference
 from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.recipes.typed import choice_of
 from segdpo.scores import predicted_classes
 
 
@@ -47,9 +50,10 @@ def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Summary:
     sizes = checked_sizes(config.best_of.k, config.best_of.samples)
     if not len(run.splits.test):
         raise ValueError("Expected test images for task=best_of but there is none; raise datamodule.split.test.")
+    images_with_reward(run, single_mask_judge(config))
     device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
     reference = train_or_load_reference(run)
-    drawn = draw_all(run, evaluated_network(run, reference.network), device)
+    drawn = draw_all(run, evaluated_network(run, reference.network, device))
     run.clock.lap("drawing")
     points = [_point(drawn, size, run.clock.seconds["drawing"]) for size in sizes]
     sampled = mean_interval([float(one.rewards.mean()) for one in drawn])
@@ -78,23 +82,48 @@ def checked_sizes(sizes: Sequence[int], samples: int) -> list[int]:
     return found
 
 
-@torch.no_grad()
-def draw_all(run: Run, network: EvaluatedNetwork, device: torch.device) -> list[Drawn]:
-    """Draw masks for every test image and score them.
+def single_mask_judge(config: DictConfig) -> Judge:
+    """Return the judge of the configuration.
 
     Raises:
-        ValueError: the judge compares candidates with each other and cannot score a single mask.
+        ValueError: it compares candidates with each other and cannot score a single mask.
     """
-    config = run.config
-    judge, options = judge_of(config), config.best_of
+    judge = judge_of(config)
     if judge is None:
         raise ValueError(
             f"Expected a judge of single masks for task=best_of but {name_of(config.judge)} compares candidates with "
             "each other; choose judge=iou or another that uses gold masks, or judge=reward_model."
         )
+    return judge
+
+
+def images_with_reward(run: Run, judge: Judge) -> Numbers:
+    """Return the test images that the judge can score masks of: those with gold, if it needs it.
+
+    Raises:
+        ValueError: none has gold.
+    """
+    test = run.splits.test
+    if not needs_gold(judge):
+        return test
+    gold = run.with_gold(test)
+    if not len(gold):
+        raise ValueError(
+            f"Expected gold of some of the {len(test)} test images for {choice_of(run.config, 'judge')} but none has "
+            "any; draw some, or choose judge=reward_model. Nothing has been trained."
+        )
+    return gold
+
+
+@torch.no_grad()
+def draw_all(run: Run, network: Network) -> list[Drawn]:
+    """Draw masks for every test image that the judge can score masks of, and score them."""
+    config, options = run.config, run.config.best_of
+    judge = single_mask_judge(config)
+    images = images_with_reward(run, judge)
     found = []
-    for view in TestViews(run.source, network, run.splits.test, config.seed):
-        logits = logits_of(network.module, view.image, device, [view.record.id])
+    for view in TestViews(run.source, network, images, config.seed):
+        logits = network.logits(view.image, view.record.id)
         drawn = draw_masks(
             view,
             logits,

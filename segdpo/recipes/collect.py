@@ -43,7 +43,7 @@ from segdpo.preferences import (
 from segdpo.progress import track
 from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
 from segdpo.recipes.kept_preferences import KeptMined, file_of, made_once
-from segdpo.recipes.run import Run
+from segdpo.recipes.run import Run, preparation_of
 from segdpo.scores import PairScores
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def collect_preferences(
     selected = _select(with_network(selection, asked), run, images) if first is None else first.images
     if questions is None:  # questions=answered
         infos = [info_of(source, int(number), preferences=True) for number in selected]
-        return Preferences(source, replace(splits, train=selected), selected, answers=sum(map(answers_of, infos)))
+        return Preferences(source, splits.with_train(selected), selected, answers=sum(map(answers_of, infos)))
     named = weights if asks_network(candidates) else None
     key = preferences_key(config, named) if first is None else None
 
@@ -134,7 +134,7 @@ def network_to_ask(config: DictConfig, network: nn.Module) -> Network:
     """Return a copy of a network that predicts images as it does in evaluation, on the CPU unless `device` is set."""
     # In fp32, whatever the precision of the training; a copy, since training will change the network.
     model = copy.deepcopy(network).float().requires_grad_(False)
-    return Network(model, views=build(config.transforms)["eval"], device=device_of(config))
+    return Network(model, preparation_of(config), device_of(config))
 
 
 def device_of(config: DictConfig) -> str:
@@ -171,7 +171,7 @@ def _renumbered(splits: Splits, selected: int) -> Splits:
     """Return the splits as numbers of the joined records: train, then val, then test."""
     ends = np.cumsum([selected, len(splits.val), len(splits.test)])
     train, val, test = np.split(np.arange(ends[-1], dtype=np.uint32), ends[:-1])
-    return replace(splits, train=train, val=val, test=test)
+    return replace(splits.with_train(train), val=val, test=test)
 
 
 # How many answers it takes to judge K masks of an image.
@@ -265,7 +265,7 @@ def _parts_of_candidates(config: DictConfig, weights: Path) -> Plain:
     return {
         "candidates": plain(config.candidates),
         "model": plain(config.model),
-        "views": plain(config.transforms.eval),
+        "preparation": preparation_of(config).stored(),
         "path": str(weights),
         "device": device_of(config),  # sums of another order change a few pixels
     }

@@ -14,18 +14,17 @@ from segdpo.data import Batch, DataModule, Numbers
 from segdpo.losses import PreferenceLoss, dpo
 from segdpo.metrics import mean_interval, paired_difference, win_rate
 from segdpo.models import has_adapter, save_adapter, save_weights
+from segdpo.preferences import Network
 from segdpo.recipes.collect import AnswersPerImage, count_answers
 from segdpo.recipes.config import build
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
-from segdpo.recipes.fitting import Fitted, description_of, header_for, validate
+from segdpo.recipes.fitting import Fitted, header_for, validate
 from segdpo.recipes.frontier import frontier_of
 from segdpo.recipes.measure import (
     WITHOUT_DISTANCES,
-    EvaluatedNetwork,
     Measured,
     Measurement,
     Values,
-    in_weight_type,
     measure_network,
     values_to_compare,
 )
@@ -75,15 +74,17 @@ def compare_networks(
         Overlaps of both on the test images with their difference, the frontier, and the reference on the validation
         images.
     """
-    config, folder, classes = run.config, run.folder, run.classes
+    folder = run.folder
     if has_adapter(policy):
         save_adapter(folder / "adapter", policy)
-    save_weights(folder / "policy.safetensors", policy, header_for(config, classes, adapter=True))
-    save_weights(folder / "reference.safetensors", reference, header_for(config, classes))
-    summary = _compare_on_test(run, policy, reference, device)
+    save_weights(folder / "policy.safetensors", policy, header_for(run, adapter=True))
+    save_weights(folder / "reference.safetensors", reference, header_for(run))
+    both = {"policy": policy, "reference": reference}
+    networks = {name: evaluated_network(run, network, device) for name, network in both.items()}
+    summary = _compare_on_test(run, networks)
     before = measure_on(run, reference, run.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
-    _draw_test_panel(policy, reference, data, folder / "panel.png", device)
+    _draw_test_panel(networks, data, folder / "panel.png")
     return summary
 
 
@@ -93,14 +94,12 @@ def measure_on(
     """Measure the overlap of a network's masks with gold on some images; None if there are none."""
     if not len(images):
         return None
-    return measure_network(evaluated_network(run, network), _measurement(run, images, OVERLAPS), device, description)
+    return measure_network(evaluated_network(run, network, device), _measurement(run, images, OVERLAPS), description)
 
 
-def evaluated_network(run: Run, network: nn.Module) -> EvaluatedNetwork:
-    """Return a network with the pipeline of evaluation of this run."""
-    description = description_of(run.config, run.classes)
-    pipeline = build(run.config.transforms)["eval"]
-    return EvaluatedNetwork(network, pipeline, tuple(description["mean"]), tuple(description["std"]))
+def evaluated_network(run: Run, network: nn.Module, device: torch.device | str = "cpu") -> Network:
+    """Return a network that predicts images as this run prepares them."""
+    return Network(network, run.preparation, device)
 
 
 def compare_overlaps(policy: Values, reference: Values) -> Summary:
@@ -136,26 +135,24 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
     return found
 
 
-def _compare_on_test(run: Run, policy: nn.Module, reference: nn.Module, device: torch.device) -> Summary:
+def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Summary:
     """Measure both networks on the test images and write the folder evaluation/.
 
     Distances between contours take longer than all other metrics; scripts/evaluate.py measures them.
     """
     peak = peak_mib()
     seconds = sum(run.clock.seconds.get(stage, 0.0) for stage in ("pairs", "policy"))
-    networks = {"policy": evaluated_network(run, policy), "reference": evaluated_network(run, reference)}
     measurement = _measurement(run, run.splits.test, WITHOUT_DISTANCES)
     if not len(measurement.numbers):
         return {}
     summary: Summary = {}
-    after, before = (
-        measure_network(network, measurement, device, f"{name} on test") for name, network in networks.items()
-    )
+    after, before = (measure_network(network, measurement, f"{name} on test") for name, network in networks.items())
     if after is not None and before is not None:
         evaluation = Evaluation(after, before)
-        write_evaluation(run.folder / "evaluation", evaluation, networks, measurement, device, {"split": "test"})
+        inputs = {"split": "test", "native": False}
+        write_evaluation(run.folder / "evaluation", evaluation, networks, measurement, inputs)
         summary = compare_overlaps(after.values, before.values)
-    found = frontier_of(run, networks["policy"], networks["reference"], device)
+    found = frontier_of(run, networks["policy"], networks["reference"])
     # Memory and seconds are those of the training, not of this comparison.
     summary["frontier"] = {**found, "peak_memory": peak, "seconds": seconds}
     return summary
@@ -168,22 +165,17 @@ def _measurement(run: Run, images: Numbers, metrics: tuple[str, ...]) -> Measure
         images,
         metrics,
         background=config.background,
-        batch_size=config.datamodule.batch_size,
         seed=config.seed,
+        measured_at=config.measured_at,
     )
 
 
 @torch.no_grad()
-def _draw_test_panel(
-    policy: nn.Module, reference: nn.Module, data: DataModule, path: Path, device: torch.device, images: int = 6
-) -> None:
+def _draw_test_panel(networks: Mapping[str, Network], data: DataModule, path: Path, images: int = 6) -> None:
     """Draw the first test images with their chosen and rejected masks and the masks of both networks."""
-    loader = data.test_dataloader()
-    if isinstance(loader, list):
+    loaders = data.test_dataloader()
+    if not loaders:
         return
-    batch: Batch = next(iter(loader)).to(device)
-    masks = {
-        name: predicted_classes(network.to(device).eval()(in_weight_type(network, batch.image, device)))
-        for name, network in (("reference", reference), ("policy", policy))
-    }
+    batch: Batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders))
+    masks = {name: predicted_classes(networks[name].logits(batch.image)) for name in ("reference", "policy")}
     draw_panel(panel_rows(batch, masks)[:images], path, classes=data.source.classes, title="test images")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -140,22 +141,29 @@ def stamp_of_files(content: Any) -> str:
     stamps = []
     for name, value in leaves(content):
         if isinstance(value, str) and value:
-            stamps += [
-                f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in _files_of(name, Path(value))
-            ]
+            stamps += [f"{file} {found.st_size} {found.st_mtime_ns}" for file, found in _files_of(name, Path(value))]
     return sha256("\n".join(stamps).encode()).hexdigest()[:16]
 
 
-def _files_of(name: str, path: Path) -> list[Path]:
-    """Return the files at a path, links followed.
+def _files_of(name: str, path: Path) -> list[tuple[str, os.stat_result]]:
+    """Return the files at a path and what the system says of each, links followed.
 
     A single word that happens to be a folder here is not a path (`masks`), unless the key says so (`root`); the working
     directory and its parents would be too many files.
     """
     if path.is_file():
-        return [path]
+        return [(str(path), path.stat())]
     is_path = len(path.parts) > 1 or name.rpartition(".")[2] in ("root", "path", "folder")
     if not is_path or not path.is_dir() or Path.cwd().is_relative_to(path.resolve()):
         return []
     found = (Path(folder, file) for folder, _, files in os.walk(path, followlinks=True) for file in files)
-    return sorted(file for file in found if file.is_file())
+    # One call of the system for each file: there may be very many.
+    stamped = [(str(file), _stat(file)) for file in sorted(found)]
+    return [(file, of_file) for file, of_file in stamped if of_file is not None and stat.S_ISREG(of_file.st_mode)]
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # a link to nowhere
+        return None

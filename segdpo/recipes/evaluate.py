@@ -1,29 +1,34 @@
 """Evaluating weights: one network, or two, on any data with gold masks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from segdpo.checks import check_device, check_range
-from segdpo.data import Numbers, RecordSource, Splits, infos_of, open_source
+from segdpo.checks import check_device
+from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, open_source
 from segdpo.files import DataError
-from segdpo.inference import open_segmenter, weights_path
+from segdpo.inference import open_segmenter, preparation_for, weights_path
 from segdpo.metrics import MASK_METRICS
-from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, check_resolvers, checked
+from segdpo.models import EVALUATION, check_resolvers, checked
+from segdpo.preferences import Network, check_windows
 from segdpo.recipes.config import MISSING, Plain, build, leaves, plain, read_config
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
-from segdpo.recipes.measure import DIRECTED, EvaluatedNetwork, Measurement, measure_network
+from segdpo.recipes.measure import DIRECTED, Measurement, measure_network
+from segdpo.recipes.run import preparation_of
 from segdpo.renamed import current_words
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("test", "val", "train", "all")
 REFERENCE = "reference.safetensors"
 # The groups that may be chosen again, with their keys, and the other values that an evaluation uses.
 GROUPS = {"data": "data", "transforms": "transforms", "datamodule/split": "datamodule.split"}
-VALUES = ("background", "datamodule.batch_size")
+VALUES = ("background", "measured_at")
 # What is built from a run's config.yaml.
 BUILT = ("data", "transforms.eval", "datamodule.split")
 
@@ -37,11 +42,12 @@ class Request:
         conf: the configuration folder.
         against: the network to compare with.
         data: a .yaml, a folder, a pack or a COCO file.
-        overrides: key=value of data, transforms, datamodule.split, background and datamodule.batch_size.
+        overrides: key=value of data, transforms, datamodule.split, background and measured_at.
         split: the images, one of `SPLITS`.
         metrics: names of `MASK_METRICS`.
         out: the folder to write.
-        native: measure at each image's own size.
+        native: show the networks images at their own size, in windows, instead of as in their training.
+        window: side of the windows; None: as in training, or 512 with `native`.
         tolerance: that of surface Dice, in pixels.
         device: where the networks run.
         trusted: packages whose functions the run's configuration may name.
@@ -56,6 +62,7 @@ class Request:
     metrics: Sequence[str] = MASK_METRICS
     out: Path | None = None
     native: bool = False
+    window: int | None = None
     tolerance: float = 2.0
     device: str = "cpu"
     trusted: Sequence[str] = ()
@@ -63,11 +70,12 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The folder that was written, the content of its summary.json, and remarks for the user."""
+    """The folder that was written, the content of its summary.json, remarks, and how images were prepared, in words."""
 
     folder: Path
     summary: Plain
     notes: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
 
 def evaluate_weights(request: Request) -> Report:
@@ -81,39 +89,38 @@ def evaluate_weights(request: Request) -> Report:
             f"Expected one of --metrics to say which mask is better but {', '.join(request.metrics)} does not; add iou."
         )
     check_device("--device", request.device)
+    check_windows(request.window)
     weights_path(request.model)  # a mistyped path is reported first
     run = run_of(request.model)
     against = _against(request)
     out = _out(request, run)
     own = [one for one in request.overrides if not (request.data and one.startswith("data."))]
     config = config_for(run, own, request.conf, request.trusted)
-    check_range("datamodule.batch_size", config.datamodule.batch_size, least=1)
     source = _open_data(request, config, run)
-    numbers = _numbers_of(request.split, config, source)
+    numbers = images_of_split(request.split, config, source)
     networks, notes = {}, []
     for name, path in (("policy", request.model), ("reference", against)):
         if path is not None:
-            networks[name], note = _open_network(path, config, source, request.trusted)
+            networks[name], note = _open_network(path, config, source, request)
             notes += note
     measurement = Measurement(
         source,
         numbers,
         tuple(dict.fromkeys(request.metrics)),
         background=config.background,
-        batch_size=config.datamodule.batch_size,
         seed=config.seed,
         tolerance=request.tolerance,
-        native=request.native,
+        measured_at="image" if request.native else config.measured_at,
     )
     measured = {
-        name: measure_network(network, measurement, request.device, f"{name} on {request.split}")
-        for name, network in networks.items()
+        name: measure_network(network, measurement, f"{name} on {request.split}") for name, network in networks.items()
     }
     if measured["policy"] is None:
         raise DataError(
             f"Expected gold of the {len(numbers)} images of --split {request.split} but none has any; choose another "
             "split, or data with gold (docs/data.md)."
         )
+    said = _said(networks, measurement, native=request.native)
     evaluation = Evaluation(measured["policy"], measured.get("reference"))
     inputs: Plain = {
         "model": str(request.model),
@@ -121,8 +128,21 @@ def evaluate_weights(request: Request) -> Report:
         "data": request.data,
         "overrides": list(request.overrides),
         "split": request.split,
+        "native": request.native,
     }
-    return Report(out, write_evaluation(out, evaluation, networks, measurement, request.device, inputs), notes)
+    return Report(out, write_evaluation(out, evaluation, networks, measurement, inputs), notes, said)
+
+
+def _said(networks: Mapping[str, Network], measurement: Measurement, *, native: bool) -> list[str]:
+    """Return a line that says how images were prepared; one a network if they differ."""
+    at_view = measurement.measured_at == "view"
+    lines = {
+        name: f"as trained: {one.preparation.words}, measured at that size (measured_at=view)"
+        if at_view
+        else one.preparation.line(native=native)
+        for name, one in networks.items()
+    }
+    return [lines["policy"]] if len(set(lines.values())) == 1 else [f"{name} {line}" for name, line in lines.items()]
 
 
 def run_of(path: Path) -> Path | None:
@@ -140,9 +160,7 @@ def config_for(run: Path | None, overrides: Sequence[str], conf: Path, trusted: 
         conf: the configuration folder.
         trusted: packages whose functions the run's configuration may name.
     """
-    overrides = current_words(overrides)
-    for override in overrides:
-        _check_counts(override)
+    overrides = [one for one in current_words(overrides) if _counts(one)]
     if run is None:
         return _compose(conf, overrides)
     config = _read(run / "config.yaml", trusted)
@@ -160,7 +178,7 @@ def config_for(run: Path | None, overrides: Sequence[str], conf: Path, trusted: 
 def _read(path: Path, trusted: Sequence[str]) -> DictConfig:
     """Return the configuration of a run, with what is built of it checked."""
     config = OmegaConf.create(read_config(path))
-    needed = ("background", "seed", "datamodule.batch_size", *BUILT)
+    needed = ("background", "seed", *BUILT)
     missing = [name for name in needed if OmegaConf.select(config, name) is None]
     if missing:
         raise ValueError(f"{path}: Expected the configuration of a run but {', '.join(missing)} is missing.")
@@ -169,6 +187,8 @@ def _read(path: Path, trusted: Sequence[str]) -> DictConfig:
         if not isinstance(node, dict) or "_target_" not in node:
             raise ValueError(f"{path}: Expected {name} to name what builds it (_target_) but got {node!r:.200}.")
         OmegaConf.update(config, name, node, merge=False)
+    # Runs of earlier versions measured at the size of their views.
+    config.setdefault("measured_at", "view")
     return config
 
 
@@ -183,16 +203,20 @@ def _key(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
 
 
-def _check_counts(override: str) -> None:
-    """Refuse an override that has no effect on an evaluation."""
+def _counts(override: str) -> bool:
+    """Refuse an override that has no effect on an evaluation, apart from one that had an effect once."""
     key, sign, _ = override.partition("=")
     key = key.lstrip("+")
+    if sign and key == "datamodule.batch_size":
+        log.warning("The option %s is ignored: images are predicted one at a time.", override)
+        return False
     parts = (*(f"{node}." for node in GROUPS.values()), *GROUPS, *VALUES)
     if not sign or not any(key == part or (part.endswith(".") and key.startswith(part)) for part in parts):
         raise ValueError(
             f"Expected key=value of {', '.join(GROUPS)}, {', '.join(VALUES)} but got {override!r}; an evaluation uses "
             "nothing else from the configuration."
         )
+    return True
 
 
 def _change(config: DictConfig, override: str) -> None:
@@ -200,9 +224,10 @@ def _change(config: DictConfig, override: str) -> None:
     key = _key(override)
     value = OmegaConf.from_dotlist([f"value={override.partition('=')[2]}"]).value
     group = next((group for group, node in GROUPS.items() if key.startswith(f"{node}.")), None)
-    if key.startswith("transforms.") and not key.startswith("transforms.eval."):
+    if key.startswith("transforms.") and not key.startswith(("transforms.eval.", "transforms.window")):
         raise ValueError(
-            f"Expected {key} under transforms.eval, all that is used here, or a choice of the group beside it but got "
+            f"Expected {key} under transforms.eval, or transforms.window, all that is used here, or a choice of the "
+            "group beside it but got "
             f"{override!r} alone; write transforms=NAME {override}."
         )
     parent = key.rpartition(".")[0]
@@ -224,8 +249,8 @@ def _out(request: Request, run: Path | None) -> Path:
     """Return the folder to write; RUN/evaluation only for the run's own test images and reference."""
     if request.out is not None:
         return request.out
-    asked = request.data, request.against, list(request.overrides), request.native, request.split
-    if run == request.model and asked == (None, None, [], False, "test"):
+    asked = request.data, request.against, list(request.overrides), request.native, request.window, request.split
+    if run == request.model and asked == (None, None, [], False, None, "test"):
         return run / "evaluation"
     raise ValueError(
         "Expected --out FOLDER: RUN/evaluation is kept for the test images of the run as the run evaluates them, "
@@ -251,7 +276,7 @@ def _open_data(request: Request, config: DictConfig, run: Path | None) -> Record
     return source
 
 
-def _numbers_of(split: str, config: DictConfig, source: RecordSource) -> Numbers:
+def images_of_split(split: str, config: DictConfig, source: RecordSource) -> Numbers:
     """Return the numbers of a split's images, as the configuration splits the data."""
     if split == "all":
         return np.arange(len(source), dtype=np.uint32)
@@ -262,17 +287,29 @@ def _numbers_of(split: str, config: DictConfig, source: RecordSource) -> Numbers
     return numbers
 
 
-def _open_network(
-    path: Path, config: DictConfig, source: RecordSource, trusted: Sequence[str]
-) -> tuple[EvaluatedNetwork, list[str]]:
-    """Return the network with the pipeline of evaluation, normalising as in its training, and remarks about it."""
-    segmenter, description = open_segmenter(path, trusted=trusted)
+def _open_network(path: Path, config: DictConfig, source: RecordSource, request: Request) -> tuple[Network, list[str]]:
+    """Return the network, which sees images as in its training unless the request says otherwise, and remarks."""
+    segmenter, description = open_segmenter(path, trusted=request.trusted)
     notes = check_classes(path, description["classes"], source.classes)
-    node = plain(config.transforms)["eval"]
-    mean, std = tuple(description["mean"]), tuple(description["std"])
-    configured = tuple(node.get("mean", IMAGENET_MEAN)), tuple(node.get("std", IMAGENET_STD))
-    pipeline = build(node) if configured == (mean, std) else build(node, mean=mean, std=std)
-    return EvaluatedNetwork(segmenter, pipeline, mean, std), notes
+    trained = description["preparation"]
+    if any(_key(one).partition(".")[0] == "transforms" for one in current_words(request.overrides)):
+        trained = _with_views_of(config, trained)
+    elif trained.node is None and run_of(path) is not None:
+        trained = _with_views_of(config, trained)
+        notes.append(
+            f"{path}: an earlier version wrote it, without saying how images were prepared: transforms.eval "
+            "of the run's config.yaml is used"
+        )
+    preparation = preparation_for(trained, native=request.native, window=request.window)
+    return Network(segmenter, preparation, request.device), notes
+
+
+def _with_views_of(config: DictConfig, trained: Preparation) -> Preparation:
+    """Return a preparation with the views of a configuration, normalising as in the network's training."""
+    asked = preparation_of(config)
+    views = {"mean": list(trained.views.mean), "std": list(trained.views.std)}
+    node = {**(asked.node or {}), **views}
+    return replace(trained, views=build(node), window=asked.window, node=node)
 
 
 def check_classes(path: Path, network: Sequence[str], data: Sequence[str]) -> list[str]:

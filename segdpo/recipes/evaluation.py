@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from segdpo.checks import IGNORE
+from segdpo.data import PanelRow
 from segdpo.files import write_atomically
 from segdpo.metrics import HIGHER_IS_BETTER, Interval, mean_interval, paired_difference, wilcoxon, win_rate
 from segdpo.metrics import worst as worst_of
+from segdpo.preferences import Network
 from segdpo.progress import track
 from segdpo.recipes.config import Plain
 from segdpo.recipes.measure import (
     DIRECTED,
     Doubles,
-    EvaluatedNetwork,
     Measured,
     Measurement,
-    batches_of,
+    Predictions,
     compare_class,
     compare_images,
     higher_is_better,
-    logits_of,
 )
 from segdpo.reports import draw_strip
-from segdpo.scores import predicted_classes
-from segdpo.training import panel_rows
 
 # How many of the worst images are listed, and how many are drawn on either side.
 LISTED, DRAWN = 20, 6
@@ -81,9 +79,8 @@ class Evaluation:
 def write_evaluation(
     folder: Path,
     evaluation: Evaluation,
-    networks: Mapping[str, EvaluatedNetwork],
+    networks: Mapping[str, Network],
     measurement: Measurement,
-    device: torch.device | str,
     inputs: Plain,
 ) -> Plain:
     """Write the folder; the same networks and images give the same bytes.
@@ -93,17 +90,17 @@ def write_evaluation(
         evaluation: the measured values.
         networks: the networks, to draw their masks.
         measurement: the images and options.
-        device: where the networks run.
         inputs: the first entries of summary.json: the split, the files.
 
     Returns:
         What summary.json holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = inputs | summarise(evaluation, measurement)
+    preparation = {name: network.preparation.words for name, network in networks.items()}
+    summary = inputs | {"preparation": preparation} | summarise(evaluation, measurement)
     write_atomically(folder / "images.csv", images_csv(evaluation.networks).encode())
     write_atomically(folder / "classes.csv", classes_csv(evaluation.networks, measurement.source.classes).encode())
-    _draw_overlays(folder / "overlays", pictures_of(evaluation), networks, measurement, device)
+    _draw_overlays(folder / "overlays", pictures_of(evaluation), networks, measurement)
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
@@ -114,7 +111,7 @@ def summarise(evaluation: Evaluation, measurement: Measurement) -> Plain:
     summary: dict[str, Any] = {
         "classes": list(measurement.source.classes),
         "background": measurement.background,
-        "native": measurement.native,
+        "measured_at": measurement.measured_at,
         "tolerance": measurement.tolerance,
         "metrics": list(policy.values),
         "higher_is_better": {name: HIGHER_IS_BETTER[name] for name in policy.values},
@@ -223,36 +220,24 @@ def _text_of(value: float) -> str:
 
 
 def _draw_overlays(
-    folder: Path,
-    pictures: Sequence[Picture],
-    networks: Mapping[str, EvaluatedNetwork],
-    measurement: Measurement,
-    device: torch.device | str,
+    folder: Path, pictures: Sequence[Picture], networks: Mapping[str, Network], measurement: Measurement
 ) -> None:
     """Draw each image with the masks of gold, reference and policy; pictures of an earlier evaluation are removed."""
     for old in folder.glob("*.png"):
         if OUR_PICTURES.fullmatch(old.name):
             old.unlink()
     for picture in pictures:
-        one = replace(measurement, numbers=np.array([picture.number], np.uint32), native=False)
-        _draw_overlay(folder, picture, networks, one, device)
+        one = replace(measurement, numbers=np.array([picture.number], np.uint32))
+        _draw_overlay(folder, picture, networks, one)
 
 
-@torch.no_grad()
-def _draw_overlay(
-    folder: Path,
-    picture: Picture,
-    networks: Mapping[str, EvaluatedNetwork],
-    measurement: Measurement,
-    device: torch.device | str,
-) -> None:
+def _draw_overlay(folder: Path, picture: Picture, networks: Mapping[str, Network], measurement: Measurement) -> None:
     """Draw the one image of the measurement."""
     masks = {}
     for name, network in networks.items():
-        (found,) = batches_of(network, measurement)
-        batch = found.batch
-        masks[name] = predicted_classes(logits_of(network.module, batch.image, device, batch.ids))
-    (row,) = panel_rows(batch, masks, network.mean, network.std)
+        (found,) = Predictions(network, measurement)
+        masks[name] = np.where(found.gold == IGNORE, IGNORE, found.mask).astype(np.uint8)
+    row = PanelRow(found.id, found.image, **masks, gold=found.gold)
     notes = {name: f"{picture.metric} {value}" for name, value in picture.values.items()}
     path = folder / f"{picture.name}_{file_name(row.id)}.png"
     draw_strip(row, path, classes=measurement.source.classes, notes=notes)

@@ -5,7 +5,6 @@ reference, the images, the steps and the optimiser are those of task=preference.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,7 +18,8 @@ from segdpo.recipes.collect import AnswersPerImage, answers_for_chosen
 from segdpo.recipes.compare import compare_policy
 from segdpo.recipes.config import build
 from segdpo.recipes.fitting import fit
-from segdpo.recipes.reference import train_or_load_reference
+from segdpo.recipes.gold import check_gold, check_judging
+from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.rounds import Round, check_rounds, rounds_of
 from segdpo.recipes.run import Run, Summary
 from segdpo.training import SupervisedTask
@@ -37,6 +37,9 @@ def run_finetune(run: Run, callbacks: Sequence[Callback]) -> Summary:
     config, target = run.config, run.config.finetune.target
     check_choice("finetune.target", target, ANSWERS)
     check_rounds(config)
+    check_judging(run, images_to_judge(run))
+    if target == "gold":
+        check_gold(run, "finetune.target=gold", images_to_judge(run), ["finetune.target=chosen"])
     reference = train_or_load_reference(run)
     for round_ in rounds_of(run, reference):
         fitted = fit(round_.run, make_task(round_), with_targets(round_.data, target), round_.policy, callbacks)
@@ -64,7 +67,7 @@ def make_task(round_: Round) -> SupervisedTask:
 
 def with_targets(pairs: DataModule, target: str) -> DataModule:
     """Return loaders of the images that have pairs, in the same views and order, with a target instead of the pairs."""
-    splits = replace(pairs.splits, train=np.asarray(pairs.train_data().indices, np.uint32))
+    splits = pairs.splits.with_train(np.asarray(pairs.train_data().indices, np.uint32))
     return DataModule(
         pairs.source,
         pairs.train_pipeline,

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segdpo.data import DataModule, RecordSource, Splits
-from segdpo.models import IMAGENET_MEAN, IMAGENET_STD, freeze_parts, load_weights
+from segdpo.models import freeze_parts, load_weights
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.run import Run
 from segdpo.recipes.sweep_folder import in_sweep
@@ -44,7 +44,7 @@ def fit(run: Run, task: LightningModule, data: DataModule, network: nn.Module, c
     """
     config = run.config
     # In every checkpoint, so that the network can be built from the file alone.
-    task.save_hyperparameters({"config": description_of(config, run.classes)})
+    task.save_hyperparameters({"config": description_of(run)})
     trainer = make_trainer(config, callbacks)
     trainer.fit(task, datamodule=data, ckpt_path=_checkpoint_of(config), weights_only=True)
     if config.final == "best":
@@ -102,21 +102,22 @@ def make_policy(config: DictConfig, network: nn.Module) -> nn.Module:
     return policy
 
 
-def description_of(config: DictConfig, classes: Sequence[str]) -> Plain:
-    """Return what it takes to build the network again: model, adapter, classes and normalisation."""
-    evaluation = plain(config.transforms).get("eval", {})
+def description_of(run: Run) -> Plain:
+    """Return what it takes to build the network of a run again and to show it images as this run does."""
+    config, preparation = run.config, run.preparation
     return {
-        "model": {**plain(config.model), "classes": len(classes)},
+        "model": {**plain(config.model), "classes": len(run.classes)},
         "adapter": plain(config.adapter),
-        "classes": list(classes),
-        "mean": list(evaluation.get("mean", IMAGENET_MEAN)),
-        "std": list(evaluation.get("std", IMAGENET_STD)),
+        "classes": list(run.classes),
+        "mean": list(preparation.views.mean),
+        "std": list(preparation.views.std),
+        "preparation": preparation.stored(),
     }
 
 
-def header_for(config: DictConfig, classes: Sequence[str], *, adapter: bool = False) -> dict[str, str]:
+def header_for(run: Run, *, adapter: bool = False) -> dict[str, str]:
     """Return the header of a file of weights; `adapter`: the weights include those of the adapter."""
-    description = description_of(config, classes)
+    description = description_of(run)
     if not adapter:
         description["adapter"] = None
     return {"config": json.dumps(description)}

@@ -14,9 +14,8 @@ from segdpo.checks import IGNORE
 from segdpo.data import Numbers, Record, RecordSource, RecordViews, record_rng
 from segdpo.masks import Masks
 from segdpo.metrics import mean_interval
-from segdpo.preferences import CannotJudge, Judge, Scores, agreement, consensus, gumbel, to_image
+from segdpo.preferences import CannotJudge, Judge, Network, Scores, agreement, consensus, gumbel, to_image
 from segdpo.recipes.config import Plain, build, function_of, leaves, plain
-from segdpo.recipes.measure import EvaluatedNetwork, logits_of
 from segdpo.recipes.run import Run
 from segdpo.scores import kl, predicted_classes, sample
 
@@ -27,7 +26,7 @@ DRAWN = 4
 
 
 @torch.no_grad()
-def frontier_of(run: Run, policy: EvaluatedNetwork, reference: EvaluatedNetwork, device: torch.device) -> Plain:
+def frontier_of(run: Run, policy: Network, reference: Network) -> Plain:
     """Return means over the test images with intervals; n = 0 and NaN where the judge cannot score a single mask.
 
     Returns:
@@ -38,7 +37,7 @@ def frontier_of(run: Run, policy: EvaluatedNetwork, reference: EvaluatedNetwork,
     judge = judge_of(config)
     rows: dict[str, list[float]] = {}
     for view in TestViews(run.source, policy, run.splits.test, config.seed):
-        ours, theirs = (logits_of(one.module, view.image, device, [view.record.id]) for one in (policy, reference))
+        ours, theirs = (one.logits(view.image, view.record.id) for one in (policy, reference))
         nats = kl(ours.double(), theirs.double())[view.valid].sum().item()
         found = {"kl": nats, "kl_per_pixel": nats / max(1, int(view.valid.sum()))}
         found |= _rewards_of(judge, view, ours, config.seed)
@@ -73,15 +72,14 @@ class TestViews(RecordViews):
 
     __test__ = False  # no class of tests, whatever pytest thinks of its name
 
-    def __init__(self, source: RecordSource, network: EvaluatedNetwork, numbers: Numbers, seed: int) -> None:
-        super().__init__(source, network.pipeline, numbers, views=1, seed=seed)
-        self._mean, self._std = network.mean, network.std
+    def __init__(self, source: RecordSource, network: Network, numbers: Numbers, seed: int) -> None:
+        super().__init__(source, network.preparation.views, numbers, views=1, seed=seed)
 
     def __iter__(self) -> Iterator[View]:
         for place in range(len(self)):
             record, view = self.read(place)
             seen, gold = self.show(record, view, record.masks[:0])
-            shown = to_image(seen.image, self._mean, self._std)
+            shown = to_image(seen.image, self.pipeline.mean, self.pipeline.std)
             bare = Record(record.id, shown, seen.masks, (), gold=gold)
             yield View(bare, torch.from_numpy(seen.image)[None], torch.from_numpy(seen.valid)[None])
 

@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch import Tensor
 
-from segdpo.checks import IGNORE
-from segdpo.data import GoldBatch, GoldBatches, Numbers, Pipeline, RecordSource
+from segdpo.checks import check_choice
+from segdpo.data import DescribesRecords, Image, Numbers, Record, RecordSource, RecordViews
+from segdpo.masks import Mask
 from segdpo.metrics import HIGHER_IS_BETTER, MASK_METRICS, Calibration, mean_over_classes, measure_masks
+from segdpo.preferences import Logits, Network, masks_of, to_image
 from segdpo.progress import Bars
 from segdpo.recipes.config import Plain
-from segdpo.scores import predicted_classes
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
+# Where masks are compared with gold.
+MEASURED_AT = ("image", "view")
 # Distances between contours take longer than all other metrics together.
 DISTANCES = ("hd95", "surface_dice")
 WITHOUT_DISTANCES = tuple(name for name in MASK_METRICS if name not in DISTANCES)
@@ -27,16 +29,6 @@ WITHOUT_DISTANCES = tuple(name for name in MASK_METRICS if name not in DISTANCES
 DIRECTED = tuple(name for name in MASK_METRICS if HIGHER_IS_BETTER[name] is not None)
 # The values of a prediction that is rightly empty.
 BEST: Mapping[str, float] = dict.fromkeys(MASK_METRICS, 1.0) | dict.fromkeys(("hd95", "components"), 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluatedNetwork:
-    """A network, the pipeline that makes its input, and the mean and standard deviation that this normalises with."""
-
-    module: nn.Module
-    pipeline: Pipeline
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +40,23 @@ class Measurement:
         numbers: the images' numbers in the source.
         metrics: names of `MASK_METRICS`.
         background: whether class 0 counts.
-        batch_size: images in a forward pass.
-        seed: of the views.
+        seed: of the views, with measured_at="view".
         tolerance: that of surface Dice, in pixels.
-        native: resample the logits to the image's own size and compare with the gold mask there, instead of at the size
-            that the network received.
+        measured_at: "image": logits are resampled to the image's own size and compared with gold there; "view": at the
+            size that the network received, with gold cut and resized as the image was.
     """
 
     source: RecordSource
     numbers: Numbers
     metrics: tuple[str, ...] = WITHOUT_DISTANCES
     background: bool = False
-    batch_size: int = 8
     seed: int = 0
     tolerance: float = 2.0
-    native: bool = False
+    measured_at: str = "image"
+
+    def __post_init__(self) -> None:
+        """Refuse another place to measure at."""
+        check_choice("measured_at", self.measured_at, MEASURED_AT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +82,78 @@ class Measured:
     without_gold: list[str]
 
 
-@torch.no_grad()
-def measure_network(
-    network: EvaluatedNetwork, measurement: Measurement, device: torch.device | str, description: str
-) -> Measured | None:
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says of one image that has gold, at the size at which it is measured.
+
+    Attributes:
+        id: the image's.
+        number: its number in the source.
+        image: uint8 [H, W, C].
+        logits: float32 [1, channels, H, W].
+        mask: the predicted classes uint8 [H, W].
+        gold: uint8 [H, W], 255 where nothing counts.
+    """
+
+    id: str
+    number: int
+    image: Image
+    logits: Tensor
+    mask: Mask
+    gold: Mask
+
+
+class Predictions:
+    """Predictions of the images of a measurement that have gold, one at a time, in order.
+
+    A prediction then does not depend, in its last bits, on the images beside it, and is that of `segdpo predict`.
+    `without_gold` holds the ids of the images that were left out, as far as the iteration has come.
+    """
+
+    def __init__(self, network: Network, measurement: Measurement) -> None:
+        self.network, self.measurement = network, measurement
+        self.without_gold: list[str] = []
+
+    def __iter__(self) -> Iterator[Prediction]:
+        measurement, views = self.measurement, self.network.preparation.views
+        records = RecordViews(measurement.source, views, measurement.numbers, views=1, seed=measurement.seed)
+        self.without_gold = []
+        for place, number in enumerate(records.indices):
+            if self._says_no_gold(int(number)):
+                continue
+            record, _ = records.read(place)
+            if record.gold is None:
+                self.without_gold.append(record.id)
+                continue
+            at_image = measurement.measured_at == "image"
+            image, logits, gold = self._at_image(record) if at_image else self._at_view(records, record)
+            yield Prediction(record.id, int(number), image, torch.from_numpy(logits), masks_of(logits)[0], gold)
+
+    def _says_no_gold(self, number: int) -> bool:
+        """Return whether the source says, without decoding the image, that it has no gold; note its id."""
+        source = self.measurement.source
+        if not isinstance(source, DescribesRecords) or (info := source.describe(number)).gold is not False:
+            return False
+        self.without_gold.append(info.id)
+        return True
+
+    def _at_image(self, record: Record) -> tuple[Image, Logits, Mask]:
+        assert record.gold is not None
+        return record.image, self.network.predict(record.image[None], record.id), record.gold
+
+    def _at_view(self, records: RecordViews, record: Record) -> tuple[Image, Logits, Mask]:
+        shown, gold = records.show(record, 0, record.masks[:0])
+        assert gold is not None
+        logits = self.network.logits(torch.from_numpy(shown.image)[None], record.id)
+        return to_image(shown.image, records.pipeline.mean, records.pipeline.std), logits.numpy(), gold
+
+
+def measure_network(network: Network, measurement: Measurement, description: str) -> Measured | None:
     """Measure a network on all images that have gold; None if none has.
 
     Args:
         network: the network.
         measurement: the images and metrics.
-        device: where the network runs.
         description: stands before the progress bar.
     """
     ids: list[str] = []
@@ -106,16 +162,16 @@ def measure_network(
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     # One process measures all images.
     calibration = Calibration(sync_on_compute=False)
-    data = batches_of(network, measurement)
+    predictions = Predictions(network, measurement)
     with Bars(transient=True) as bars:
-        for batch in data:
-            for logits, gold in _logits_and_gold(network, batch, device, native=measurement.native):
-                for name, values in _measure_masks(logits, gold, measurement, names).items():
-                    found[name].append(values)
-                calibration.update(logits, gold)
-            ids += batch.batch.ids
-            numbers += batch.numbers
-            bars.update(description, len(numbers), len(measurement.numbers))
+        for one in predictions:
+            mask, gold = (torch.from_numpy(np.array(part))[None] for part in (one.mask, one.gold))
+            for name, values in _measure_masks(mask, gold, measurement, names).items():
+                found[name].append(values)
+            calibration.update(one.logits, gold)
+            ids.append(one.id)
+            numbers.append(one.number)
+            bars.update(description, len(ids) + len(predictions.without_gold), len(measurement.numbers))
     if not ids:
         return None
     joined = {name: torch.cat(values) for name, values in found.items()}
@@ -128,44 +184,8 @@ def measure_network(
         {name: values.double().numpy() for name, values in joined.items()},
         nothing,
         {name: value.tolist() for name, value in calibration.compute().items()},
-        data.without_gold,
+        predictions.without_gold,
     )
-
-
-def batches_of(network: EvaluatedNetwork, measurement: Measurement) -> GoldBatches:
-    """Return the images as the network receives them."""
-    return GoldBatches(
-        measurement.source,
-        network.pipeline,
-        measurement.numbers,
-        batch_size=measurement.batch_size,
-        seed=measurement.seed,
-        native=measurement.native,
-    )
-
-
-def logits_of(network: nn.Module, image: Tensor, device: torch.device | str, ids: list[str]) -> Tensor:
-    """Return the logits of a network in eval mode as float32 on the CPU.
-
-    Raises:
-        ValueError: some are NaN or infinite; the message names the image.
-    """
-    network.to(device).eval()
-    logits: Tensor = network(in_weight_type(network, image, device)).float().cpu()
-    broken = ~logits.flatten(1).isfinite().all(1)
-    if broken.any():
-        # NaN > 0 is false: without this check a broken network would count as one that predicts background.
-        name = ids[int(broken.int().argmax())]
-        raise ValueError(
-            f"Expected finite logits for image {name!r} but the network gives NaN or infinity; its weights are "
-            "broken: use those of an earlier step, or train with a lower learning rate."
-        )
-    return logits
-
-
-def in_weight_type(network: nn.Module, image: Tensor, device: torch.device | str) -> Tensor:
-    """Return images on the device in the type of the network's weights, which is bfloat16 after precision=bf16-true."""
-    return image.to(device, next(network.parameters()).dtype)
 
 
 def values_to_compare(
@@ -217,29 +237,9 @@ def higher_is_better(name: str, values: Doubles) -> Doubles:
     return values if HIGHER_IS_BETTER[name] else -values
 
 
-def _logits_and_gold(
-    network: EvaluatedNetwork, batch: GoldBatch, device: torch.device | str, *, native: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield float32 logits on the CPU with gold masks of their size, 255 where nothing counts."""
-    images = batch.batch
-    logits = logits_of(network.module, images.image, device, images.ids)
-    if not native:
-        yield logits, images.target.masked_fill(~images.valid, IGNORE)
-        return
-    for one, box, mask in zip(logits, batch.boxes, batch.golds, strict=True):
-        yield _resampled(one[:, box[0], box[1]], mask.shape), torch.from_numpy(mask)[None]
-
-
-def _resampled(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return logits [classes, height, width] as [1, classes, *size], interpolated."""
-    if logits.shape[1:] == torch.Size(size):
-        return logits[None]
-    return interpolate(logits[None], size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _measure_masks(logits: Tensor, gold: Tensor, measurement: Measurement, names: tuple[str, ...]) -> dict[str, Tensor]:
+def _measure_masks(mask: Tensor, gold: Tensor, measurement: Measurement, names: tuple[str, ...]) -> dict[str, Tensor]:
     return measure_masks(
-        predicted_classes(logits),
+        mask,
         gold,
         len(measurement.source.classes),
         background=measurement.background,

@@ -1,20 +1,25 @@
 """Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
 
+import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
 from segdpo.checks import check_choice
-from segdpo.data import PackDataset, PackWriter, write_folder
-from segdpo.files import DataError
-from segdpo.models import check_resolvers
+from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
+from segdpo.files import DataError, exists, open_file
+from segdpo.inference import POLICY, open_network, weights_path
+from segdpo.models import check_resolvers, load_weights
 from segdpo.preferences import (
     Journal,
     Mining,
+    Network,
     Summary,
     asks_network,
     journal_path,
@@ -23,7 +28,11 @@ from segdpo.preferences import (
 )
 from segdpo.progress import Bars
 from segdpo.recipes.config import build
+from segdpo.recipes.evaluate import check_classes
 from segdpo.reports import sources_table
+
+# What files of weights end in.
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def run_mine(config: DictConfig) -> None:
@@ -35,7 +44,7 @@ def run_mine(config: DictConfig) -> None:
     try:
         check_choice("format", config.format, ("pack", "folder"))
         summary = mine_to_disk(config, console)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"{error}")
     console.print(sources_table(summary.sources))
     console.print(
@@ -56,18 +65,17 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
             "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
             "the data came with; choose another, such as questions=best_worst, or give the data to train.py as it is."
         )
-    settings = _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("out", "predictor")]))
     candidates, selection = build(config.candidates), build(config.selection)
     asks = asks_network(candidates) or asks_network(selection)
-    if asks:
-        settings["predictor"] = _plain(config.predictor)
-    journal = Journal(journal_path(out), settings)
+    left_out = ("out",) if asks else ("out", "model")
+    settings = _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out]))
+    journal = Journal(journal_path(out), with_contents(settings))
     if journal.finished and out.exists():
         return journal.summary()
     # An interrupted pack can be continued, a folder cannot: the folder is written at the end, all at once.
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
     source = build(config.data)
-    network = build(config.predictor) if asks else None
+    network = network_to_ask(config, source, console) if asks else None
     mining = Mining(
         candidates=with_network(candidates, network),
         judge=build(config.judge),
@@ -89,6 +97,72 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
         write_folder(out, PackDataset(pack, channels=None), source.classes)
         shutil.rmtree(pack)
     return summary
+
+
+def network_to_ask(config: DictConfig, source: RecordSource, console: Console) -> Network:
+    """Return the network of `model.weights`; where only the names of its classes are not the data's, say so.
+
+    Raises:
+        ValueError: no weights are named, or their network is for other classes.
+    """
+    weights, classes = config.model.weights, source.classes
+    if weights is None:
+        raise ValueError(
+            "Expected the weights of the network that candidates or selection ask but model.weights is not set; "
+            "set model.weights=outputs/DATE/TIME, the folder of a run of train.py, or take candidates that ask no "
+            "network, such as candidates=corruptions."
+        )
+    if config.model.get("network") is None:
+        network, description = open_network(weights, device=config.device, trusted=list(config.model.trusted))
+        for note in check_classes(weights_path(Path(weights)), description["classes"], classes):
+            console.print(f"[yellow]note[/yellow] {escape(note)}")
+        check_decoding(description["preparation"], source)
+        console.print(description["preparation"].line(), markup=False)
+        return network
+    segmenter = build(config.model.network, classes=len(classes))
+    load_weights(weights, segmenter)
+    return Network(segmenter, device=config.device)
+
+
+def check_decoding(preparation: Preparation, source: RecordSource) -> None:
+    """Refuse data whose image files are decoded otherwise than those that the network was trained on."""
+    for option in ("channels", "value_range"):
+        trained, given = (getattr(one, option, None) for one in (preparation, source))
+        trained, given = (list(one) if isinstance(one, Sequence) else one for one in (trained, given))
+        if None not in (trained, given) and trained != given:
+            raise DataError(
+                f"Expected images of {option}={trained}, as the network was trained on, but the data has "
+                f"{option}={given}; set data.{option}={trained}, or choose other weights."
+            )
+
+
+def with_contents(settings: Any) -> Any:
+    """Return settings in which a hash of their content takes the place of paths of weights.
+
+    So a run is resumed with the same weights alone, wherever they are.
+    """
+    if isinstance(settings, dict):
+        return {key: with_contents(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [with_contents(value) for value in settings]
+    path = _file_of_weights(settings)
+    if path is None:
+        return settings
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return f"weights of sha256 {digest.hexdigest()[:32]}"
+
+
+def _file_of_weights(value: Any) -> Path | None:
+    """Return the file of weights that a value of the settings is the path of; None for any other value."""
+    if not isinstance(value, str) or not value:
+        return None
+    path = Path(value)
+    if path.suffix in WEIGHTS:
+        return path if exists(path) else None
+    return weights_path(path) if exists(path / POLICY) else None
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from segdpo.recipes.collect import answers_for_loss
 from segdpo.recipes.compare import compare_policy
 from segdpo.recipes.config import build
 from segdpo.recipes.fitting import fit
-from segdpo.recipes.reference import train_or_load_reference
+from segdpo.recipes.gold import check_judging
+from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.rounds import Round, check_rounds, rounds_of
 from segdpo.recipes.run import Run, Summary
 from segdpo.training import PreferenceTask
@@ -17,6 +18,7 @@ from segdpo.training import PreferenceTask
 def run_preference(run: Run, callbacks: Sequence[Callback]) -> Summary:
     """Train a policy that starts as the reference on preferences, and compare the two."""
     check_rounds(run.config)
+    check_judging(run, images_to_judge(run))
     reference = train_or_load_reference(run)
     for round_ in rounds_of(run, reference):
         fitted = fit(round_.run, make_task(round_), round_.data, round_.policy, callbacks)

@@ -20,6 +20,7 @@ from segdpo.data import DataModule, Numbers, Pipeline, RecordSource, Splits, Sup
 from segdpo.models import Segmenter, load_weights, save_weights
 from segdpo.recipes.config import build, key_for, plain
 from segdpo.recipes.fitting import header_for
+from segdpo.recipes.gold import check_target
 from segdpo.recipes.run import Run, reset_peak
 from segdpo.training import Progress, SupervisedTask
 
@@ -35,33 +36,15 @@ class Reference:
     seen: Numbers
     trained: bool
 
-    def images_to_judge(self, run: Run) -> Numbers:
-        """Return the training images that preferences are collected for: all, or those it has not seen masks of.
-
-        Raises:
-            ValueError: the reference has seen all of them and reference_training.judge_seen is false.
-        """
-        train = run.splits.train
-        if run.config.reference_training.judge_seen:
-            return train
-        rest = np.setdiff1d(train, self.seen)
-        if not len(rest):
-            raise ValueError(
-                f"Expected training images that the reference has not seen but it has seen all {len(self.seen)}; lower "
-                "reference_training.images, or set reference_training.judge_seen=true."
-            )
-        return rest
-
 
 def train_or_load_reference(run: Run) -> Reference:
     """Load the reference that the configuration describes; train it first if the cache does not have it."""
-    config = run.config
+    config, seen = run.config, seen_images(run)
     torch.manual_seed(config.seed)
     network: Segmenter = build(config.model, classes=len(run.classes))
     if config.reference_training.path is not None:
-        path, seen, trained = Path(config.reference_training.path), np.empty(0, np.uint32), False
+        path, trained = Path(config.reference_training.path), False
     else:
-        seen = draw_images(run.splits.train, config.reference_training.images, config.seed)
         path = Path(config.cache) / "references" / f"{_key(config, seen)}.safetensors"
         trained = _train_if_missing(run, network, seen, path)
     load_weights(path, network)
@@ -71,17 +54,68 @@ def train_or_load_reference(run: Run) -> Reference:
     return Reference(network, path, seen, trained)
 
 
-def draw_images(train: Numbers, images: int | None, seed: int) -> Numbers:
-    """Draw the training images whose masks the reference is trained on; None: all."""
+def seen_images(run: Run) -> Numbers:
+    """Return the training images whose masks the reference is trained on: none if it comes from a file.
+
+    Raises:
+        ValueError: they do not have the masks that reference_training.target names.
+    """
+    options, train = run.config.reference_training, run.splits.train
+    if options.path is not None:
+        return np.empty(0, np.uint32)
+    pool = run.with_gold(train) if options.target == "gold" else train
+    check_target(run, pool)
+    images = options.images
+    if images is None and (options.get("at_most") or len(pool)) < len(pool):
+        images = options.at_most
+    return draw_images(pool, images, run.config.seed)
+
+
+def draw_images(pool: Numbers, images: int | None, seed: int) -> Numbers:
+    """Draw the training images whose masks the reference is trained on; None: all.
+
+    Args:
+        pool: the training images that have such masks.
+        images: how many.
+        seed: of the draw.
+    """
     if images is None:
-        return train
-    if not 1 <= images <= len(train):
+        return pool
+    if not 1 <= images <= len(pool):
         raise ValueError(
-            f"Expected reference_training.images to be from 1 to {len(train)}, the number of training images, "
-            f"but got {images}."
+            f"Expected reference_training.images to be from 1 to {len(pool)}, the number of training images that have "
+            f"reference_training.target, but got {images}."
         )
-    drawn = np.random.default_rng(seed).permutation(train)[:images]
+    drawn = np.random.default_rng(seed).permutation(pool)[:images]
     return np.sort(drawn)
+
+
+def images_to_judge(run: Run) -> Numbers:
+    """Return the training images that preferences are collected for: all, or those the reference has not seen masks of.
+
+    Raises:
+        ValueError: the reference sees all of them and reference_training.judge_seen is false.
+    """
+    seen = seen_images(run)
+    if run.config.reference_training.judge_seen:
+        return run.splits.train
+    rest = np.setdiff1d(run.splits.train, seen)
+    if not len(rest):
+        raise ValueError(
+            f"Expected training images that the reference does not see but it sees all {len(seen)}; lower "
+            "reference_training.images, or set reference_training.judge_seen=true."
+        )
+    return rest
+
+
+def _counted(run: Run, seen: Numbers) -> tuple[int, int, str]:
+    """Return how many images the reference is trained on, of how many, and how many of these have gold."""
+    train = run.splits.train
+    if run.config.reference_training.target != "gold":
+        return len(seen), len(train), ""
+    gold = len(run.with_gold(train))
+    more = "; reference_training.at_most=null takes all" if len(seen) < gold < len(train) else ""
+    return len(seen), len(train), f", {gold} of which have gold{more}"
 
 
 def _key(config: DictConfig, seen: Numbers) -> str:
@@ -98,9 +132,9 @@ def _train_if_missing(run: Run, network: Segmenter, seen: Numbers, path: Path) -
         if path.exists():
             log.info("The reference is in the cache: %s", path)
             return False
-        log.info("Training the reference on %d images (kept as %s).", len(seen), path)
+        log.info("Training the reference on %d of %d training images%s (kept as %s).", *_counted(run, seen), path)
         _train(run.config, network, run.source, seen)
-        save_weights(path, network, header_for(run.config, run.classes))
+        save_weights(path, network, header_for(run))
         return True
 
 

@@ -8,13 +8,15 @@ from lightning.pytorch import Callback, seed_everything
 from omegaconf import DictConfig
 from torch import nn
 
+from segdpo.data import Pipeline
 from segdpo.losses import RewardLoss
 from segdpo.models import save_reward_model
 from segdpo.preferences import SCORES, answers_for, answers_for_ranking
 from segdpo.recipes.collect import Preferences, collect_preferences, count_answers, needs_network
 from segdpo.recipes.config import build
-from segdpo.recipes.fitting import description_of, fit, header_for, make_data, validate
-from segdpo.recipes.reference import Reference, train_or_load_reference
+from segdpo.recipes.fitting import fit, header_for, make_data, validate
+from segdpo.recipes.gold import check_judging
+from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.reward_test import RewardTest, run_reward_test
 from segdpo.recipes.run import Run, Summary, check_class_count
 from segdpo.training import JudgeScores, RewardTask
@@ -25,9 +27,12 @@ def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
     config = run.config
     if config.rounds != 1:
         raise ValueError(f"Expected rounds=1 for task=reward, which trains once, but got rounds={config.rounds}.")
-    reference = _reference_if_needed(run)
+    other = build(config.reward_test.other)
+    asks = needs_network(config, other)
+    images = images_to_judge(run) if asks else run.splits.train
+    check_judging(run, images)
+    reference = train_or_load_reference(run) if asks else None
     network = None if reference is None else reference.network
-    images = run.splits.train if reference is None else reference.images_to_judge(run)
     weights = None if reference is None else reference.path
     preferences = collect_preferences(run, images, network, weights=weights)
     data = make_data(config, preferences.source, preferences.splits)
@@ -39,7 +44,7 @@ def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
     run.clock.lap("training")
     if not fitted.trainer.is_global_zero:
         return {}
-    save_reward_model(run.folder / "reward_model.safetensors", task.network, header_for(config, run.classes))
+    save_reward_model(run.folder / "reward_model.safetensors", task.network, header_for(run))
     tested = run_reward_test(RewardTest(run, task.network, data, network, fitted.trainer.strategy.root_device))
     per_image = partial(answers_for, build(config.questions)) if task.loss.is_of_pairs else answers_for_ranking
     pairs = {
@@ -69,10 +74,8 @@ def make_task(run: Run, preferences: Preferences) -> RewardTask:
 def make_model(config: DictConfig, classes: Sequence[str]) -> nn.Module:
     """Return the untrained reward model of the configuration for the classes of the data."""
     check_class_count(config, "reward_model", classes)
-    description = description_of(config, classes)
-    model: nn.Module = build(
-        config.reward_model, classes=len(classes), mean=description["mean"], std=description["std"]
-    )
+    views: Pipeline = build(config.transforms.eval)
+    model: nn.Module = build(config.reward_model, classes=len(classes), mean=views.mean, std=views.std)
     return model
 
 
@@ -93,9 +96,3 @@ def scores_of(preferences: Preferences) -> JudgeScores:
             )
         scores[record.id] = np.array(record.meta.get(SCORES, "").split(), np.float64)
     return scores
-
-
-def _reference_if_needed(run: Run) -> Reference | None:
-    """Train or load the reference if a source of masks asks it."""
-    other = build(run.config.reward_test.other)
-    return train_or_load_reference(run) if needs_network(run.config, other) else None

@@ -168,10 +168,14 @@ def attack_on_test(test: RewardTest) -> Plain:
     attacks: list[Attack] = []
     ids: list[str] = []
     for batch in test.batches():
-        if batch.gold is None or len(ids) >= options.images:
+        if len(ids) >= options.images:
             break
+        if batch.gold is None:
+            continue
         masks, gold = worst_masks(batch), batch.gold.masked_fill(~batch.valid, IGNORE)
-        kept = slice(0, options.images - len(ids))
+        kept = (gold != IGNORE).flatten(1).any(1).nonzero().flatten()[: options.images - len(ids)]
+        if not len(kept):
+            continue
         attacks.append(
             attack(
                 test.model,
@@ -183,7 +187,7 @@ def attack_on_test(test: RewardTest) -> Plain:
                 background=run.config.background,
             )
         )
-        ids += batch.ids[kept]
+        ids += [batch.ids[number] for number in kept.tolist()]
     if not attacks:
         log.warning("Expected gold masks of test images for the attack on the reward model but there is none.")
         return {}

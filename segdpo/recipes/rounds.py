@@ -19,7 +19,7 @@ from segdpo.preferences import asks_network
 from segdpo.recipes.collect import Preferences, collect_preferences
 from segdpo.recipes.config import build, function_of, leaves
 from segdpo.recipes.fitting import header_for, make_data, make_policy
-from segdpo.recipes.reference import Reference
+from segdpo.recipes.reference import Reference, images_to_judge
 from segdpo.recipes.run import Run
 from segdpo.training import AdapterOff
 
@@ -57,7 +57,7 @@ def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
     rounds that are finished are not yielded: their weights are loaded.
     """
     config, runs = run.config, split_into_rounds(run)
-    images = reference.images_to_judge(run)
+    images = images_to_judge(run)
     held: nn.Module = reference.network
     policy: nn.Module | None = None
     collected: list[Preferences] = []
@@ -79,7 +79,7 @@ def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
             fresh = number == 0 or config.round_reference == "latest"
             yield Round(part, policy, held, data, tuple(collected), starts_at_reference=fresh)
         if not is_last:
-            save_weights(kept, policy, header_for(config, run.classes, adapter=True))
+            save_weights(kept, policy, header_for(run, adapter=True))
             held = copy.deepcopy(policy) if config.round_reference == "latest" else held
         run.clock.lap("policy")
     if len(runs) > 1:

@@ -14,14 +14,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
-from segdpo.data import RecordSource, Splits, infos_of, limited
+from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
@@ -51,18 +53,31 @@ class Clock:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The configuration, the records and their splits, the folder that the run writes to, and its clock."""
+    """The configuration, the records and their splits, the folder that the run writes to, and its clock.
+
+    `has_gold` [records]: where it is known already which records have gold.
+    """
 
     config: DictConfig
     source: RecordSource
     splits: Splits
     folder: Path
     clock: Clock = field(default_factory=Clock)
+    has_gold: NDArray[np.bool_] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes of the data."""
         return tuple(self.source.classes)
+
+    def with_gold(self, images: Numbers) -> Numbers:
+        """Return those of the images that have gold."""
+        return with_gold(self.source, images) if self.has_gold is None else images[self.has_gold[images]]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images become the input of the networks of this run, wherever they predict."""
+        return preparation_of(self.config, self.source)
 
 
 Recipe = Callable[[Run, Sequence[Callback]], Summary]
@@ -119,7 +134,20 @@ def open_run(config: DictConfig) -> Run:
     log.info("%s", splits)
     folder = Path(config.run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder)
+    return Run(config, source, splits, folder, has_gold=np.array([bool(info.gold) for info in infos], bool))
+
+
+def preparation_of(config: DictConfig, source: object = None) -> Preparation:
+    """Return how the networks of a configuration receive images; `source`: what says how image files are decoded."""
+    transforms = plain(config.transforms)
+    ends = getattr(source, "value_range", None)
+    return Preparation(
+        build(transforms["eval"]),
+        getattr(source, "channels", None),
+        None if ends is None else tuple(ends),
+        transforms.get("window"),
+        transforms["eval"],
+    )
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

@@ -27,6 +27,6 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
     run.clock.lap("training")
     if not fitted.trainer.is_global_zero:
         return {}
-    save_weights(run.folder / "policy.safetensors", network, header_for(config, run.classes, adapter=True))
+    save_weights(run.folder / "policy.safetensors", network, header_for(run, adapter=True))
     measured = measure_on(run, network, run.splits.test, fitted.trainer.strategy.root_device, "network on test")
     return ({} if measured is None else {"policy": means_of(measured.values)}) | {"metric": metric}

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from segdpo.checks import IGNORE, check_range
-from segdpo.data import Record, record_rng
+from segdpo.data import Record, reads_gold, record_rng
 from segdpo.metrics import per_image_overlap
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import Judge, to_image
@@ -119,11 +119,13 @@ def _record(request: RewardRequest, number: int, mean: Sequence[float], std: Seq
     return Record(f"image {number} of the batch", image, none, (), gold=gold)
 
 
+@reads_gold
 def iou(request: RewardRequest, *, background: bool = False) -> Float[Tensor, "masks"]:
     """|G ∩ M| / |G ∪ M|, mean over the classes present in either; 1 where none is."""
     return _overlap(request, "iou", background)
 
 
+@reads_gold
 def dice(request: RewardRequest, *, background: bool = False) -> Float[Tensor, "masks"]:
     """2|G ∩ M| / (|G| + |M|), mean over the classes present in either; 1 where none is."""
     return _overlap(request, "dice", background)

@@ -128,11 +128,11 @@ class PolicyGradientTask(Task):
         self.rollouts += 1
         self._adapt_coefficients(values)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate the reward of predicted masks and their overlap with gold."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accumulate the reward of predicted masks and their overlap with gold."""
         self._evaluate("test", batch)
 

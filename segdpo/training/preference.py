@@ -98,11 +98,11 @@ class PreferenceTask(Task):
         self.count("train", self._values(scored, terms), weight)
         return terms.total * self.share(weight.sum())
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss, scores, pairs and the overlap with gold."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss, scores, pairs and the overlap with gold."""
         self._evaluate("test", batch)
 

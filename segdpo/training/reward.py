@@ -57,11 +57,11 @@ class RewardTask(Task):
         self.count("train", _values(rewards, terms), weight)
         return terms.total * self.share(weight.sum())
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss and the pairs that the rewards order correctly."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss and the pairs that the rewards order correctly."""
         self._evaluate("test", batch)
 

@@ -56,11 +56,11 @@ class SupervisedTask(Task):
         self.count("train", {"loss": loss[None]}, pixels[None])
         return loss * self.share(pixels)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss and the overlap with gold."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss and the overlap with gold."""
         self._evaluate("test", batch)
 

@@ -51,7 +51,7 @@ def resize_mask(root):
 
 
 def colour_mask(root):
-    Pillow.fromarray(np.ones((8, 8, 3), np.uint8)).save(root / "masks/x/r 1.png")
+    Pillow.fromarray(np.full((8, 8, 3), (1, 2, 3), np.uint8)).save(root / "masks/x/r 1.png")
 
 
 def add_class(root):

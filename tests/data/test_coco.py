@@ -5,13 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from image_bytes import png
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from stored import CLASSES, contents, draw_many, folder, same
 
-from segdpo.data.formats.coco import CocoDataset, decode_region, encode_coco_mask, write_coco
+from segdpo.data.formats.coco import CocoDataset, encode_coco_mask, write_coco
 from segdpo.data.formats.folder import FolderDataset, write_folder
+from segdpo.data.formats.pack import PackDataset
+from segdpo.data.formats.regions import decode_region
 from segdpo.data.images import encode_image
+from segdpo.data.sources import write_pack
 from segdpo.files import DataError
 
 DATA = draw_many(6)
@@ -182,3 +186,18 @@ def test_nothing_is_overwritten(tmp_path):
         write_coco(tmp_path / "d.json", DATA, CLASSES)
     with pytest.raises(DataError, match="another image"):
         write_coco(tmp_path / "e.json", draw_many(6, seed=1), CLASSES)
+
+
+def test_deep_images_need_a_value_range_and_travel_with_8_bits(tmp_path):
+    pixels = np.array([[0, 500, 1000], [2000, 250, 750]], np.uint16)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(png(pixels))
+    image = {"id": 1, "file_name": "a.png", "width": 3, "height": 2}
+    values = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / "x.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"a.png: .*uint16 from 0 to 2000.*value_range"):
+        CocoDataset(tmp_path / "x.json")[0]
+    source = CocoDataset(tmp_path / "x.json", channels=1, value_range=[0, 1000])
+    assert source[0].image[..., 0].tolist() == [[0, 128, 255], [255, 64, 191]]  # 255 · .25 = 63.75, 255 · .75 = 191.25
+    write_pack(tmp_path / "x.pack", source)
+    assert np.array_equal(PackDataset(tmp_path / "x.pack", 1)[0].image, source[0].image)

@@ -150,9 +150,39 @@ def test_transforms_move_every_mask_alike(name, masks):
 
 
 def test_crops_have_the_size_asked_for():
-    config = composed("+transforms=crop", "transforms.size=64")
-    view = instantiate(config.transforms).train(*coordinates(50, 90, 2), np.random.default_rng(0))
-    assert view.valid.shape == (64, 64)
+    for name in ("crop", "crop_scaled"):
+        config = composed(f"+transforms={name}", "transforms.size=64")
+        view = instantiate(config.transforms).train(*coordinates(50, 90, 2), np.random.default_rng(0))
+        assert view.valid.shape == (64, 64)
+
+
+def test_crops_keep_the_resolution_and_reach_every_pixel():
+    train = instantiate(composed("+transforms=crop", "transforms.size=32").transforms).train
+    seen = np.zeros((50, 90), bool)
+    for seed in range(60):
+        view = train(*coordinates(50, 90, 2), np.random.default_rng(seed))
+        x, y = view.masks.astype(int)
+        assert view.valid.all()
+        # Neighbours in the crop are neighbours in the image, whichever way it is turned: 32 rows and 32 columns.
+        assert {abs(x[0, 0] - x[-1, -1]), abs(y[0, 0] - y[-1, -1])} == {31}
+        assert len(np.unique(x)) == len(np.unique(y)) == 32
+        seen[y, x] = True
+    assert seen.mean() > 0.9
+
+
+def test_images_smaller_than_the_crop_are_padded_and_the_padding_is_ignored():
+    train = instantiate(composed("+transforms=crop", "transforms.size=64").transforms).train
+    view = train(*coordinates(20, 30, 3), np.random.default_rng(1))
+    assert view.valid.sum() == 20 * 30
+    assert (view.masks[:, ~view.valid] == 255).all()
+    x, y = view.masks[:2, view.valid].astype(int)
+    assert len({*zip(x.tolist(), y.tolist(), strict=True)}) == 20 * 30
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_window_is_the_crop_and_otherwise_the_whole_image(name):
+    config = composed(f"+transforms={name}", *(["transforms.size=96"] if name == "crop" else []))
+    assert config.transforms.window == (96 if name == "crop" else None)
 
 
 def test_scenes_are_mirrored_and_never_upside_down():

@@ -17,6 +17,7 @@ from segdpo.data.datamodule import DataModule
 from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
 from segdpo.data.splits import Splits, split_by_fraction
 from segdpo.data.transforms import Pipeline
+from segdpo.files import DataError
 
 AUGMENT = Pipeline([A.D4(p=1), A.Affine(rotate=(-30, 30), p=0.5), A.GaussNoise(p=0.5)])
 WHOLE = Pipeline()
@@ -119,6 +120,56 @@ def test_items_say_what_a_batch_is(items, kind):
     data = module(source, items=items, eval_items=gold)
     assert type(next(iter(data.train_dataloader()))) is kind
     assert type(next(iter(data.val_dataloader()))) is SupervisedBatch
+
+
+def partly(*kinds):
+    """Records of which some have no pairs, some no gold: "pg", "p", "g", ""."""
+    return Listed(
+        [record(f"{k}{kind}", pairs=((0, 1),) * ("p" in kind), gold="g" in kind) for k, kind in enumerate(kinds)]
+    )
+
+
+def held_out(*numbers):
+    return Splits(*(np.array(part, np.uint32) for part in ([0], numbers, numbers)), groups=(1, 1, 1))
+
+
+def test_held_out_images_count_for_what_they_have():
+    data = module(partly("pg", "g", "p", "", "pg", "g"), split=held_out(1, 2, 3, 4, 5))
+    for loaders in (data.val_dataloader(), data.test_dataloader()):
+        pairs, alone = (list(loader) for loader in loaders)
+        assert [(type(batch), batch.ids) for batch in pairs] == [(PairBatch, ["2p", "4pg"])]
+        assert [(type(batch), batch.ids) for batch in alone] == [(SupervisedBatch, ["1g", "5g"])]
+        # An image without gold is unknown everywhere, so that it has no overlap.
+        assert (pairs[0].gold[0] == 255).all()
+        assert (pairs[0].gold[1] != 255).all()
+        assert alone[0].valid.all()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"), [(("pg", "g", "g"), SupervisedBatch), (("pg", "p", ""), PairBatch), (("pg", "", ""), None)]
+)
+def test_one_loader_or_none_where_held_out_images_are_alike(kinds, expected):
+    loader = module(partly(*kinds), split=held_out(1, 2)).val_dataloader()
+    assert loader == [] if expected is None else type(next(iter(loader))) is expected
+
+
+def test_held_out_images_without_preferences_are_refused_if_they_have_to_have_some():
+    data = module(partly("pg", "g", "p"), split=held_out(1, 2), items=partial(PreferenceDataset, unjudged="error"))
+    with pytest.raises(DataError, match="1 of 2 records have no preference"):
+        data.val_dataloader()
+
+
+def test_targets_of_gold_are_of_images_that_have_it():
+    gold = partial(SupervisedDataset, target="gold")
+    data = module(partly("g", "", "g", "p"), split=held_out(1, 2, 3), items=gold)
+    assert [batch.ids for batch in data.val_dataloader()] == [["2g"]]
+    everything = Splits(np.arange(4, dtype=np.uint32), *([np.empty(0, np.uint32)] * 2), groups=(4, 0, 0))
+    train = module(partly("g", "", "g", "p"), split=everything, items=gold).train_data()
+    assert (train.indices.tolist(), train.skipped) == ([0, 2], 2)
+    with pytest.raises(DataError, match="1 of 1 records have no gold, the first '0'"):
+        module(partly("", "p"), split=held_out(0, 1), items=gold).train_data()
+    images = SupervisedDataset(partly("g", ""), WHOLE, target="none")
+    assert [(item.target == 255).all() and item.valid.all() for item in (images[0], images[1])] == [True, True]
 
 
 class Recorder(lightning.LightningModule):

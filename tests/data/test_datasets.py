@@ -1,6 +1,7 @@
 """Items and batches of pairs, rankings, targets and gold, worked out by hand (see toy_records.record)."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import albumentations as A
@@ -12,7 +13,6 @@ from toy_records import Listed, record, toys
 from segdpo import PreferenceLoss, Score, score_pairs, score_ranking
 from segdpo.data.batches import PairBatch, collate_pairs, collate_rankings, collate_supervised
 from segdpo.data.datasets import (
-    GoldBatches,
     PreferenceDataset,
     RankingDataset,
     SupervisedDataset,
@@ -21,7 +21,7 @@ from segdpo.data.datasets import (
 )
 from segdpo.data.record import Pair, RecordInfo
 from segdpo.data.sampling import Draw
-from segdpo.data.transforms import Pipeline
+from segdpo.data.transforms import ObjectCrop, Pipeline
 from segdpo.files import DataError
 from segdpo.losses import objectives
 
@@ -115,6 +115,30 @@ def test_views_repeat_and_do_not_depend_on_place():
     assert not np.array_equal(new[Draw(4, 3)].masks, masks[3])
     assert not np.array_equal(PreferenceDataset(source, pipeline, seed=6)[4].masks, masks[0])
     assert [data[Draw(4, epoch)].view for epoch in range(4)] == [0, 1, 0, 1]
+
+
+def test_crops_around_objects_do_not_depend_on_the_masks_that_an_item_shows():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    whole = replace(record("a", size=(40, 40), masks=20, pairs=((1, 2),)), image=image)
+    without_gold, only_gold = replace(whole, gold=None), replace(whole, masks=whole.masks[:0], mask_names=(), pairs=())
+    pipeline = Pipeline([ObjectCrop(8, objects=1.0)])
+    pairs, any_mask, first, alone = (
+        kind(Listed([each]), pipeline, **options)
+        for kind, each, options in (
+            (PreferenceDataset, whole, {}),
+            (SupervisedDataset, whole, {"target": "any"}),
+            (SupervisedDataset, without_gold, {"target": "first"}),
+            (SupervisedDataset, only_gold, {"target": "gold"}),
+        )
+    )
+    seen = set()
+    for epoch in range(20):
+        shown = [data[Draw(0, epoch)] for data in (pairs, any_mask, first)]
+        assert all(np.array_equal(shown[0].image, other.image) for other in shown)
+        # Without masks, objects are those of gold: its top two rows.
+        assert alone[Draw(0, epoch)].gold[0].any()
+        seen.add(shown[0].image.tobytes())
+    assert len(seen) > 10
 
 
 def test_records_without_preferences_are_skipped_counted_and_said(caplog):
@@ -316,41 +340,11 @@ def test_ignored_and_outside_pixels_are_not_valid():
 @pytest.mark.parametrize(
     ("target", "records"),
     [
-        ("gold", record("bad", gold=False)),
+        ("first", record("bad", masks=0, pairs=(), gold=False)),
         ("any", record("bad", masks=0, pairs=(), gold=False)),
-        ("none", record("bad")),
+        ("nobody", record("bad")),
     ],
 )
 def test_a_missing_target_is_an_error_that_names_what_there_is(target, records):
     with pytest.raises(DataError, match=f"'{target}'.*'bad'.*gold: .*masks: "):
         data_of(records, target=target)[0]
-
-
-def gold_batches(records, steps=(), **options):
-    return GoldBatches(Listed(records), Pipeline(list(steps)), range(len(records)), **options)
-
-
-def test_only_images_of_one_size_share_a_batch():
-    records = [
-        record(name, size=size) for name, size in zip("abcde", [(8, 8), (8, 8), (8, 8), (9, 8), (8, 8)], strict=True)
-    ]
-    found = list(gold_batches(records, batch_size=2))
-    assert [batch.batch.ids for batch in found] == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert [number for batch in found for number in batch.numbers] == [0, 1, 2, 3, 4]
-    # Nothing is filled up, so all pixels count.
-    assert all(batch.batch.valid.all() for batch in found)
-
-
-def test_images_without_gold_are_passed_over_and_named():
-    records = [record(name, gold=name != "b") for name in "abc"]
-    data = gold_batches(records)
-    for _ in range(2):  # a second time counts anew
-        assert [batch.batch.ids for batch in data] == [["a", "c"]]
-        assert data.without_gold == ["b"]
-
-
-def test_pixels_ignored_by_gold_do_not_count():
-    ignored = record("a")
-    ignored.gold[3, 4] = 255
-    (found,) = gold_batches([ignored])
-    assert (~found.batch.valid).nonzero().tolist() == [[0, 3, 4]]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_bytes import png
 from stored import CLASSES, STORED, contents, draw, draw_many, folder, same, stored_records
 
 from segdpo.data.formats.folder import FolderDataset, write_folder
@@ -21,8 +22,8 @@ def test_what_was_written_is_read(tmp_path, manifest):
     source = FolderDataset(tmp_path / "f", channels=None)
     assert source.classes == CLASSES
     assert [same(*pair) for pair in zip(source, DATA, strict=True)] == [True] * 6
-    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3)
-    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0)
+    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3, True)
+    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0, True)
 
 
 def test_the_files_are_where_a_person_looks(tmp_path):
@@ -176,3 +177,17 @@ def test_a_preference_for_a_mask_that_is_not_there(tmp_path):
 def test_an_error_survives_the_way_from_a_worker():
     error = pickle.loads(pickle.dumps(DataError("m.png: bad", "class")))
     assert (type(error), str(error), error.kind) == (DataError, "m.png: bad", "class")
+
+
+def test_deep_images_need_a_value_range(tmp_path):
+    records = draw_many(1)
+    write_folder(tmp_path / "x", records, CLASSES)
+    (path,) = (tmp_path / "x/images").iterdir()
+    deep = records[0].image.astype(np.uint16) * 100
+    path.write_bytes(png(deep))
+    with pytest.raises(DataError, match=r"uint16 .*value_range"):
+        FolderDataset(tmp_path / "x")[0]
+    source = FolderDataset(tmp_path / "x", None, (0, 25_500))
+    assert np.array_equal(source[0].image, records[0].image)
+    write_folder(tmp_path / "y", source, CLASSES)
+    assert np.array_equal(FolderDataset(tmp_path / "y", None)[0].image, records[0].image)

@@ -30,8 +30,8 @@ def test_what_was_packed_is_read(tmp_path):
     assert source.classes == CLASSES
     assert [same(*pair) for pair in zip(source, DATA, strict=True)] == [True] * 7
     assert same(source[-1], DATA[-1])
-    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3)
-    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0)
+    assert source.describe(3) == RecordInfo("r3", "", "", 0, 3, True)
+    assert source.describe(0) == RecordInfo("with space", "patient 1", "train", 2, 0, True)
     assert np.array_equal(PackDataset(tmp_path / "p.pack")[1].image, np.repeat(DATA[1].image, 3, axis=2))
     assert source[0].masks.flags.writeable
 

@@ -136,6 +136,105 @@ def test_impossible_requests(call, words):
         call()
 
 
+def golden(golds, groups=None, splits=None):
+    """Records r00, r01 …, of which those numbered in `golds` have gold."""
+    groups = groups or [""] * 40
+    return [
+        RecordInfo(f"r{i:02d}", group, splits[i] if splits else "", gold=i in golds) for i, group in enumerate(groups)
+    ]
+
+
+def golds_in(records, splits):
+    return {name: sum(bool(records[n].gold) for n in numbers) for name, numbers in parts(splits).items()}
+
+
+@pytest.mark.parametrize("gold", [True, False, None])
+def test_where_all_or_none_have_gold_the_splits_of_published_tables_stay(gold):
+    # Printed by the version before gold was spread.
+    records = [RecordInfo(f"r{i:02d}", "" if i % 3 else f"g{i // 6}", gold=gold) for i in range(20)]
+    splits = split_by_fraction(records, val=0.1, test=0.2)
+    assert (splits.val.tolist(), splits.test.tolist()) == ([7, 18], [4, 5, 16, 17])
+    splits = split_by_fold(records, folds=4, fold=1, val=0.2)
+    assert (splits.val.tolist(), splits.test.tolist()) == ([1, 2, 13, 18], [6, 8, 9, 14, 17])
+    assert splits.gold is None
+
+
+def test_gold_is_spread_by_the_fractions():
+    # Of 8 gold masks, a fifth is 1.6 and a tenth 0.8; of 40 images, 8 and 4.
+    records = golden(range(0, 40, 5))
+    for seed in range(5):
+        splits = split_by_fraction(records, val=0.1, test=0.2, seed=seed)
+        check_partition(records, splits)
+        assert golds_in(records, splits) == {"train": 5, "val": 1, "test": 2}
+        assert [len(numbers) for numbers in parts(splits).values()] == [28, 4, 8]
+    assert splits.gold == (5, 1, 2)
+    assert str(splits) == (
+        "train 28 records (5 with gold) in 28 groups, val 4 records (1 with gold) in 4 groups, "
+        "test 8 records (2 with gold) in 8 groups"
+    )
+
+
+@pytest.mark.parametrize(
+    ("golds", "expected"),
+    [([7], (1, 0, 0)), ([7, 9], (1, 0, 1)), ([7, 9, 30], (1, 1, 1)), ([7, 8, 9, 30], (2, 1, 1))],
+)
+def test_few_gold_masks_go_to_train_first_then_test_then_val(golds, expected):
+    for seed in range(5):
+        splits = split_by_fraction(golden(golds), val=0.1, test=0.2, seed=seed)
+        assert splits.gold == expected
+        assert [len(numbers) for numbers in parts(splits).values()] == [28, 4, 8]
+    assert split_by_fraction(golden([7, 9]), val=0.1, test=0).gold == (1, 1, 0)
+
+
+def test_a_group_with_gold_is_not_cut():
+    # Patients of four slices, of which one is drawn: three of ten patients have gold.
+    groups = [f"patient {i // 4}" for i in range(40)]
+    records = golden([1, 22, 39], groups)
+    for seed in range(5):
+        splits = split_by_fraction(records, val=0.1, test=0.2, seed=seed)
+        check_partition(records, splits)
+        assert splits.gold == (1, 1, 1)
+        # One of gold is half of what test is to have, and all of what val is to have.
+        assert [len(numbers) for numbers in parts(splits).values()] == [28, 4, 8]
+
+
+def test_given_splits_keep_their_gold():
+    given_splits = ["test"] * 10 + ["train"] * 30
+    splits = split_by_fraction(golden([0, 20, 30], splits=given_splits), val=0.1)
+    assert splits.test.tolist() == list(range(10))
+    assert splits.gold == (1, 1, 1)
+    assert len(splits.val) == 4
+
+
+def test_folds_have_equally_many_gold_masks():
+    # 10 gold masks of 40 images in 5 parts: 2 of 8.
+    records = golden(range(0, 40, 4))
+    every = [split_by_fold(records, folds=5, fold=fold, val=0.1) for fold in range(5)]
+    assert sorted(np.concatenate([splits.test for splits in every]).tolist()) == list(range(40))
+    for splits in every:
+        check_partition(records, splits)
+        assert splits.gold == (7, 1, 2)
+        assert [len(numbers) for numbers in parts(splits).values()] == [28, 4, 8]
+
+
+@settings(deadline=None, max_examples=100)
+@given(group_lists, st.integers(0, 3), st.data())
+def test_gold_anywhere(names, seed, data):
+    golds = data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
+    records = [RecordInfo(f"r{i}", group, gold=gold) for i, (group, gold) in enumerate(zip(names, golds, strict=True))]
+    groups = {one.group or f"id {one.id}" for one in records}
+    with_some = len({one.group or f"id {one.id}" for one in records if one.gold})
+    if len(groups) < 3:
+        return
+    splits = split_by_fraction(records, val=0.1, test=0.2, seed=seed)
+    check_partition(records, splits)
+    assert all(map(len, parts(splits).values()))
+    found = golds_in(records, splits)
+    if 0 < sum(golds) < len(golds):
+        assert splits.gold == tuple(found.values())
+        assert [count > 0 for count in found.values()] == [True, with_some > 2, with_some > 1]
+
+
 def test_infos_of_a_source_that_does_not_describe():
     source = Listed([record("a", group="g", split="val", pairs=((0, 1), (1, 2))), record("b", ranking=(0, 1, 2))])
-    assert infos_of(source) == [RecordInfo("a", "g", "val", 2, 0), RecordInfo("b", "", "", 1, 3)]
+    assert infos_of(source) == [RecordInfo("a", "g", "val", 2, 0, True), RecordInfo("b", "", "", 1, 3, True)]

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_named(pets, voc, tmp_path):
     Pillow.fromarray(TRIMAP[:2]).save(trimap)
     with pytest.raises(DataError, match=r"3×4 .*2×4"):
         PetDataset(pets)[0]
-    Pillow.fromarray(np.zeros((3, 4, 3), np.uint8)).save(trimap)
+    Pillow.fromarray(np.full((3, 4, 3), (1, 2, 3), np.uint8)).save(trimap)
     with pytest.raises(DataError, match="mode RGB"):
         PetDataset(pets)[0]
     trimap.write_bytes(b"no image")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_records import coordinates, encode
 
-from segdpo.data.transforms import Pipeline, coordinate_masks, image_box, init_worker, normalise
+from segdpo.data.transforms import ObjectCrop, Pipeline, coordinate_masks, image_box, init_worker, normalise
 from segdpo.files import DataError
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -29,6 +29,7 @@ GEOMETRIES = {
     "pad": A.PadIfNeeded(min_height=160, min_width=200),
     "crop": A.RandomCrop(64, 64),
     "crop, padded": A.RandomCrop(120, 120, pad_if_needed=True),
+    "crop with an object": ObjectCrop(64),
     "crop, resized": A.RandomResizedCrop(size=(64, 64)),
     "crop, enlarged": A.RandomResizedCrop(size=(200, 200)),
     "crop and pad": A.CropAndPad(percent=(-0.2, 0.2)),
@@ -257,5 +258,69 @@ def test_the_box_is_where_the_image_is(size, steps):
     ids=lambda step: type(step).__name__,
 )
 def test_a_view_that_shows_less_than_the_image_or_another_is_refused(step):
-    with pytest.raises(DataError, match=r"photo: .*--native"):
+    with pytest.raises(DataError, match=r"photo: .*measured_at=view"):
         image_box("photo", view_of((64, 64), step), (64, 64))
+
+
+def crop_at(seed, objects, shape=(60, 90), size=20, share=1.0):
+    image, masks = coordinates(*shape, 2)
+    view = Pipeline([ObjectCrop(size, share)], **PLAIN)(image, masks, np.random.default_rng(seed), objects)
+    assert view.valid.shape == (size, size)
+    return view
+
+
+def test_crops_around_objects_have_one_of_their_pixels_wherever_it_may_be():
+    objects = np.zeros((60, 90), bool)
+    objects[0, 3] = objects[40, 70] = True
+    places = set()
+    for seed in range(60):
+        x, y = crop_at(seed, objects).masks.astype(int)
+        seen = [(row, column) for row, column in ((0, 3), (40, 70)) if ((y == row) & (x == column)).any()]
+        assert len(seen) == 1
+        places.add((*seen[0], int(y[0, 0]), int(x[0, 0])))
+        assert x.max() - x.min() == y.max() - y.min() == 19
+    corner, middle = ({place[2:] for place in places if place[:2] == at} for at in ((0, 3), (40, 70)))
+    # Row 0 is always the first of the crop; the pixel in the middle is anywhere in it.
+    assert {row for row, _ in corner} == {0}
+    assert len(middle) > 20
+    assert {row for row, _ in middle} <= set(range(21, 41))
+    assert {column for _, column in middle} <= set(range(51, 71))
+
+
+def test_the_share_of_crops_around_objects():
+    objects = np.zeros((240, 240), bool)
+    objects[5, 5] = True
+    views = [crop_at(seed, objects, objects.shape, share=0.25) for seed in range(200)]
+    with_object = [bool(((view.masks[0] == 5) & (view.masks[1] == 5)).any()) for view in views]
+    # Of crops that lie anywhere, 36 of 221² have the pixel.
+    assert 0.15 < np.mean(with_object) < 0.35
+
+
+def test_without_objects_or_room_crops_lie_anywhere_and_are_padded():
+    none = np.zeros((60, 90), bool)
+    assert len({crop_at(seed, none).masks.tobytes() for seed in range(10)}) == 10
+    objects = np.zeros((12, 90), bool)
+    objects[11, 2] = True
+    for seed in range(20):
+        view = crop_at(seed, objects, (12, 90))
+        assert view.valid.sum() == 12 * 20
+        assert (view.masks[0][view.valid] == 2).any()
+        assert (view.masks[:, ~view.valid] == 255).all()
+
+
+def test_pixels_of_objects_are_inside_like_all_others():
+    image, masks = coordinates(H, W, 3)
+    objects = np.random.default_rng(0).random((H, W)) < 0.5
+    for steps in ([A.D4(p=1)], [A.Affine(scale=(0.5, 1.5), rotate=(-40, 40), p=1)]):
+        with_objects, without = (
+            Pipeline(steps)(image, masks, np.random.default_rng(1), where) for where in (objects, None)
+        )
+        np.testing.assert_array_equal(with_objects.valid, without.valid)
+        np.testing.assert_array_equal(with_objects.masks, without.masks)
+
+
+def test_a_pipeline_says_whether_it_asks_for_objects():
+    assert Pipeline([A.HorizontalFlip(), ObjectCrop(8)]).asks_objects
+    assert not Pipeline([A.HorizontalFlip(), ObjectCrop(8, objects=0.0)]).asks_objects
+    with pytest.raises(ValueError, match="from 0 to 1, but got 2"):
+        ObjectCrop(8, objects=2)

@@ -34,10 +34,19 @@ def segmenter(names=("background", "cell"), **options):
     return Segmenter(two_layers(channels, **options), len(names), multiple=4).eval()
 
 
-def save_run(folder, names=("background", "cell"), mean=MEAN, std=STD, **options):
+def preparation_of(*steps, channels=3, mean=MEAN, std=STD, window=None):
+    """Return the preparation as a file holds it; steps: (name in albumentations, options)."""
+    views = {"_target_": "segdpo.data.Pipeline", "mean": mean, "std": std}
+    views["steps"] = [{"_target_": f"segdpo.data.albumentations.{name}", **options} for name, options in steps]
+    return {"views": views, "channels": channels, "value_range": None, "window": window}
+
+
+def save_run(folder, names=("background", "cell"), mean=MEAN, std=STD, preparation=None, **options):
     """Write folder/policy.safetensors and return the network."""
     torch.manual_seed(7)
     network = segmenter(names, **options)
     config = description(names, mean, std, **options)
+    if preparation is not None:
+        config["preparation"] = preparation
     save_weights(folder / "policy.safetensors", network, {"config": json.dumps(config)})
     return network

@@ -74,7 +74,7 @@ GADGETS = {
     "monai.networks.nets.MilModel": {},
     "monai.networks.nets.Transchex": {},
     "segdpo.files.write_atomically": {"path": "x", "content": "y"},
-    "segdpo.preferences.with_weights": {"path": "x.pt"},
+    "segdpo.inference.open_network": {"path": "x.pt"},
     "builtins.eval": {},
     "os.system": {"command": "true"},
     "": {},

@@ -9,6 +9,7 @@ import torch
 from scipy.special import expit, softmax
 from torch import nn
 
+from segdpo.data import Pipeline, Preparation
 from segdpo.data.record import Candidates, Record
 from segdpo.preferences.candidates import (
     VIEWS,
@@ -66,9 +67,18 @@ def test_thresholds_cut_the_probability():
         np.testing.assert_array_equal(mask, RAMP.image[..., 0] / 255 > height)
 
 
-def test_thresholds_are_for_binary_models_and_probabilities():
-    with pytest.raises(ValueError, match="3 channels; use class_biases"):
-        thresholds(RAMP, rng(), network=THREE_CLASSES)
+def test_thresholds_of_several_classes_weigh_the_background_against_the_likeliest_other_class():
+    heights = (0.1, 0.5, 0.8)
+    found = thresholds(RAMP, rng(), network=THREE_CLASSES, probabilities=heights)
+    p = softmax(predict_three(RAMP.image[None])[0].astype(np.float64), axis=0)
+    likeliest = p[1:].max(0)
+    for mask, height in zip(found.masks, heights, strict=True):
+        expected = np.where(likeliest / (p[0] + likeliest) > height, 1 + p[1:].argmax(0), 0)
+        np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(found.masks[1], p.argmax(0))
+
+
+def test_thresholds_are_probabilities():
     with pytest.raises(ValueError, match="probabilities"):
         thresholds(RAMP, rng(), network=RAMP_NETWORK, probabilities=(0.5, 1.0))
 
@@ -444,3 +454,44 @@ def test_weights_that_do_not_fit():
         mixture(SMALL, rng(), sources={"a": source("a", 1), "b": source("b", 1)}, weights={"a": 1, "c": 1}, count=1)
     with pytest.raises(ValueError, match=r"weights\.a to be finite and at least 0"):
         mixture(SMALL, rng(), sources={"a": source("a", 1)}, weights={"a": -1.0}, count=1)
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixel's values, behind dropout."""
+
+    def __init__(self, channels, outputs):
+        super().__init__()
+        torch.manual_seed(outputs)
+        self.layers = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(16, outputs, 1))
+
+    def forward(self, images):
+        return 4 * self.layers(images)
+
+
+OWN = {
+    "thresholds": partial(thresholds, probabilities=(0.3, 0.5, 0.7)),
+    "class_biases": partial(class_biases, count=5),
+    "tta": turned_views,
+    "logit_noise": partial(logit_noise, count=5),
+    "samples": partial(samples, count=5, smoothness=2.0),
+    "mc_dropout": partial(mc_dropout, count=5),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("outputs", [1, 2, 3, 11])
+@pytest.mark.parametrize("name", [*OWN, "checkpoints", "own_candidates"])
+def test_every_source_works_for_any_number_of_classes_and_for_grey_images(name, outputs, channels):
+    record = record_of(rng(3).integers(0, 256, (18, 25, channels), np.uint8))
+    constants = {"mean": (0.4,), "std": (0.2,)} if channels == 1 else {}
+    network = Network(Linear(channels, outputs), Preparation(Pipeline(**constants), channels))
+    mixed = partial(mixture, sources={key: OWN[key] for key in ("thresholds", "tta", "logit_noise")}, count=6)
+    source = {**OWN, "own_candidates": mixed, "checkpoints": partial(checkpoints, networks={"a": network})}[name]
+    found = with_network(source, network)(record, rng())
+    classes = 2 if outputs == 1 else outputs
+    assert found.masks.dtype == np.uint8
+    assert found.masks.shape[1:] == (18, 25)
+    there = np.unique(found.masks)
+    assert there.max() < classes
+    assert len(there) > classes / 2
+    assert len(distinct(found).masks) > 1 or name == "checkpoints"

@@ -1,15 +1,14 @@
 """Networks: the images they get, the logits they return, and weights from files."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from segdpo.data.preparation import Preparation
 from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.files import DataError
-from segdpo.preferences.network import Network, masks_of, to_image, to_model_input, with_weights
+from segdpo.preferences.network import Network, masks_of, to_image, to_model_input
 
 
 def rng(seed=0):
@@ -32,7 +31,7 @@ class Channels(nn.Module):
 def test_a_network_normalises_pads_and_crops():
     model = Channels().train()
     images = rng().integers(0, 256, (2, 33, 40, 3), dtype=np.uint8)
-    logits = Network(model, multiple=32).predict(images)
+    logits = Network(model).predict(images)
     assert not model.training
     assert not model.norm.training
     assert model.seen.shape == (2, 3, 64, 64)
@@ -92,22 +91,6 @@ def test_masks_of_logits():
     assert masks_of(several).tolist() == [[[1, 2]]]
 
 
-def test_weights_from_a_file(tmp_path):
-    trained, fresh = nn.Conv2d(3, 1, 1), partial(nn.Conv2d, 3, 1, 1)
-    torch.save(trained.state_dict(), tmp_path / "bare.pt")
-    lightning = {"state_dict": {f"network.{name}": value for name, value in trained.state_dict().items()} | {"x": 1}}
-    torch.save(lightning, tmp_path / "lightning.ckpt")
-    for model in (
-        with_weights(fresh(), tmp_path / "bare.pt"),
-        with_weights(fresh(), tmp_path / "lightning.ckpt", prefix="network."),
-    ):
-        torch.testing.assert_close(model.weight, trained.weight)
-    untouched = fresh()
-    assert with_weights(untouched, None) is untouched
-    with pytest.raises(RuntimeError, match="Missing key"):
-        with_weights(fresh(), tmp_path / "lightning.ckpt", prefix="net.")
-
-
 class FirstChannel(nn.Module):
     """Returns the first channel and remembers what it saw."""
 
@@ -127,7 +110,7 @@ def test_a_network_sees_the_view_and_its_logits_come_back_to_the_image():
     # Halving blocks of 2×2 by linear interpolation gives back the blocks.
     image = np.repeat(blocks.repeat(2, 0).repeat(2, 1)[:, :, None], 3, axis=2)
     model, views = FirstChannel(), Pipeline([albumentations.Resize(4, 4)], mean=[0.0], std=[1.0])
-    logits = Network(model, views).predict(image[None])
+    logits = Network(model, Preparation(views)).predict(image[None])
     np.testing.assert_allclose(model.seen[0, 0], blocks / 255, atol=1e-6)
     expected = linear(linear(blocks / 255, 8).T, 8).T
     np.testing.assert_allclose(logits[0, 0], expected, atol=1e-6)
@@ -139,7 +122,7 @@ def test_what_a_view_fills_up_is_cut_off_and_nothing_is_resampled():
         min_height=None, min_width=None, pad_height_divisor=8, pad_width_divisor=8, position="top_left"
     )
     model = FirstChannel()
-    logits = Network(model, Pipeline([padded], mean=[0.0], std=[1.0])).predict(image)
+    logits = Network(model, Preparation(Pipeline([padded], mean=[0.0], std=[1.0]))).predict(image)
     assert model.seen.shape == (2, 3, 8, 8)
     np.testing.assert_allclose(logits[:, 0], image[..., 0] / 255, atol=1e-6)
 
@@ -147,7 +130,7 @@ def test_what_a_view_fills_up_is_cut_off_and_nothing_is_resampled():
 def test_the_network_is_in_eval_mode_and_keeps_no_graph():
     model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Dropout(0.9))
     image = np.full((1, 4, 4, 3), 9, np.uint8)
-    first, second = (Network(model, Pipeline()).predict(image) for _ in range(2))
+    first, second = (Network(model).predict(image) for _ in range(2))
     assert (first == second).all()
     assert not model.training
     assert not torch.from_numpy(first).requires_grad
@@ -156,4 +139,4 @@ def test_the_network_is_in_eval_mode_and_keeps_no_graph():
 def test_views_that_show_a_part_are_refused():
     views = Pipeline([albumentations.CenterCrop(4, 4)])
     with pytest.raises(DataError, match=r"transforms\.eval: .*cuts"):
-        Network(FirstChannel(), views).predict(np.zeros((1, 8, 8, 3), np.uint8))
+        Network(FirstChannel(), Preparation(views)).predict(np.zeros((1, 8, 8, 3), np.uint8))

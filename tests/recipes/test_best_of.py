@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
     summary = run_recipe(config)
     run = open_run(composed(*SHORT, "judge=dice", folder=folder))
     network = evaluated_network(run, train_or_load_reference(run).network)
-    return summary, draw_all(run, network, torch.device("cpu")), folder
+    return summary, draw_all(run, network), folder
 
 
 def test_every_size_is_the_mean_over_subsets(finished):

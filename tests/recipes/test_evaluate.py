@@ -185,20 +185,25 @@ def test_one_image_has_no_interval_but_a_value(run, data, tmp_path):
     assert summary["difference"]["iou"]["n"] == 1
 
 
-def test_native_refuses_views_that_cut(run, tmp_path):
+def test_views_that_cut_are_measured_only_as_they_are(run, tmp_path):
     step = "{_target_: segdpo.data.albumentations.CenterCrop, height: 20, width: 20}"
-    asked = request(run, overrides=[f"transforms.eval.steps.0={step}"], out=tmp_path, native=True)
-    with pytest.raises(DataError, match=r"an eval pipeline that shows the whole image"):
+    asked = request(run, overrides=[f"transforms.eval.steps.0={step}"], out=tmp_path)
+    with pytest.raises(DataError, match=r"shapes-0-\d+: .*the whole image.*measured_at=view"):
         evaluate_weights(asked)
-    assert evaluate_weights(replace(asked, native=False)).summary["calibration"]["policy"]["bins"][-1] <= 6 * 20 * 20
+    report = evaluate_weights(replace(asked, overrides=[*asked.overrides, "measured_at=view"]))
+    assert sum(report.summary["calibration"]["policy"]["bins"]) == 6 * 20 * 20
+    assert report.said == ["as trained: through CenterCrop, measured at that size (measured_at=view)"]
+    with pytest.raises(ValueError, match=r"measured_at to be one of image, view but got 'here'"):
+        evaluate_weights(replace(asked, overrides=["measured_at=here"]))
 
 
 def test_a_broken_network_is_no_network_that_finds_nothing(run, tmp_path):
     segmenter, description = open_segmenter(run)
     with torch.no_grad():
         next(segmenter.parameters()).fill_(float("nan"))
-    save_weights(tmp_path / "broken.safetensors", segmenter, {"config": json.dumps(description)})
-    with pytest.raises(ValueError, match=r"Expected finite logits for image 'shapes-0-0"):
+    config = {**description, "preparation": description["preparation"].stored()}
+    save_weights(tmp_path / "broken.safetensors", segmenter, {"config": json.dumps(config)})
+    with pytest.raises(ValueError, match=r"shapes-0-0.*: Expected finite logits"):
         evaluate_weights(
             request(
                 tmp_path / "broken.safetensors", overrides=["data=shapes", "data.count=4"], split="all", out=tmp_path
@@ -214,7 +219,7 @@ def test_a_broken_network_is_no_network_that_finds_nothing(run, tmp_path):
         ({"overrides": ["loss=dpo"]}, "transforms, .*background.* but got 'loss=dpo'"),
         ({"overrides": ["transforms.size=64"]}, "write transforms=NAME transforms.size=64"),
         ({"overrides": ["data=shapes"], "data": "x.yaml"}, "both"),
-        ({"overrides": ["datamodule.batch_size=0"]}, "datamodule.batch_size to be finite and at least 1 but got 0"),
+        ({"window": 0}, "Expected window to be at least 1 but got 0"),
         ({"device": "abacus"}, "Expected --device to be a device .* such as cpu, but got 'abacus'"),
         ({"metrics": ("components",)}, "say which mask is better but components does not; add iou"),
     ],
@@ -245,7 +250,7 @@ SOURCE = "segdpo.data.Shapes"
         (SOURCE, "os.system", r"config\.yaml: data asks to call 'os\.system'.*--trust os"),
         (SOURCE, "sympy.sympify", r"data asks to call 'sympy\.sympify'"),
         (SOURCE, "segdpo.files.write_atomically", r"data asks to call 'segdpo\.files\.write_atomically"),
-        (SOURCE, "segdpo.preferences.with_weights", r"data asks to call"),
+        (SOURCE, "segdpo.inference.open_network", r"data asks to call"),
         ("segdpo.data.Pipeline", "torch.load", r"transforms\.eval asks to call 'torch\.load'"),
         ("segdpo.data.split_by_fraction", "timm.models.load_state_dict", r"datamodule\.split asks to call"),
         ("size: 32", "size: ${oc.create:{_target_:os.system}}", r"config\.yaml: .*data\.size holds \$"),

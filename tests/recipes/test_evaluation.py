@@ -14,7 +14,7 @@ from segdpo.reports.tables import evaluation_table
 
 METRICS = ("iou", "dice", "hd95", "recall", "components")
 MEASUREMENT = SimpleNamespace(
-    source=SimpleNamespace(classes=("ground", "object")), background=False, native=False, tolerance=2.0
+    source=SimpleNamespace(classes=("ground", "object")), background=False, measured_at="image", tolerance=2.0
 )
 
 

@@ -101,7 +101,7 @@ def run_of(source, tmp_path, *choices):
 def frontier_between(run, *channels):
     classes = len(run.source.classes)
     networks = [Segmenter(Drawing(count, seed), classes) for seed, count in enumerate(channels)]
-    return networks, frontier_of(run, *(evaluated_network(run, one) for one in networks), torch.device("cpu"))
+    return networks, frontier_of(run, *(evaluated_network(run, one) for one in networks))
 
 
 def test_several_classes_and_pixels_outside_the_image(tmp_path):
@@ -121,7 +121,7 @@ def test_several_classes_and_pixels_outside_the_image(tmp_path):
 def test_a_network_against_itself_has_moved_nowhere(tmp_path):
     run = run_of(toys(2), tmp_path)
     network = evaluated_network(run, Segmenter(Drawing(1, 0), 2))
-    found = frontier_of(run, network, network, torch.device("cpu"))
+    found = frontier_of(run, network, network)
     assert found["kl"]["mean"] == 0
     # The same random numbers for both, so differences are the networks' own.
     assert found["reward_sampled"] == found["reference"]["reward_sampled"]

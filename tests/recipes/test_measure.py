@@ -9,8 +9,10 @@ import torch
 from gold_sources import Discs
 from torch import nn
 
+from segdpo.data.preparation import Preparation
 from segdpo.data.transforms import Pipeline, albumentations
-from segdpo.recipes.measure import EvaluatedNetwork, Measurement, measure_network
+from segdpo.preferences.network import Network
+from segdpo.recipes.measure import Measurement, measure_network
 
 
 def test_what_does_not_count_is_nan_and_counted(tmp_path):
@@ -19,7 +21,7 @@ def test_what_does_not_count_is_nan_and_counted(tmp_path):
     nn.init.zeros_(silent.weight)
     nn.init.constant_(silent.bias, -1.0)
     measurement = Measurement(Discs(6, empty=(2, 4)), np.arange(6, dtype=np.uint32), metrics=("iou", "hd95"))
-    measured = measure_network(network(silent), measurement, "cpu", "silent")
+    measured = measure_network(network(silent), measurement, "silent")
     assert np.isnan(measured.values["iou"]).tolist() == [False, False, True, False, True, False]
     assert np.nanmax(measured.values["iou"]) == 0
     # The image's diagonal, never left out and never 0.
@@ -27,7 +29,7 @@ def test_what_does_not_count_is_nan_and_counted(tmp_path):
 
 
 def network(module, *steps):
-    return EvaluatedNetwork(module, Pipeline(list(steps)), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return Network(module, Preparation(Pipeline(list(steps))))
 
 
 @pytest.fixture
@@ -36,23 +38,23 @@ def convolution():
     return nn.Conv2d(3, 1, 7, padding=3)
 
 
-def test_native_of_filled_up_views_is_as_without(convolution):
+def test_at_the_images_size_filled_up_views_measure_as_they_are(convolution):
     padded = albumentations.PadIfNeeded(None, None, 32, 32, position="center")
     measurement = Measurement(Discs(5, sizes=((30, 41), (50, 32))), np.arange(5, dtype=np.uint32))
     plain, native = (
-        measure_network(network(convolution, padded), replace(measurement, native=native), "cpu", "")
-        for native in (False, True)
+        measure_network(network(convolution, padded), replace(measurement, measured_at=at), "")
+        for at in ("view", "image")
     )
     for metric in ("iou", "dice", "precision", "recall"):
         assert native.values[metric].tolist() == plain.values[metric].tolist()
 
 
-def test_native_of_resized_views_is_measured_at_the_images_size(convolution):
+def test_resized_views_are_measured_at_the_images_size(convolution):
     """Logits taken back to the image's size by OpenCV, and IoU by NumPy."""
     source = Discs(4, sizes=((70, 41), (50, 90)))
     resized = albumentations.Resize(32, 40)
-    measurement = Measurement(source, np.arange(4, dtype=np.uint32), native=True)
-    measured = measure_network(network(convolution, resized), measurement, "cpu", "")
+    measurement = Measurement(source, np.arange(4, dtype=np.uint32))
+    measured = measure_network(network(convolution, resized), measurement, "")
     for number in range(4):
         record = source[number]
         view = Pipeline([resized])(record.image, record.gold[None], np.random.default_rng(0))
@@ -67,7 +69,7 @@ def test_native_of_resized_views_is_measured_at_the_images_size(convolution):
 def test_what_a_network_says_of_an_image_does_not_depend_on_its_neighbours(convolution):
     source = Discs(4, sizes=((40, 40), (64, 30)))
     four, one = (
-        measure_network(network(convolution), Measurement(source, np.array(numbers, np.uint32)), "cpu", "")
+        measure_network(network(convolution), Measurement(source, np.array(numbers, np.uint32)), "")
         for numbers in ([0, 1, 2, 3], [2])
     )
     assert four.values["iou"][2] == one.values["iou"][0]

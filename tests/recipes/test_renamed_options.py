@@ -41,12 +41,18 @@ WORDS = {
     "table=shapes": "experiment/table=shapes",
     "callbacks=[progress,last,how_to_go_on]": "callbacks=[progress,last,resume_hint]",
     "callbacks.how_to_go_on=null": "callbacks.resume_hint=null",
-    "pairs.predict.model.path=a.pt": "predictor.model.path=a.pt",
-    "pairs.sources.tta.predict.model.path=a.pt": "predictor.model.path=a.pt",
+    "pairs.predict.model.path=a.pt": "model.weights=a.pt",
+    "pairs.sources.tta.predict.model.path=a.pt": "model.weights=a.pt",
     "pairs.predict.device=cuda": "device=cuda",
     "pairs.device=cuda": "device=cuda",
-    "pairs.predicts.early.model.path=a.pt": "candidates.networks.early.model.path=a.pt",
-    "selection.acquisition.predict.model.path=a.pt": "predictor.model.path=a.pt",
+    "pairs.predicts.early.model.path=a.pt": "candidates.weights.early=a.pt",
+    "selection.acquisition.predict.model.path=a.pt": "model.weights=a.pt",
+    "predictor.model.path=outputs/mine": "model.weights=outputs/mine",
+    "predictor.device=cuda": "device=cuda",
+    "predictor=unet": "model@model.network=unet",
+    "predictor=fpn_dropout": "model@model.network=fpn",
+    "predictor.model.model.encoder_name=resnet34": "model.network.encoder_name=resnet34",
+    "candidates.networks.late.model.path=a.ckpt": "candidates.weights.late=a.ckpt",
     "pairs@data.mask_source=corruptions": "candidates@data.candidates=corruptions",
     "rule@data.rule=all_pairs": "questions@data.questions=all_pairs",
     "data.rule.min_gap=.1": "data.questions.min_gap=.1",
@@ -78,7 +84,16 @@ def test_answers_of_the_data_leave_no_other_questions():
         current_words(["-m", "pairs=given,tta"])
 
 
-@pytest.mark.parametrize("word", ["ranking=true", "+ranking=false"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "ranking=true",
+        "+ranking=false",
+        "predictor.model.prefix=network.",
+        "pairs.predict.model.prefix=network.",
+        "predictor.model.model.classes=4",
+    ],
+)
 def test_an_option_without_effect_is_left_out(word, caplog):
     assert current_words([word, "out=a"]) == ["out=a"]
     assert word in caplog.text

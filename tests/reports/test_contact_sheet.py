@@ -4,12 +4,10 @@ import io
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 from PIL import Image as Pillow
 from toy_records import Listed, record
 
 from segdpo.data.checking import Finding, check_source
-from segdpo.data.pictures import COLOURS, class_colours, overlay, shrink
 from segdpo.data.record import Pair
 from segdpo.reports import ContactSheet
 
@@ -79,32 +77,3 @@ def test_faulty_records_are_shown_beside_the_evenly_spread_ones():
     names = re.findall(r"<h3>(\d+) ", sheet.html("t", check_source(Listed([]))))
     # Every fifth, and faulty ones while there are fewer than twice as many as asked for.
     assert names == ["0", "3", "4", "5"]
-
-
-def test_colours_by_hand():
-    image = np.full((6, 6, 3), 100, np.uint8)
-    mask = np.zeros((6, 6), np.uint8)
-    mask[:, 3:] = 1
-    shown = overlay(image, mask, CLASSES)
-    assert (shown[:, :3] == 100).all()
-    assert (shown[:, 3] == COLOURS[0]).all()
-    assert (shown[:, 4:] == np.float32([0.6 * 100 + 0.4 * part for part in COLOURS[0]]).astype(np.uint8)).all()
-    # A class 0 that is a thing has a colour too.
-    assert (overlay(image, mask * 0, ("sky", "road"))[0, 0] == np.uint8([152, 123, 60])).all()
-
-
-def test_ignored_pixels_are_striped():
-    shown = overlay(np.zeros((6, 6, 3), np.uint8), np.full((6, 6), 255, np.uint8), CLASSES)
-    assert {tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()} == {(0, 0, 0), (112, 112, 112)}
-
-
-def test_every_class_has_its_colour():
-    assert len(np.unique(class_colours(40), axis=0)) == 40
-
-
-def test_pictures_are_small_and_keep_their_shape():
-    image, mask = shrink(np.zeros((400, 100, 1), np.uint8), np.full((400, 100), 7, np.uint8), 160)
-    assert image.shape == (160, 40, 3)
-    assert mask.shape == (160, 40)
-    assert (mask == 7).all()
-    assert shrink(np.zeros((5, 9, 4), np.uint8), None, 160)[0].shape == (5, 9, 3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image as Pillow
-from trained import description
+from trained import description, preparation_of
 
 from segdpo import cli
 from segdpo.models import Segmenter, save_weights
@@ -32,18 +32,25 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     convolution = {"_target_": "torch.nn.Conv2d", "_partial_": True, "in_channels": 3, "kernel_size": 3, "padding": 1}
     described = description()
     described["model"] |= {"network_factory": convolution, "classes_argument": "out_channels"}
+    described["preparation"] = preparation_of(("Resize", {"height": 32, "width": 32}))
     network = Segmenter(torch.nn.Conv2d(3, 1, 3, padding=1), 2, multiple=4)
     save_weights("outputs/mine/policy.safetensors", network, {"config": json.dumps(described)})
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
     ran = commands("deploy.md")
-    assert len(ran) == 5
+    assert len(ran) == 7
     for _, script, *words in ran:
         assert cli.main([Path(script).stem, *words]) == 0, words
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
-    python, onnx = blocks("deploy.md", "python")
+    python, onnx_masks, program_masks, onnx = blocks("deploy.md", "python")
     exec(python, {})
     names = {}
+    exec(onnx_masks, names)
+    assert names["mask"].shape == (40, 50)
+    predicted = Pillow.open("predictions/masks/one.png")
+    np.testing.assert_array_equal(names["mask"], predicted)
+    exec(program_masks, names)
+    np.testing.assert_array_equal(names["mask"], predicted)
     exec(onnx, names)
     assert names["mask"].shape == (1, 256, 320)
 

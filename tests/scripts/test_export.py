@@ -6,9 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from trained import MEAN, save_run
+from PIL import Image as Pillow
+from trained import MEAN, preparation_of, save_run
 
 from segdpo import cli
+from segdpo.data import read_preparation
 from segdpo.inference import formats
 
 NAMES = ("background", "cell", "nucleus")
@@ -70,10 +72,54 @@ def test_the_files_say_how_to_use_them(run, tmp_path):
     call(folder, tmp_path / "n.onnx", "--height", 8, "--width", 8)
     notes = onnxruntime.InferenceSession(tmp_path / "n.onnx").get_modelmeta().custom_metadata_map
     assert (json.loads(notes["classes"]), json.loads(notes["mean"])) == (list(NAMES), MEAN)
+    stored = json.loads(notes["preparation"])
+    assert stored["views"]["mean"] == MEAN
+    assert read_preparation(stored, tmp_path / "n.onnx").stored() == stored
     call(folder, tmp_path / "n.pt2", "--height", 8, "--width", 8, "--format", "torch_export")
-    extra = {"classes": "", "mean": ""}
+    extra = {"classes": "", "mean": "", "preparation": ""}
     torch.export.load(tmp_path / "n.pt2", extra_files=extra)
     assert (json.loads(extra["classes"]), json.loads(extra["mean"])) == (list(NAMES), MEAN)
+    assert json.loads(extra["preparation"]) == stored
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, (height, width) in enumerate(((40, 50), (33, 90), (20, 30))):
+        coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3), np.uint8)
+        Pillow.fromarray(coarse).resize((width, height), Pillow.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+def masks_of(path):
+    """Return a function from one image to its mask, by the library that the file is for."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        return lambda image: session.run(["mask"], {"image": image[None]})[0][0]
+    module = torch.export.load(path).module()
+    return lambda image: module(torch.from_numpy(image[None]))[0].numpy()
+
+
+@pytest.mark.parametrize(("form", "name"), [("onnx", "n.onnx"), ("torch_export", "n.pt2")])
+def test_a_file_with_the_preparation_gives_the_masks_of_predict(tmp_path, photos, capsys, form, name):
+    stored = preparation_of(("Resize", {"height": 24, "width": 32}), window=64)
+    save_run(tmp_path / "run", NAMES, preparation=stored)
+    words = ("--with-preparation", "--dynamic", "--format", form, "--height", 40, "--width", 50)
+    assert call(tmp_path / "run", tmp_path / name, *words) == 0
+    said = capsys.readouterr()
+    assert [line.split("%")[0] for line in said.out.splitlines()[:2]] == [
+        "1 × 3 × 40 × 50: 0.0000",
+        "3 × 3 × 77 × 33: 0.0000",
+    ]
+    assert "the file sees images whole, predict in windows of 64" in said.err
+    assert cli.predict([*map(str, (tmp_path / "run", photos, "--out", tmp_path / "out")), "--trust", "trained"]) == 0
+    mask_of = masks_of(tmp_path / name)
+    for number in range(3):
+        image, predicted = (
+            np.array(Pillow.open(folder / f"{number}.png")) for folder in (photos, tmp_path / "out" / "masks")
+        )
+        assert len(np.unique(predicted)) > 1
+        assert (mask_of(image) != predicted).mean() <= 1e-3
 
 
 @pytest.mark.parametrize("wrong", [1.0, float("nan")])
@@ -83,7 +129,7 @@ def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monke
     opened = formats.open_export
     monkeypatch.setattr(formats, "open_export", lambda content: lambda image: opened(content)(image) + wrong)
     assert call(folder, tmp_path / "n.pt2", "--height", 8, "--width", 8, "--format", "torch_export") == 1
-    assert "they differ by " in capsys.readouterr().err
+    assert f"largest difference {wrong:g}, largest logit" in capsys.readouterr().err
     assert (tmp_path / "n.pt2").read_bytes() == b"the old one"
     assert len(list(tmp_path.iterdir())) == 1
 

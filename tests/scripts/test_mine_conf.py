@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import sys
@@ -8,10 +9,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from rich.console import Console
 
 from segdpo.data.shapes import Shapes
+from segdpo.models.weights import save_weights
 from segdpo.preferences.mining import Mining, mine_record
 from segdpo.preferences.network import asks_network, with_network
+from segdpo.recipes.mine import network_to_ask
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -24,8 +28,7 @@ YAMLS = [
 ]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
-    "checkpoints": ["candidates.networks.early.model.path=null", "candidates.networks.late.model.path=null"],
-    "mc_dropout": ["predictor=fpn_dropout"],
+    "checkpoints": ["candidates.weights.early=WEIGHTS", "candidates.weights.late=WEIGHTS"],
     ("candidates", "function"): ["candidates.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
     ("judge", "reward_model"): ["judge.model._target_=tests_of_mine_conf.Brightness", "judge.model.path=null"],
@@ -56,18 +59,29 @@ def _importable(monkeypatch):
     monkeypatch.setitem(sys.modules, "tests_of_mine_conf", sys.modules[__name__])
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A small FPN, which has dropout, as train.py writes it."""
+    torch.manual_seed(0)
+    model = {"_target_": "segdpo.models.smp_model", "architecture": "fpn", "encoder_name": "resnet18", "classes": 2}
+    network = instantiate(model)
+    description = {"model": model, "classes": ["background", "object"], "mean": [0.5], "std": [0.25]}
+    path = tmp_path_factory.mktemp("weights") / "fpn.safetensors"
+    save_weights(path, network, {"config": json.dumps(description)})
+    return path
+
+
 def composed(*overrides):
     with initialize_config_dir(str(CONF), version_base=None):
         return compose("mine", list(overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), YAMLS)
-def test_every_yaml_works(group, name):
-    needed = NEEDED.get((group, name), NEEDED.get(name, []))
-    torch.manual_seed(0)  # the networks are untrained
-    config = composed(f"{group}={name}", "data.count=3", "predictor.model.path=null", *needed)
+def test_every_yaml_works(group, name, weights):
+    needed = [one.replace("WEIGHTS", str(weights)) for one in NEEDED.get((group, name), NEEDED.get(name, []))]
+    config = composed(f"{group}={name}", "data.count=3", f"model.weights={weights}", *needed)
     candidates, selection = instantiate(config.candidates), instantiate(config.selection)
-    network = instantiate(config.predictor)
+    network = network_to_ask(config, Shapes(3), Console(quiet=True))
     assert asks_network(candidates) == (name in ASKS_NETWORK)
     assert asks_network(selection) == (name == "entropy")
     mining = Mining(with_network(candidates, network), instantiate(config.judge), instantiate(config.questions))
@@ -85,8 +99,7 @@ def test_every_yaml_works(group, name):
 
 @pytest.mark.parametrize(
     "path",
-    [CONF / "mine.yaml", *sorted((CONF / "predictor").glob("*.yaml"))]
-    + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
+    [CONF / "mine.yaml"] + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
     ids=lambda path: path.stem,
 )
 def test_the_command_in_each_yaml_composes(path):

@@ -53,8 +53,10 @@ def test_an_option_of_another_form_is_refused(tmp_path, call):
 def test_what_is_no_data_set_is_named(tmp_path, call):
     status, _, err = call(pack, tmp_path / "nowhere", tmp_path / "x.pack")
     assert status == 1
-    assert err.startswith(f"error {tmp_path / 'nowhere'}: Expected a pack")
-    assert call(pack, tmp_path, tmp_path / "x.pack", "a=1")[2].startswith("error Expected options with")
+    assert err.startswith(f"error {tmp_path / 'nowhere'}: Expected a folder of images, a pack")
+    assert "data=plain (classes, " in call(pack, tmp_path, tmp_path / "x.pack", "a=1")[2]
+    root = folder(tmp_path, DATA)
+    assert call(pack, root, tmp_path / "x.pack", "a=1")[2].startswith("error Expected options with")
 
 
 def test_a_check_that_finds_nothing(tmp_path, call):

@@ -1,10 +1,12 @@
 """COCO files: any are read; those that segdpo writes hold all masks and preferences too."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as rle
@@ -12,17 +14,16 @@ from pycocotools import mask as rle
 from segdpo.checks import IGNORE
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
-from segdpo.data.images import ImageFile, decode_image, encode_image
+from segdpo.data.formats.regions import paint, region_code
+from segdpo.data.images import ImageFile, ValueRange, check_value_range, decode_image, eight_bit_file, encode_image
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
 from segdpo.masks import Mask
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
-# How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
-MAX_OUTLINE = 2**22
-# How many bits a run of a compressed code may have.
-MAX_RUN_BITS = 40
 
 
 class CocoDataset:
@@ -35,7 +36,10 @@ class CocoDataset:
         annotations: the .json file.
         images: the folder of the images; None: images/ beside the file.
         crowd: "ignore" makes iscrowd regions 255, "class" their class.
+        unannotated: what an image without annotations is, in a file of another program: "background" everywhere, or
+            without gold ("no_gold"). None: background, and a warning says how many there are.
         channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+        value_range: (low, high) of 16-bit and float images, which become 0 and 255; see `decode_image`.
     """
 
     def __init__(
@@ -44,12 +48,17 @@ class CocoDataset:
         images: str | Path | None = None,
         crowd: Literal["ignore", "class"] = "ignore",
         channels: int | None = 3,
+        value_range: ValueRange | None = None,
+        unannotated: Literal["background", "no_gold"] | None = None,
     ):
         self.path, self.channels = Path(annotations), channels
+        self.value_range = None if value_range is None else check_value_range(value_range)
         if crowd not in ("ignore", "class"):
             raise DataError(f"Expected crowd 'ignore' or 'class' but got {crowd!r}.", "class")
         self.images = self.path.parent / "images" if images is None else Path(images)
-        self._crowd = crowd
+        if unannotated not in (None, "background", "no_gold"):
+            raise DataError(f"Expected unannotated 'background' or 'no_gold' but got {unannotated!r}.", "class")
+        self._crowd, self._unannotated = crowd, unannotated
         try:
             self._read(parse_object(read_file(self.path, MAX_TEXT_BYTES), str(self.path)))
         except DataError:
@@ -62,7 +71,8 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Record:
         entry, values = self._entries[index], self._images[index]
-        image = decode_image(self.image_file(index).data, str(self._image_path(index)), self.channels)
+        path = self._image_path(index)
+        image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         size = (values["height"], values["width"])
         where = f"{self.path}, image {entry.id!r}: "
         if image.shape[:2] != size:
@@ -88,12 +98,11 @@ class CocoDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the file says of a record, without opening its image."""
         entry = self._entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking), bool(entry.gold))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(index)
-        return ImageFile(path.suffix, read_file(path))
+        """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
+        return eight_bit_file(self._image_path(index), self.value_range)
 
     def _image_path(self, index: int) -> Path:
         entry = self._entries[index]
@@ -116,6 +125,21 @@ class CocoDataset:
                     "manifest",
                 )
             self._regions.setdefault((number, region.get("mask")), []).append(region)
+        if not ours:
+            self._set_unannotated()
+
+    def _set_unannotated(self) -> None:
+        bare = {place for place, image in enumerate(self._images) if (image["id"], None) not in self._regions}
+        if self._unannotated == "no_gold":
+            self._entries = [replace(entry, gold=place not in bare) for place, entry in enumerate(self._entries)]
+        elif bare and self._unannotated is None:
+            log.warning(
+                "%s: %d of %d images have no annotation and count as background everywhere; if they are not annotated "
+                "yet, set data.unannotated=no_gold, and if they are, data.unannotated=background.",
+                self.path,
+                len(bare),
+                len(self._images),
+            )
 
     def _check_images(self) -> None:
         for what, names in (("id", [e.id for e in self._entries]), ("number", [image["id"] for image in self._images])):
@@ -133,14 +157,12 @@ class CocoDataset:
                 )
 
     def _paint(self, regions: list[dict[str, Any]], size: tuple[int, int], where: str) -> Mask:
-        mask = np.zeros(size, np.uint8)
-        # Codes are short; all regions of an image decoded at once need not fit into memory.
-        codes = [(_region_code(region.get("segmentation"), size, where), region) for region in regions]
-        # What lies on top of something else is smaller than it; the order of the file breaks ties.
-        for code, region in sorted(codes, key=lambda item: -int(rle.area(item[0]))):
-            ignored = region.get("iscrowd") and self._crowd == "ignore"
-            mask[_decode(code)] = IGNORE if ignored else self._class_of[region["category_id"]]
-        return mask
+        codes = [region_code(region.get("segmentation"), size, where) for region in regions]
+        return paint(zip(codes, map(self._value, regions), strict=True), size)
+
+    def _value(self, region: dict[str, Any]) -> int:
+        ignored = region.get("iscrowd") and self._crowd == "ignore"
+        return IGNORE if ignored else self._class_of[region["category_id"]]
 
 
 def write_coco(
@@ -189,89 +211,6 @@ def encode_coco_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
             }
         )
     return annotations
-
-
-def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """Return bool [H, W] of a segmentation: polygons, or a run-length code, compressed or not."""
-    return _decode(_region_code(segmentation, size, where))
-
-
-def _region_code(segmentation: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
-    """Return the run-length code of a segmentation, checked: pycocotools crashes on a wrong one."""
-    height, width = size
-    try:
-        if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
-            raise DataError(
-                f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.",
-                "size",
-            )
-        if isinstance(segmentation, list):
-            return cast(dict[str, Any], rle.merge(rle.frPyObjects(_polygons(segmentation, size), height, width)))
-        if isinstance(segmentation["counts"], list):
-            counted = _counted(segmentation, height * width)
-            return cast(dict[str, Any], rle.frPyObjects(counted, height, width))
-        return {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
-    except DataError:
-        raise
-    except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
-
-
-def _decode(code: dict[str, Any]) -> np.ndarray:
-    return np.asarray(rle.decode(code), bool)
-
-
-def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:
-    polygons = [[float(number) for number in polygon] for polygon in segmentation]
-    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a polygon needs x and y of at least three points")
-    edge = (size[1], size[0])
-    outline = 0.0
-    for polygon in polygons:
-        points = np.array(polygon).reshape(-1, 2)
-        # NaN is not inside, either. Outlines may leave their image a little, at its border.
-        if not ((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all():
-            raise ValueError(f"a polygon's point lies far outside of the image: {_farthest(points, edge)}")
-        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) + len(points)
-    if outline > MAX_OUTLINE:
-        raise ValueError(f"its polygons are {outline:.0f} pixels long, more than {MAX_OUTLINE}")
-    return polygons
-
-
-def _farthest(points: np.ndarray, edge: tuple[int, int]) -> list[float]:
-    outside = ~((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all(axis=1)
-    return [float(number) for number in points[np.argmax(outside)]]
-
-
-def _counted(segmentation: dict[str, Any], pixels: int) -> dict[str, Any]:
-    counts = [int(count) for count in segmentation["counts"]]
-    if sum(counts) != pixels or min(counts) < 0:
-        raise ValueError(f"its runs cover {sum(counts)} of {pixels} pixels")
-    return {"size": segmentation["size"], "counts": counts}
-
-
-def _code(text: Any, pixels: int) -> bytes:
-    """Return a compressed code whose runs cover the mask: pycocotools writes past its array otherwise."""
-    data = text.encode("ascii")
-    runs: list[int] = []
-    value = shift = 0
-    for byte in data:
-        part = byte - 48
-        if not 0 <= part < 64:
-            raise ValueError(f"the character {chr(byte)!r} is not part of a code")
-        value |= (part & 0x1F) << shift
-        shift += 5
-        if shift > MAX_RUN_BITS:
-            raise ValueError("a run is longer than any image")
-        if not part & 0x20:
-            if part & 0x10:
-                value -= 1 << shift
-            # From the fourth run on, a code holds the difference to the run before the last.
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or sum(runs) != pixels or min(runs, default=0) < 0:
-        raise ValueError(f"its runs cover {sum(runs)} of {pixels} pixels")
-    return bytes(data)
 
 
 def _own_classes(ours: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:

@@ -11,10 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from segdpo.data.formats.manifest import Entry, NamedPair, check_entry, format_csv, format_jsonl, parse_csv, parse_jsonl
-from segdpo.data.images import ImageFile, decode_image, decode_mask, encode_image, encode_mask
-from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_mask, check_record
+from segdpo.data.images import (
+    ImageFile,
+    ValueRange,
+    check_value_range,
+    decode_image,
+    eight_bit_file,
+    encode_image,
+    encode_mask,
+)
+from segdpo.data.mask_files import MaskFormat, decode_mask
+from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, raise_all, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, exists, path_inside, raise_all, read_file
 from segdpo.masks import Mask, Masks
 
 VERSION = 1
@@ -32,10 +41,12 @@ class FolderDataset:
     Args:
         root: the folder, written by `write_folder` or by hand.
         channels: 3 repeats the channel of grey images to RGB, 1 converts to grey, None leaves images as stored.
+        value_range: (low, high) of 16-bit and float images, which become 0 and 255; see `decode_image`.
     """
 
-    def __init__(self, root: str | Path, channels: int | None = 3):
+    def __init__(self, root: str | Path, channels: int | None = 3, value_range: ValueRange | None = None):
         self.root, self.channels = Path(root), channels
+        self.value_range = None if value_range is None else check_value_range(value_range)
         self.classes, entries = _read_description(self.root)
         found = _masks_found(self.root) if any(entry.masks is None for entry in entries) else {}
         self.entries = tuple(entries)
@@ -50,7 +61,8 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Record:
         entry, names = self.entries[index], self.mask_names[index]
         number = {name: k for k, name in enumerate(names)}
-        image = decode_image(self.image_file(index).data, f"{self.root / self._image_path(entry)}", self.channels)
+        path = self.root / self._image_path(entry)
+        image = decode_image(read_file(path), str(path), self.channels, self.value_range)
         masks, gold = self._read_masks(entry, names, image)
         return Record(
             id=entry.id,
@@ -68,20 +80,25 @@ class FolderDataset:
     def describe(self, index: int) -> RecordInfo:
         """Return what the manifest says of a record, without opening its image."""
         entry = self.entries[index]
-        return RecordInfo(entry.id, entry.group, entry.split, len(entry.pairs), len(entry.ranking))
+        pairs, ranking = len(entry.pairs), len(entry.ranking)
+        return RecordInfo(entry.id, entry.group, entry.split, pairs, ranking, self._has_gold(entry))
 
     def image_file(self, index: int) -> ImageFile:
-        """Return the image's file as it lies on disk."""
-        path = self._image_path(self.entries[index])
-        return ImageFile(path.suffix, read_file(self.root / path))
+        """Return the image's file as it lies on disk; of 16-bit and float images, a PNG by the value range."""
+        return eight_bit_file(self.root / self._image_path(self.entries[index]), self.value_range)
 
     def _read_masks(self, entry: Entry, names: tuple[str, ...], image: Image) -> tuple[Masks, Mask | None]:
         paths = [self.root / "masks" / name / f"{entry.id}.png" for name in names]
-        gold = self.root / "gold" / f"{entry.id}.png"
-        has_gold = exists(gold) if entry.gold is None else entry.gold
-        files: list[tuple[Path, dict[int, int]]] = [(path, {}) for path in paths + [gold] * has_gold]
+        gold, has_gold = self._gold_path(entry), self._has_gold(entry)
+        files = [(path, MaskFormat()) for path in paths + [gold] * has_gold]
         masks = read_masks(files, image, self.classes)
         return masks[: len(names)], masks[-1] if has_gold else None
+
+    def _has_gold(self, entry: Entry) -> bool:
+        return exists(self._gold_path(entry)) if entry.gold is None else entry.gold
+
+    def _gold_path(self, entry: Entry) -> Path:
+        return self.root / "gold" / f"{entry.id}.png"
 
     def _image_path(self, entry: Entry) -> Path:
         return Path("images", entry.id + entry.suffix)
@@ -93,6 +110,14 @@ class FolderDataset:
             message = f"id {entry.id!r}: Expected preferences between {list(names)} but got {', '.join(unknown)}"
             return DataError(f"{self.root}: {message}; add masks/{unknown[0]}/{entry.id}.png.", "preference")
         return None
+
+
+def is_our_folder(root: Path) -> bool:
+    """Return whether there is a dataset.json of ours, and not one of nnU-Net."""
+    path = root / DESCRIPTION
+    if not exists(path) or any(exists(root / f"manifest.{suffix}") for suffix in PARSERS):
+        return exists(path)
+    return "labels" not in parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
 
 
 def write_folder(
@@ -150,37 +175,24 @@ def entry_of(record: Record, suffix: str) -> Entry:
     )
 
 
-def read_masks(files: Sequence[tuple[Path, dict[int, int]]], image: Image, classes: tuple[str, ...]) -> Masks:
+def read_masks(files: Sequence[tuple[Path, MaskFormat]], image: Image, classes: tuple[str, ...]) -> Masks:
     """Return the masks of an image as uint8 [K, H, W]; everything that is wrong with them comes as one error.
 
     Args:
-        files: the file of each mask, and which class ids its values stand for (others are class ids).
+        files: the file of each mask, and how it becomes class ids.
         image: the masks' image; they must have its size.
         classes: names of the classes; each pixel must be below their number, or 255.
     """
-    size = image.shape[:2]
-    masks: Masks = np.zeros((len(files), *size), dtype=np.uint8)
+    height, width = image.shape[:2]
+    masks: Masks = np.zeros((len(files), height, width), dtype=np.uint8)
     errors = []
-    for k, (path, values) in enumerate(files):
+    for k, (path, mask_format) in enumerate(files):
         try:
-            mask = decode_mask(read_file(path), str(path))
-            if values:
-                table = np.arange(256, dtype=np.uint8)
-                table[list(values)] = list(values.values())
-                mask = table[mask]
-            masks[k] = check_mask(mask, size, classes, f"{path}: ")
+            masks[k] = decode_mask(read_file(path), str(path), mask_format, (height, width), classes)
         except DataError as error:
             errors.append(error)
     raise_all(errors)
     return masks
-
-
-def decode_text(data: bytes, name: str) -> str:
-    """Return UTF-8 text."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:

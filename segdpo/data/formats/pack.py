@@ -1,7 +1,7 @@
 """A data set as a pack, made for training: one read and two decodings a record, however many masks it has.
 
     pack.json          version, classes, records a shard, how images are stored
-    records.arrow      where each record is, its checksum, id, group, split and number of pairs
+    records.arrow      where each record is, its checksum, id, group, split, number of pairs and whether it has gold
     shard-00000.bin …  the records (pack_files.py, pack_records.py)
 
 Each record has a checksum: damage gives an error or the right record, never a wrong one.
@@ -70,7 +70,9 @@ class PackDataset:
         cells = (self._records.column(name)[row].as_py() for name in ("id", "group", "split", "pairs", "ranking"))
         name, group, split, pairs, ranking = cells
         where = f"{self.path / RECORDS}, record {index}: "
-        return RecordInfo(check_id(name, where), group, check_split(split, where), pairs, ranking)
+        # Tables of the first version do not say it.
+        gold = bool(self._records.column("gold")[row].as_py()) if "gold" in self._records.schema.names else None
+        return RecordInfo(check_id(name, where), group, check_split(split, where), pairs, ranking, gold)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it was packed, or a PNG of its pixels."""

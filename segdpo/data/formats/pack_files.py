@@ -27,6 +27,7 @@ from segdpo.data.formats.pack_records import check_header, compress, decompress,
 from segdpo.files import DataError, exists, open_file, write_atomically
 
 VERSION = 1
+TABLE_VERSION = 2
 HEAD = struct.Struct("<8sI")
 TAIL = struct.Struct("<QII8s")
 MAGIC, END = b"SEGDPOSH", b"SEGDPOND"
@@ -40,12 +41,15 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("pairs", pa.uint32()),
         ("ranking", pa.uint32()),
+        ("gold", pa.uint8()),
         ("shard", pa.uint32()),
         ("offset", pa.uint64()),
         ("length", pa.uint32()),
         ("crc", pa.uint32()),
     ]
 )
+# Version 1 of the table does not say which records have gold.
+SCHEMAS = {"1": SCHEMA.remove(SCHEMA.get_field_index("gold")), str(TABLE_VERSION): SCHEMA}
 ARROW_MAGIC = b"ARROW1\0\0"
 
 
@@ -137,8 +141,9 @@ class RecordTable:
         for place in places:
             header = place.header
             texts = (header["id"], header["group"], header["split"])
-            numbers = (len(header["pairs"]), len(header["ranking"]), shard, place.offset, place.length, place.crc)
-            for column, cell in zip(self._columns, (*texts, *numbers), strict=True):
+            known = (len(header["pairs"]), len(header["ranking"]), header["gold"])
+            numbers = (shard, place.offset, place.length, place.crc)
+            for column, cell in zip(self._columns, (*texts, *known, *numbers), strict=True):
                 column.append(cell)
 
     def write(self, pack: Path) -> None:
@@ -153,7 +158,7 @@ class RecordTable:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as one record batch, with a version and a checksum of its columns in the schema's metadata."""
     batch = (table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)])[0]
-    marked = batch.replace_schema_metadata({"version": str(VERSION), "checksum": _checksum(batch)})
+    marked = batch.replace_schema_metadata({"version": str(TABLE_VERSION), "checksum": _checksum(batch)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, marked.schema) as writer:
         writer.write_batch(marked)
@@ -168,14 +173,16 @@ def open_table(path: Path) -> pa.RecordBatch:
     open_file(path).close()
     try:
         with pa.memory_map(str(path)) as source:
-            batch, found = _read_batch(source)
+            batch, checksum = _read_batch(source)
         batch.validate(full=True)
         filled = not any(column.null_count for column in batch.columns)
-        whole = filled and found.get(b"checksum", b"").decode() == _checksum(batch)
+        whole = filled and checksum == _checksum(batch)
+    except _OtherVersionError as error:
+        raise DataError(
+            f"{path}: Expected version 1 to {TABLE_VERSION} but got {error}; {TABLE_FIX}", "version"
+        ) from None
     except (pa.ArrowException, OSError, ValueError, IndexError, EOFError, TypeError, struct.error) as error:
         raise DataError(f"{path}: the table is damaged ({error}); {TABLE_FIX}", "damaged") from None
-    if found.get(b"version") not in (None, str(VERSION).encode()):
-        raise DataError(f"{path}: Expected version {VERSION} but got {found[b'version']!r}; {TABLE_FIX}", "version")
     if not whole:
         raise DataError(f"{path}: the table is damaged (checksum or columns differ); {TABLE_FIX}", "damaged")
     return batch
@@ -210,21 +217,28 @@ def _open(path: Path) -> BinaryIO:
     return file
 
 
-def _read_batch(source: pa.NativeFile) -> tuple[pa.RecordBatch, dict[bytes, bytes]]:
-    """Return the first record batch and the metadata of the schema.
+class _OtherVersionError(Exception):
+    """The table is of a version that this program does not know; its text is that version."""
 
-    The schema of the file is not given to pyarrow, which crashes on damaged ones: the columns are known. What is
-    compressed is refused before it is expanded.
+
+def _read_batch(source: pa.NativeFile) -> tuple[pa.RecordBatch, str]:
+    """Return the first record batch and the checksum in the metadata of the schema.
+
+    The schema of the file is not given to pyarrow, which crashes on damaged ones: the columns of each version are
+    known. What is compressed is refused before it is expanded.
     """
     if source.read(len(ARROW_MAGIC)) != ARROW_MAGIC:
         raise ValueError("it is no Arrow file")
     found = _metadata_of(pa.ipc.read_message(source).metadata.to_pybytes())
+    version = found.get(b"version", b"1").decode()
+    if version not in SCHEMAS:
+        raise _OtherVersionError(repr(version))
     message = pa.ipc.read_message(source)
     if message.type != "record batch":
         raise ValueError(f"Expected a record batch but got a {message.type}")
     if _is_compressed(message.metadata.to_pybytes()):
         raise ValueError("Expected a table without compression")
-    return pa.ipc.read_record_batch(message, SCHEMA), found
+    return pa.ipc.read_record_batch(message, SCHEMAS[version]), found.get(b"checksum", b"").decode()
 
 
 def _metadata_of(message: bytes) -> dict[bytes, bytes]:

@@ -22,7 +22,8 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from PIL import Image as Pillow
 
-from segdpo.data.images import MAX_PIXELS, SUFFIXES, ImageFile, decode_image, encode_image
+from segdpo.data.images import SUFFIXES, ImageFile, decode_image, encode_image
+from segdpo.data.pixels import MAX_PIXELS
 from segdpo.data.record import SPLITS, Image, Pair, Record, check_id, check_mask_name, is_text
 from segdpo.files import DataError
 

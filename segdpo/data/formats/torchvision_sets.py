@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
-from segdpo.data.formats.folder import decode_text
-from segdpo.data.images import ImageFile, decode_image, decode_mask
+from segdpo.data.images import ImageFile, decode_image
+from segdpo.data.mask_files import decode_mask
 from segdpo.data.record import Record, RecordInfo, check_id, check_mask
-from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, read_file
 from segdpo.masks import Mask
 
 VOC_CLASSES = (
@@ -64,7 +64,7 @@ class PetDataset:
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
-        return RecordInfo(self._ids[index], split=self._split, pairs=0, ranking=0)
+        return RecordInfo(self._ids[index], split=self._split, pairs=0, ranking=0, gold=True)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""
@@ -96,7 +96,7 @@ class VocDataset:
 
     def describe(self, index: int) -> RecordInfo:
         """Return id and split of a record, without opening its image."""
-        return RecordInfo(self._paths[index].stem, split=self._split, pairs=0, ranking=0)
+        return RecordInfo(self._paths[index].stem, split=self._split, pairs=0, ranking=0, gold=True)
 
     def image_file(self, index: int) -> ImageFile:
         """Return the image's file as it lies on disk."""

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segdpo.data import Check, Finding, Record, class_colours, data_uri, overlay, shrink
+from segdpo.data import Check, Finding, Record, Verdict, class_colours, data_uri, first_shown, fit, overlay
 from segdpo.masks import Mask
 from segdpo.reports.html.page import render
-from segdpo.reports.panels import first_shown
 
 SHOWN_FINDINGS = 200
 SHOWN_PAIRS = 6
@@ -70,23 +69,24 @@ class ContactSheet:
         wrong = [finding for finding in findings if finding.level != "info"]
         self._cards.append(Card(record.id, " · ".join(facts), wrong, _preferences(record), tiles))
 
-    def html(self, title: str, check: Check) -> str:
-        """Return the page with the result of a check of the whole data set."""
+    def html(self, title: str, check: Check, judged: Verdict | None = None) -> str:
+        """Return the page with the result of a check of the whole data set, and the verdict on it."""
         first = first_shown(self.classes)
         colours = class_colours(len(self.classes) - first).tolist()
         return render(
             "contact_sheet.html",
             title=title,
             check=check,
+            verdict=judged,
             findings=[finding for finding in check.findings if finding.level != "info"][:SHOWN_FINDINGS],
             legend=list(zip(range(first, len(self.classes)), self.classes[first:], map(tuple, colours), strict=True)),
             cards=self._cards,
         )
 
     def _draw(self, record: Record, mask: Mask | None, name: str) -> Tile:
-        image, small = shrink(record.image, mask, self.tile)
-        height, width = image.shape[:2]
-        picture = image if small is None else overlay(image, small, self.classes)
+        side = min(self.tile, max(record.image.shape[:2]))
+        picture = fit(record.image, side) if mask is None else overlay(record.image, mask, self.classes, side=side)
+        height, width = picture.shape[:2]
         return Tile(name, data_uri(picture), width, height)
 
 

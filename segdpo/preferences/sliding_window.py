@@ -1,14 +1,17 @@
 """Logits of large images from overlapping windows, blended with Gaussian weights."""
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import torch
 from jaxtyping import Float32
-from torch import Tensor, nn
+from torch import Tensor
 
 # In sides of the window. At its edge, where a network sees least of a pixel's surroundings, the weight is e^-8.
 SIGMA = 1 / 8
+# How many pixels share a forward pass, if there are windows: a U-Net keeps some hundred numbers for each.
+PIXELS = 1024**2
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -31,17 +34,17 @@ def window_weight(height: int, width: int) -> Float32[Tensor, "height width"]:
     return rows[:, None] * columns
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_windows(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     images: Float32[Tensor, "images channels height width"],
     *,
     window: int = 512,
     overlap: float = 0.25,
-    batch: int = 4,
+    batch: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Float32[Tensor, "images classes height width"]:
-    """Return the network's logits of whole images, on the CPU, `batch` windows at a time on `device`.
+    """Return the network's logits of whole images, on the CPU, a few windows at a time on `device`.
 
     An image that fits into one window is passed to the network unchanged. Memory on the device does not depend on the
     size of the images; the CPU holds all logits. Call network.eval() before.
@@ -51,15 +54,16 @@ def predict_windows(
         images: normalised, of one size.
         window: side of a window in pixels.
         overlap: least overlap of neighbouring windows, as a share of the window.
-        batch: windows per forward pass.
+        batch: windows per forward pass; None: as many as have PIXELS pixels, at least one.
         device: where the network is.
 
-    >>> predict_windows(nn.Identity(), torch.ones(1, 1, 5, 9), window=4)[0, 0, 2, :3].round()
+    >>> predict_windows(lambda image: image, torch.ones(1, 1, 5, 9), window=4)[0, 0, 2, :3].round()
     tensor([1., 1., 1.])
     """
     check_windows(window, overlap, batch)
     height, width = images.shape[2:]
     sides = min(window, height), min(window, width)
+    together = batch or max(1, PIXELS // (sides[0] * sides[1]))
     corners = list(product(window_starts(height, window, overlap), window_starts(width, window, overlap)))
     weight = window_weight(*sides)
     places = [
@@ -68,8 +72,8 @@ def predict_windows(
         for top, left in corners
     ]
     sums: Tensor | None = None
-    for first in range(0, len(places), batch):
-        some = places[first : first + batch]
+    for first in range(0, len(places), together):
+        some = places[first : first + together]
         crops = torch.stack([images[number, :, rows, columns] for number, rows, columns in some])
         logits = network(crops.to(device)).float().cpu()
         if len(corners) > 1:
@@ -79,13 +83,13 @@ def predict_windows(
         for (number, rows, columns), one in zip(some, logits, strict=True):
             sums[number, :, rows, columns] += one
     assert sums is not None
-    return sums / _coverage(height, width, corners, weight) if len(corners) > 1 else sums
+    return sums.div_(_coverage(height, width, corners, weight)) if len(corners) > 1 else sums
 
 
-def check_windows(window: int, overlap: float, batch: int) -> None:
-    """Refuse windows that are empty or do not advance."""
+def check_windows(window: int | None, overlap: float = 0.25, batch: int | None = None) -> None:
+    """Refuse windows that are empty or do not advance; None: not given."""
     for name, value in (("window", window), ("batch", batch)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"Expected {name} to be at least 1 but got {value}.")
     if not 0 <= overlap < 1:
         raise ValueError(f"Expected overlap, a share of the window, from 0 to below 1 but got {overlap}; try 0.25.")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.inference.sliding_window import predict_windows, window_starts, window_weight
+from segdpo.preferences.sliding_window import predict_windows, window_starts, window_weight
 
 
 class Affine(nn.Module):

@@ -1,0 +1,396 @@
+"""Which files of a folder are images, and which are masks of which image: told from their names alone."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from segdpo.data.formats.annotation_file import AnnotationFile
+from segdpo.data.formats.file_patterns import FilePattern
+from segdpo.data.images import SUFFIXES
+from segdpo.files import DataError
+
+Role = Literal["gold", "masks", "predictions", "annotator", "unknown"]
+
+IMAGES = {
+    *("images", "image", "imgs", "img", "jpegimages", "imagestr", "photos", "pictures", "inputs", "input"),
+    *("leftimg8bit", "raw", "frames", "patches", "tiles"),
+}
+GOLD = {
+    *("gold", "gt", "gts", "groundtruth", "ground_truth", "ground-truth", "truth", "manual", "reference"),
+    *("labelstr", "segmentationclass"),
+}
+MASKS = {
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "seg", "segs", "segmentation", "segmentations"),
+    *("targets", "target", "labelmaps", "mask_images", "masks_png", "annotations_png"),
+}
+PREDICTIONS = {
+    *("predictions", "prediction", "preds", "pred", "probabilities", "probability", "probs", "prob", "softmax"),
+    *("outputs", "output", "scores"),
+}
+# What names of masks may have before or after the id of their image, and names of images too.
+KIND = r"(?:masks?|labels?|annotations?|segs?|segmentations?)"
+MASK_WORDS = (
+    *("mask", "masks", "gt", "seg", "segmentation", "label", "labels", "gold", "groundtruth", "ground_truth", "truth"),
+    *("manual1", "manual", "annotation", "L"),
+)
+MASK_ENDS = tuple(f"{sign}{word}" for word in MASK_WORDS for sign in "_-")
+MASK_STARTS = ("mask_", "mask-", "masks_", "gt_", "seg_", "label_")
+IMAGE_ENDS = ("_0000", "_image", "-image", "_img", "-img", "_sat", "_rgb", "_raw", "_training", "_leftImg8bit")
+IMAGE_STARTS = ("image_", "image-", "img_", "img-")
+# ID_mask and ID_mask_NAME.
+BESIDE = re.compile(rf"(.+?)((?:{'|'.join(sorted(MASK_ENDS, key=len, reverse=True))})(?:[_-]([^/]+))?)")
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# Formats that may change the values of pixels.
+LOSSY = (".jpg", ".jpeg", ".webp")
+MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
+CLASS_FILES = (
+    *(
+        "labelmap.txt",
+        "label_map.txt",
+        "classes.txt",
+        "classes.json",
+        "class_dict.csv",
+        "label_colors.txt",
+        "labels.txt",
+    ),
+    *("label_names.txt", "obj.names", "data.yaml", "dataset.yaml", "notes.json"),
+)
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Masks that belong together.
+
+    Args:
+        pattern: names their files, see FilePattern.
+        name: of the annotator, or of the folder.
+        role: what the names say of them.
+        files: the file of each image that has one.
+        extra: files whose names are of no image.
+        annotations: what one file has of many images.
+    """
+
+    pattern: str
+    name: str
+    role: Role
+    files: Mapping[str, str] = field(default_factory=dict)
+    extra: Sequence[str] = ()
+    annotations: AnnotationFile | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of a folder and the masks beside them.
+
+    Args:
+        images: the pattern of the images.
+        files: the file of each image.
+        masks: the sets of masks.
+        split: whether the first folder of each id names its split.
+    """
+
+    images: str
+    files: Mapping[str, str]
+    masks: Sequence[MaskFiles]
+    split: bool = False
+
+
+def find_layout(files: Sequence[str], images: str | None = None) -> Layout:
+    """Return the layout of a folder.
+
+    Args:
+        files: all files, as paths in the folder.
+        images: the pattern of the images if it is known.
+
+    Raises:
+        DataError: there are no images, or it is not clear which they are; the message has the option to set.
+    """
+    pictures = [path for path in files if path.lower().endswith(SUFFIXES)]
+    if not pictures:
+        raise DataError(f"Expected images ({', '.join(SUFFIXES)}) but found none among {len(files)} files.", "layout")
+    text = images or _image_folder(pictures)
+    inside = FilePattern(text, SUFFIXES).matching(pictures)
+    folders = {_folder_of(path) for path in inside}
+    text, beside = _masks_beside(text, [path for path in files if _folder_of(path) in folders])
+    beside = [with_files(one, {}, files) for one in beside]
+    taken = {path for one in beside for path in one.extra}
+    own = FilePattern(text, SUFFIXES).ids(path for path in pictures if path in inside and path not in taken)
+    rest = sorted(set(files).difference(taken, own.values()))
+    text, apart = _masks_apart(text, own, rest)
+    found = FilePattern(text, SUFFIXES).ids(own.values())
+    masks = [with_files(one, found, files) for one in [*beside, *apart]]
+    split = all("/" in name and name.split("/")[0].lower() in SPLIT_NAMES for name in found)
+    return Layout(text, found, masks, split)
+
+
+def role_of(folder: str) -> tuple[Role, str]:
+    """Return what the name of a folder says of the masks in it, and whose they are.
+
+    >>> role_of("masks_anna"), role_of("GT"), role_of("gt_masks"), role_of("depth")
+    (('annotator', 'anna'), ('gold', 'GT'), ('gold', 'gt_masks'), ('unknown', 'depth'))
+    """
+    low = folder.lower()
+    if low in GOLD:
+        return "gold", folder
+    if low in MASKS or low in PREDICTIONS:
+        return "masks" if low in MASKS else "predictions", folder
+    if whose := re.fullmatch(rf"{KIND}[_-](.+)|(.+)[_-]{KIND}", folder, re.IGNORECASE):
+        name = whose[1] or whose[2]
+        return ("gold", folder) if name.lower() in GOLD else ("annotator", name)
+    return "unknown", folder
+
+
+def with_files(masks: MaskFiles, images: Collection[str], files: Sequence[str]) -> MaskFiles:
+    """Return the set with its files: those of the images, and extra ones."""
+    found = FilePattern(masks.pattern, MASK_SUFFIXES).ids(path for path in files if not names_classes(path))
+    own = {name: path for name, path in found.items() if name in images}
+    return replace(masks, files=own, extra=[path for name, path in found.items() if name not in images])
+
+
+def _image_folder(pictures: Sequence[str]) -> str:
+    """Return the pattern of the images, from the names of the folders that pictures are in."""
+    folders = sorted({_folder_of(path) for path in pictures})
+    anchors = sorted({anchor for folder in folders if (anchor := _anchor(folder))})
+    if len(anchors) == 1:
+        return anchors[0]
+    if anchors:
+        return _over_splits(anchors) or _ask_for_images(anchors)
+    rest = [folder for folder in folders if not any(map(_is_masks, folder.split("/")))]
+    if not rest:
+        raise DataError(
+            f"Expected images but all {len(pictures)} pictures are in folders of masks ({', '.join(folders[:5])}); "
+            "put the images into a folder images/ beside them, or name theirs with data.images=FOLDER.",
+            "layout",
+        )
+    if "" in rest:
+        return "*"
+    if len(rest) == 1:
+        return rest[0]
+    common = os.path.commonpath(rest)
+    below = f"{common}/**/*" if common else "**/*"
+    in_splits = all(folder.split("/")[0].lower() in SPLIT_NAMES for folder in rest)
+    return below if in_splits or _masks_beside(below, pictures)[1] else _ask_for_images(rest)
+
+
+def _ask_for_images(folders: Sequence[str]) -> str:
+    shown = ", ".join(folders[:5]) + (f" and {len(folders) - 5} more" if len(folders) > 5 else "")
+    raise DataError(
+        f"Expected one folder of images but found pictures in {shown}; name it with data.images={folders[0]}.",
+        "layout",
+    )
+
+
+def _anchor(folder: str) -> str:
+    """Return the folder up to the part that names images; "" if no part does, or if it lies in a folder of masks."""
+    parts = folder.split("/")
+    for k, part in enumerate(parts):
+        if part.lower() in IMAGES:
+            return "/".join(parts[: k + 1])
+        if _is_masks(part):
+            return ""
+    return ""
+
+
+def _is_masks(name: str) -> bool:
+    return role_of(name)[0] != "unknown"
+
+
+def _over_splits(anchors: Sequence[str]) -> str:
+    """Return `*/images/**/*` for train/images and test/images, "" for folders that are not of splits."""
+    parts = [anchor.split("/") for anchor in anchors]
+    around = {(*names[:-2], "*", names[-1]) for names in parts}
+    if len(around) == 1 and all(len(names) > 1 and names[-2].lower() in SPLIT_NAMES for names in parts):
+        return "/".join([*around.pop(), "**", "*"])
+    return ""
+
+
+def _masks_beside(text: str, files: Sequence[str]) -> tuple[str, list[MaskFiles]]:
+    """Return masks in the folders of the images, ID_mask.png beside ID.png or ID.png beside ID.jpg.
+
+    The pattern of the images comes with them, which changes if names of images have an end too.
+    """
+    stems = {_stem(path) for path in files if path.lower().endswith(SUFFIXES)}
+    bases: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in files:
+        if path.lower().endswith(MASK_SUFFIXES) and (found := BESIDE.fullmatch(_stem(path))):
+            bases[found[2], found[3] or ""].append(found[1])
+    counts = {end: sum(base + end in stems for ones in bases.values() for base in ones) for end in ("", *IMAGE_ENDS)}
+    image_end = max(counts, key=lambda end: counts[end])
+    named = [
+        MaskFiles(with_name(text, "", end), whose or end[1:], "annotator" if whose else _role_of_end(end))
+        for (end, whose), ones in sorted(bases.items())
+        if any(base + image_end in stems for base in ones)
+    ]
+    if named:
+        return with_name(text, "", image_end) if image_end else text, named
+    return text, _masks_of_another_suffix(text, files)
+
+
+def _role_of_end(end: str) -> Role:
+    return "gold" if end[1:].lower() in GOLD | {"gold", "manual1"} else "masks"
+
+
+def _masks_of_another_suffix(text: str, files: Sequence[str]) -> list[MaskFiles]:
+    """Return masks that have the name of an image and another suffix: those that store every pixel as it was."""
+    suffixes: dict[str, set[str]] = defaultdict(set)
+    for path in files:
+        if path.lower().endswith(MASK_SUFFIXES) and not names_classes(path):
+            suffixes[_stem(path)].add(path[len(_stem(path)) :])
+    found: set[str] = set()
+    for couple in sorted({tuple(sorted(ones)) for ones in suffixes.values() if len(ones) > 1}):
+        pictures = [suffix for suffix in couple if suffix.lower() in SUFFIXES]
+        images = [suffix for suffix in pictures if suffix.lower() in LOSSY] if len(pictures) > 1 else pictures
+        if FilePattern(text, SUFFIXES).has_suffix:
+            images = [suffix for suffix in pictures if text.endswith(suffix)]
+        if len(images) != 1:
+            raise DataError(
+                f"Expected images and masks of one name to have suffixes that tell them apart but got {couple}; say "
+                f"which are which: data.images={with_name(text, '', couple[0])} "
+                f"data.gold={with_name(text, '', couple[1])}, or the other way round.",
+                "layout",
+            )
+        found.update(set(couple).difference(images))
+    return [MaskFiles(with_name(text, "", suffix), suffix[1:], "masks") for suffix in sorted(found)]
+
+
+@dataclass(frozen=True)
+class _Affix:
+    """What stands before and after an id in the names of files."""
+
+    start: str = ""
+    end: str = ""
+
+    def strip(self, stem: str) -> str:
+        """Return what the stem of a file has besides, "" if the affix is not there."""
+        front, _, name = stem.rpartition("/")
+        if len(name) <= len(self.start + self.end) or not (name.startswith(self.start) and name.endswith(self.end)):
+            return ""
+        return (f"{front}/" if front else "") + name[len(self.start) : len(name) - len(self.end)]
+
+    def count(self, stems: Iterable[str], names: Collection[str]) -> int:
+        """Return how many stems are one of the names with this affix."""
+        return sum(self.strip(stem) in names for stem in stems)
+
+
+NO_AFFIX = _Affix()
+
+
+def _masks_apart(text: str, images: Collection[str], files: Sequence[str]) -> tuple[str, list[MaskFiles]]:
+    """Return masks in other folders than those of the images, and the pattern of the images, which may get an end.
+
+    Args:
+        text: the pattern of the images.
+        images: their ids by that pattern.
+        files: all other files.
+    """
+    folders = _stems_by_folder(text, {name.count("/") for name in images}, files)
+    options = [NO_AFFIX]
+    if text.rsplit("/", 1)[-1] == "*" or "*" not in text:
+        ends, starts = [_Affix("", end) for end in IMAGE_ENDS], [_Affix(start) for start in IMAGE_STARTS]
+        options += [affix for affix in (*ends, *starts) if all(map(affix.strip, images))]
+    found: dict[_Affix, list[tuple[str, _Affix, int]]] = {}
+    for option in options:
+        names = {option.strip(name) for name in images}
+        matched = [(folder, *_best_affix(stems, names, option)) for folder, stems in folders.items()]
+        found[option] = [one for one in matched if 2 * one[2] >= min(len(folders[one[0]]), len(names))]
+        found[option] = [one for one in found[option] if one[2]]
+    best = max(options, key=lambda option: sum(count for _, _, count in found[option]))
+    _check_known_folders(folders, found[best], images)
+    per_parent = Counter(folder.rpartition("/")[0] for folder, _, _ in found[best])
+    sets = []
+    for folder, affix, _ in found[best]:
+        role, name = _role_in(folder, per_parent)
+        sets.append(MaskFiles(_pattern_of(folder, affix, images), name, role))
+    return with_name(text, best.start, best.end) if best != NO_AFFIX else text, sets
+
+
+def _best_affix(stems: Collection[str], names: Collection[str], images: _Affix) -> tuple[_Affix, int]:
+    """Return the affix by which most stems are masks of the named images, and of how many."""
+    exact = NO_AFFIX.count(stems, names)
+    if 2 * exact >= len(stems):
+        return NO_AFFIX, exact
+    ends = [*MASK_ENDS, *([images.end, *(images.end + end for end in MASK_ENDS)] if images.end else [])]
+    options = [NO_AFFIX, *(_Affix("", end) for end in ends), *(_Affix(start) for start in MASK_STARTS)]
+    counts = {option: option.count(stems, names) for option in options}
+    best = max(options, key=lambda option: counts[option])
+    return best, counts[best]
+
+
+def _stems_by_folder(text: str, depths: Collection[int], files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of files without suffix, by folder; those of ids in folders have these folders before them."""
+    parts = FilePattern(text, SUFFIXES).parts
+    over_splits = parts.index("*") if "*" in parts[:-1] else None
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in files:
+        if not path.lower().endswith(MASK_SUFFIXES) or names_classes(path):
+            continue
+        names = _stem(path).split("/")
+        if over_splits is not None:
+            if len(names) > over_splits + 2:
+                folder = [*names[:over_splits], "*", names[over_splits + 1]]
+                found["/".join(folder)].append("/".join([names[over_splits], *names[over_splits + 2 :]]))
+            continue
+        for depth in depths:
+            if depth < len(names):
+                found["/".join(names[: -depth - 1])].append("/".join(names[-depth - 1 :]))
+    return dict(sorted(found.items()))
+
+
+def _role_in(folder: str, per_parent: Mapping[str, int]) -> tuple[Role, str]:
+    """Return the role of a folder by its name, or by that of the folder around it: masks/anna is of annotator anna."""
+    parent, _, name = folder.rpartition("/")
+    role, label = role_of(name)
+    if role != "unknown" or not _is_masks(parent.rpartition("/")[2]):
+        return role, label
+    return ("annotator", name) if per_parent[parent] > 1 else (role_of(parent.rpartition("/")[2])[0], name)
+
+
+def _check_known_folders(
+    folders: Mapping[str, Sequence[str]], found: Sequence[tuple[str, _Affix, int]], images: Collection[str]
+) -> None:
+    """Refuse masks of which none has the name of an image, where no others are found."""
+    known = [folder for folder in folders if _is_masks(folder.rpartition("/")[2])]
+    if known and not found:
+        raise DataError(
+            f"{known[0]}: Expected masks with the names of images but none of its {len(folders[known[0]])} files has "
+            f"one: {folders[known[0]][0]!r}, and the images are {min(images, default='')!r} …; rename them, or say how "
+            f"they are named with data.gold={known[0]}/*_END (* is the name of the image).",
+            "layout",
+        )
+
+
+def _pattern_of(folder: str, affix: _Affix, images: Collection[str]) -> str:
+    nested = any("/" in name for name in images)
+    if affix == NO_AFFIX and "*" not in folder:
+        return folder or "*"
+    front = f"{folder}/" if folder else ""
+    return f"{front}{'**/' if nested else ''}{affix.start}*{affix.end}"
+
+
+def with_name(text: str, start: str, end: str) -> str:
+    """Return the pattern with another name of the file: what stands before and after the star.
+
+    >>> with_name("images", "", "_mask"), with_name("*", "", ".png"), with_name("*/images/**/*", "", "_gt")
+    ('images/*_mask', '*.png', '*/images/**/*_gt')
+    """
+    return f"{text}/{start}*{end}" if "*" not in text else f"{text.rpartition('*')[0]}{start}*{end}"
+
+
+def names_classes(path: str) -> bool:
+    """Return whether a file names classes, and is none of a mask."""
+    return path.rpartition("/")[2].lower() in (*CLASS_FILES, "readme.txt")
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]

@@ -1,0 +1,131 @@
+"""Regions of an image as polygons and run-length codes, and the masks that several of them make.
+
+A code is that of COCO: runs of 0 and 1 in turn, down the columns, compressed or not.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from pycocotools import mask as rle
+
+from segdpo.files import DataError
+from segdpo.masks import Mask
+
+Code: TypeAlias = dict[str, Any]
+"""{"size": [height, width], "counts": bytes}, as pycocotools has it; much shorter than a mask."""
+# How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
+MAX_OUTLINE = 2**22
+# How many bits a run of a compressed code may have.
+MAX_RUN_BITS = 40
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region and what it is labelled as: a name, a number of the file's own, or None."""
+
+    code: Code
+    label: str | int | None = None
+
+
+def paint(regions: Iterable[tuple[Code, int]], size: tuple[int, int]) -> Mask:
+    """Return the mask of regions with their class ids; 0 where none is.
+
+    Larger regions are painted first: what lies on top of something else is smaller than it. Of two equally large ones
+    the later lies on top.
+    """
+    mask = np.zeros(size, np.uint8)
+    # Codes are short; all regions of an image decoded at once need not fit into memory.
+    for code, value in sorted(regions, key=lambda region: -int(rle.area(region[0]))):
+        mask[decode_code(code)] = value
+    return mask
+
+
+def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """Return bool [H, W] of a segmentation: polygons, or a run-length code, compressed or not."""
+    return decode_code(region_code(segmentation, size, where))
+
+
+def region_code(segmentation: Any, size: tuple[int, int], where: str) -> Code:
+    """Return the run-length code of a segmentation, checked: pycocotools crashes on a wrong one."""
+    height, width = size
+    try:
+        if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
+            raise DataError(
+                f"{where}Expected a mask of {height}×{width} (height × width) but got {segmentation.get('size')}.",
+                "size",
+            )
+        if isinstance(segmentation, list):
+            return cast(Code, rle.merge(rle.frPyObjects(_polygons(segmentation, size), height, width)))
+        if isinstance(segmentation["counts"], list):
+            counted = _counted(segmentation, height * width)
+            return cast(Code, rle.frPyObjects(counted, height, width))
+        return {"size": [height, width], "counts": _code(segmentation["counts"], height * width)}
+    except DataError:
+        raise
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
+
+
+def encode_code(mask: np.ndarray) -> Code:
+    """Return the code of bool [H, W]."""
+    return cast(Code, rle.encode(np.asfortranarray(mask, np.uint8)))
+
+
+def decode_code(code: Code) -> np.ndarray:
+    """Return bool [H, W] of a checked code."""
+    return np.asarray(rle.decode(code), bool)
+
+
+def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:
+    polygons = [[float(number) for number in polygon] for polygon in segmentation]
+    if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a polygon needs x and y of at least three points")
+    edge = (size[1], size[0])
+    outline = 0.0
+    for polygon in polygons:
+        points = np.array(polygon).reshape(-1, 2)
+        # NaN is not inside, either. Outlines may leave their image a little, at its border.
+        if not ((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all():
+            raise ValueError(f"a polygon's point lies far outside of the image: {_farthest(points, edge)}")
+        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) + len(points)
+    if outline > MAX_OUTLINE:
+        raise ValueError(f"its polygons are {outline:.0f} pixels long, more than {MAX_OUTLINE}")
+    return polygons
+
+
+def _farthest(points: np.ndarray, edge: tuple[int, int]) -> list[float]:
+    outside = ~((points >= np.negative(edge)) & (points <= np.multiply(2, edge))).all(axis=1)
+    return [float(number) for number in points[np.argmax(outside)]]
+
+
+def _counted(segmentation: dict[str, Any], pixels: int) -> dict[str, Any]:
+    counts = [int(count) for count in segmentation["counts"]]
+    if sum(counts) != pixels or min(counts) < 0:
+        raise ValueError(f"its runs cover {sum(counts)} of {pixels} pixels")
+    return {"size": segmentation["size"], "counts": counts}
+
+
+def _code(text: Any, pixels: int) -> bytes:
+    """Return a compressed code whose runs cover the mask: pycocotools writes past its array otherwise."""
+    data = text.encode("ascii")
+    runs: list[int] = []
+    value = shift = 0
+    for byte in data:
+        part = byte - 48
+        if not 0 <= part < 64:
+            raise ValueError(f"the character {chr(byte)!r} is not part of a code")
+        value |= (part & 0x1F) << shift
+        shift += 5
+        if shift > MAX_RUN_BITS:
+            raise ValueError("a run is longer than any image")
+        if not part & 0x20:
+            if part & 0x10:
+                value -= 1 << shift
+            # From the fourth run on, a code holds the difference to the run before the last.
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or sum(runs) != pixels or min(runs, default=0) < 0:
+        raise ValueError(f"its runs cover {sum(runs)} of {pixels} pixels")
+    return bytes(data)

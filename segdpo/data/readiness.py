@@ -1,0 +1,139 @@
+"""The verdict on a data set that was checked: the command that trains on it, or what is missing."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segdpo.data.checking import Check
+
+# Images of one size up to this are trained on whole; others are resized to at most this, or cut if they are larger
+# than LARGE: what is 3 pixels wide would be lost.
+WHOLE, LARGE = 256, 640
+STEP = 32  # sides of the network's input
+FEWEST = 4  # images: train, val and test, and one to judge that the reference has not seen
+# Of the images, this share is trained on, and the reference sees at most so many of their gold masks.
+TRAIN, SEEN = 0.7, 16
+FIXES = {
+    "empty mask": "if these images show no object, accept them with --allow 'empty mask'",
+    "duplicate image": "remove the copies, or accept them with --allow 'duplicate image'",
+    "mask without image": "rename or remove these masks, or accept them with --allow 'mask without image'",
+    "size": "save each mask in the size of its image",
+    "unreadable": "restore or remove these files",
+    "mask format": "save masks as PNG, with one colour or number a class",
+    "class": "map the numbers with data.mask_format, or name the class in data.classes",
+    "image in two splits": "remove the copy from one split",
+    "group in two splits": "correct the splits, or draw new ones: train with datamodule.split.given=false",
+    "id twice": "rename one of them",
+    "pair without difference": "remove these pairs",
+    "no preference": "judge these images, or leave out --require-pairs",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a data set can be trained on.
+
+    Args:
+        missing: what has to be done first, each with its fix; none: it is ready.
+        options: of `segdpo train`, besides those of the data.
+        reasons: why these options, one sentence each.
+    """
+
+    missing: Sequence[str]
+    options: Sequence[str]
+    reasons: Sequence[str]
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+
+def verdict(check: Check) -> Verdict:
+    """Return what a check of the whole data set means for training."""
+    missing = [
+        f"{number} × {kind}: {FIXES.get(kind, 'see the messages above')}"
+        for (level, kind), number in check.counts().items()
+        if level == "error"
+    ]
+    if check.records < FEWEST:
+        missing.append(f"{FEWEST} images at least, to train, validate and test on; there are {check.records}")
+    if not (check.gold or check.masked):
+        missing.append(
+            "masks: draw gold masks of some images (16 are a good start), and put them into masks/ under the names of "
+            "the images; or put masks of several people or models into masks_NAME/"
+        )
+    chosen = [*_learning(check), *_size(check), *_classes(check)]
+    return Verdict(missing, [option for option, _ in chosen if option], [reason for _, reason in chosen])
+
+
+def _learning(check: Check) -> list[tuple[str, str]]:
+    """Return what the reference is trained on, what is compared, and who judges."""
+    chosen = []
+    if check.gold and (check.gold < check.records or not check.masked):
+        chosen.append(("reference_training=few_masks", f"the reference learns from gold masks ({check.gold} images)"))
+        if check.gold == check.records and TRAIN * check.records < SEEN + 4:
+            half = max(1, int(TRAIN * check.records / 2))
+            reason = f"it sees {half} images, since others are left to judge"
+            chosen.append((f"reference_training.images={half}", reason))
+    else:
+        chosen.append(("", "the reference learns from the candidates' first masks"))
+    if check.judged:
+        chosen.append(("questions=answered", f"{check.judged} images have preferences"))
+        return chosen
+    if not check.compared:
+        chosen.append(("candidates=own_candidates", "candidates are masks that the reference predicts"))
+    if check.gold < check.records:
+        reason = f"{check.records - check.gold} images have no gold: candidates are judged by how well they agree"
+        chosen.append(("judge=agreement", reason))
+    return chosen
+
+
+def _size(check: Check) -> list[tuple[str, str]]:
+    """Return how images become the network's input."""
+    sides = np.array([max(size) for size in check.sizes.elements()] or [0])
+    if len(check.sizes) == 1 and sides.max() <= WHOLE:
+        return [("", "images are small and of one size, and are used whole")]
+    if np.median(sides) > LARGE:
+        return [("transforms=crop", f"images are large ({int(np.median(sides))} pixels), and are cut")]
+    size = int(min(WHOLE, max(STEP, STEP * round(float(np.median(sides)) / STEP))))
+    reason = "images are of several sizes" if len(check.sizes) > 1 else "images are larger than the network's input"
+    return [("transforms=resized", f"{reason}, and are resized to {size} × {size}"), (f"transforms.size={size}", "")]
+
+
+def _classes(check: Check) -> list[tuple[str, str]]:
+    if check.classes[0].lower() in ("background", "bg", "_background_", "unlabeled", "other"):
+        return []
+    return [("background=true", f"class 0 is {check.classes[0]!r}, and counts like the others")]
+
+
+def command_line(options: Mapping[str, Any], more: Sequence[str]) -> str:
+    r"""Return the command that trains with these options, to paste into a shell.
+
+    >>> command_line({"data": "plain", "data.root": "my photos", "data.masks": {"anna": "masks/*_a"}}, ["seed=1"])
+    "segdpo train data=plain 'data.root=\"my photos\"' 'data.masks={anna:\"masks/*_a\"}' seed=1"
+    """
+    return shlex.join(["segdpo", "train", *(f"{key}={_hydra(value)}" for key, value in options.items()), *more])
+
+
+def _hydra(value: Any) -> str:
+    """Return a value as Hydra's command line reads it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_key(key)}:{_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
+    return value if plain else '"' + re.sub(r'(\\*)"', r"\1\1\"", value) + '"'
+
+
+def _key(key: Any) -> str:
+    """Return a key of a dictionary, which cannot be quoted: signs that mean something have a backslash."""
+    return re.sub(r"([^\w /.-])", r"\\\1", key) if isinstance(key, str) else str(key)

@@ -1,0 +1,37 @@
+"""What was typed: the choice of a group, and the command with some options changed, for messages."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+
+def command_with(*changes: str) -> str:
+    """Return the command of this run with some options changed, as a line to paste.
+
+    An option `group=choice` takes the place of the group's choice and of all options in it.
+    """
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    words += [one for one in _hydra_words() if not one.startswith("hydra.mode=")]
+    kept = [word for word in words if not any(_replaces(change, word) for change in changes)]
+    script = Path(sys.argv[0])
+    program = "python train.py" if script == Path("train.py") or script == Path.cwd() / "train.py" else "segdpo train"
+    return shlex.join([*program.split(), *kept, *changes])
+
+
+def choice_of(config: DictConfig, group: str) -> str:
+    """Return "group=choice" as typed or by default; without Hydra, the group and the name of what it builds."""
+    if HydraConfig.initialized() and group in HydraConfig.get().runtime.choices:
+        return f"{group}={HydraConfig.get().runtime.choices[group]}"
+    return f"{group}={target.rpartition('.')[2]}" if (target := config[group].get("_target_")) else group
+
+
+def _hydra_words() -> list[str]:
+    return list(HydraConfig.get().overrides.hydra) if HydraConfig.initialized() else []
+
+
+def _replaces(change: str, word: str) -> bool:
+    key, old = change.partition("=")[0], word.lstrip("+~").partition("=")[0]
+    return old == key or old.startswith((f"{key}.", f"{key}@{key}"))
