@@ -90,7 +90,7 @@ def _watch_networks(watch: Stopwatch) -> None:
     from lightning.pytorch.callbacks import Callback  # noqa: F401  # everything that the run imports counts as imports
 
     from segdpo.models import Segmenter
-    from segdpo.recipes.run import Clock
+    from segdpo.recipes import Clock
 
     _replace(Segmenter, "forward", lambda old: _timed(old, watch, "forward"))
     _replace(torch.autograd, "backward", lambda old: _timed(old, watch, "backward"))

@@ -4,7 +4,7 @@ Everything that takes long shows itself through `track` or `Bars`, so that this 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -96,7 +96,7 @@ def track(
     transient: bool = False,
 ) -> Iterator[Item]:
     """Yield the items and show how many are done; `total` is needed where the items have no length."""
-    length = len(items) if total is None and hasattr(items, "__len__") else total
+    length = len(items) if total is None and isinstance(items, Sized) else total
     with Bars(console, transient=transient) as bars:
         bars.update(name, 0, length)
         for done, item in enumerate(items, 1):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.preference import run_preference as run_preference
     from segdpo.recipes.reward import run_reward as run_reward
     from segdpo.recipes.rounds import Round as Round
+    from segdpo.recipes.run import Clock as Clock
     from segdpo.recipes.run import Run as Run
     from segdpo.recipes.run import open_run as open_run
     from segdpo.recipes.run import quieten as quieten
