@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test bench structure fuzz check format lock clean
+.PHONY: help setup train test bench own-data structure fuzz check format lock clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## install everything into .venv, once
 
@@ -31,6 +31,9 @@ test: check  ## every check and every test, with coverage
 
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+own-data: $(STAMP)  ## measure the figures of own data (docs/results.md); options: make own-data ARGS="--only layouts"
+	$(BIN)/python scripts/own_data.py $(ARGS)
 
 structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files that a batch passes
 	$(BIN)/python scripts/structure.py

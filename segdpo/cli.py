@@ -210,6 +210,7 @@ def predict(words: Words) -> int:
     _add_device_and_trust(parser)
     options = parser.parse_args(words)
 
+    import torch
     from rich.console import Console
 
     from segdpo.checks import check_device
@@ -217,6 +218,8 @@ def predict(words: Words) -> int:
     from segdpo.preferences import check_windows
     from segdpo.progress import track
 
+    # Masks are those of `evaluate`, which does the same.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         device = _device(options.device)
         check_windows(options.window, options.overlap, options.batch)
@@ -502,7 +505,7 @@ def _print_findings(console: "Console", found: "Check") -> None:
 
 def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
     """Print the options of a folder that were guessed, as a yaml, or write them to a file."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     from segdpo.files import write_atomically
 

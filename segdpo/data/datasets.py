@@ -280,11 +280,11 @@ class SupervisedDataset(RecordViews):
         shown, gold = self.show(record, view, masks)
         if self.target == "none":
             target: NDArray[np.uint8] | NDArray[np.float32] = np.full(shown.valid.shape, IGNORE, np.uint8)
-            known = shown.valid
+            known: NDArray[np.bool_] = np.ones(shown.valid.shape, bool)
         elif self.target in _SOFT_TARGETS:
             classes = len(self.source.classes)
             target = class_shares(shown.masks, classes, weights)
-            known = target.any(0)
+            known = np.asarray(target.any(0), bool)
         else:
             # Gold comes with every view; taking it through the geometry twice would only cost time.
             target = gold if self.target == "gold" and gold is not None else shown.masks[0]

@@ -246,9 +246,9 @@ def _splits(groups: _Groups, labels: list[str]) -> Splits:
     names = ("train", "val", "test")
     found: dict[str, list[int]] = {name: [] for name in names}
     golds = dict.fromkeys(names, 0)
-    for members, gold, label in zip(groups.members, groups.golds, labels, strict=True):
+    for members, count, label in zip(groups.members, groups.golds, labels, strict=True):
         found[label or "train"] += members
-        golds[label or "train"] += gold
+        golds[label or "train"] += count
     if not found["train"]:
         raise DataError("Expected records to train on but every one is in val or test.", "split")
     counts = tuple(sum((label or "train") == name for label in labels) for name in names)

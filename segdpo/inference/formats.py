@@ -215,7 +215,7 @@ def _program(graph: Graph) -> torch.export.ExportedProgram:
 
 
 def _sizes(name: str) -> Any:
-    return torch.export.Dim(name, min=1, max=4096)
+    return torch.export.Dim(name, min=1, max=2**16)
 
 
 def _count(shape: Shape, dynamic: bool) -> int:

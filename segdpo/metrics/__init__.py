@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from segdpo.metrics.preferences import best_of as best_of
     from segdpo.metrics.preferences import best_of_kl_bound as best_of_kl_bound
     from segdpo.metrics.preferences import kl_per_pixel as kl_per_pixel
+    from segdpo.metrics.preferences import pair_ious as pair_ious
     from segdpo.metrics.statistics import LEVEL as LEVEL
+    from segdpo.metrics.statistics import ClusteredInterval as ClusteredInterval
     from segdpo.metrics.statistics import Doubles as Doubles
     from segdpo.metrics.statistics import Interval as Interval
     from segdpo.metrics.statistics import Pooled as Pooled
+    from segdpo.metrics.statistics import clustered_interval as clustered_interval
     from segdpo.metrics.statistics import folds_of as folds_of
     from segdpo.metrics.statistics import hierarchical_difference as hierarchical_difference
     from segdpo.metrics.statistics import holm as holm

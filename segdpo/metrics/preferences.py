@@ -1,4 +1,4 @@
-"""Metrics of preferences: accuracy, margins and gains of pairs, KL per pixel; and the best of K masks."""
+"""Metrics of preferences: accuracy, margins and gains of pairs, IoU margins, KL per pixel; and the best of K masks."""
 
 import math
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segdpo.checks import check_same_shape
+from segdpo.checks import IGNORE, check_same_shape
 from segdpo.kernels import pixel_kl
+from segdpo.metrics.masks import per_image_overlap
 from segdpo.metrics.statistics import Doubles
 from segdpo.scores import PairScores
 
@@ -32,6 +33,31 @@ def kl_per_pixel(policy_logits: Tensor, reference_logits: Tensor, valid: Tensor 
         raise ValueError(f"Expected valid [B, *spatial] like the logits but got {tuple(valid.shape)}.")
     inside = valid.flatten(1)
     return torch.where(inside, divergence, 0.0).sum(1) / inside.sum(1)
+
+
+def pair_ious(
+    prediction: Tensor, chosen: Tensor, rejected: Tensor, classes: int, background: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return IoU(prediction, chosen) and IoU(prediction, rejected) of each pair, float32 [P] each; needs no gold.
+
+    A pixel that any of the three ignores is left out of both; two masks without any class agree, IoU 1.
+
+    Args:
+        prediction: class ids of each pair's image, uint8 or int64 [P, *spatial], 255 = ignore.
+        chosen: class ids like `prediction`.
+        rejected: class ids like `prediction`.
+        classes: how many there are, class 0 included: 2 for binary masks.
+        background: whether class 0 counts like any other.
+
+    >>> chosen, rejected = torch.tensor([[[1, 1, 0, 0]]]), torch.tensor([[[1, 1, 1, 1]]])
+    >>> pair_ious(torch.tensor([[[1, 0, 0, 0]]]), chosen, rejected, classes=2)
+    (tensor([0.5000]), tensor([0.2500]))
+    """
+    known = prediction.masked_fill((chosen == IGNORE) | (rejected == IGNORE), IGNORE)
+    with_chosen, with_rejected = (
+        per_image_overlap(known, mask, classes, background)["iou"].nan_to_num(1.0) for mask in (chosen, rejected)
+    )
+    return with_chosen, with_rejected
 
 
 # The rows of PairQuality's sums.

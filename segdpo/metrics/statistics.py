@@ -57,6 +57,14 @@ class WinRate:
 
 
 @dataclass(frozen=True)
+class ClusteredInterval(Interval):
+    """A mean over `n` values in `clusters`; `bound` is the lower end of its one-sided 95 % interval."""
+
+    bound: float
+    clusters: int
+
+
+@dataclass(frozen=True)
 class Wilcoxon:
     """Signed rank test of policy against reference over `n` images, of which `ties` did not change; two-sided p."""
 
@@ -136,6 +144,47 @@ def win_rate(policy: Values, reference: Values) -> WinRate:
         return WinRate(math.nan, math.nan, math.nan, 0)
     rate = float(((change > 0) + 0.5 * (change == 0)).mean())
     return WinRate(rate, *_wilson(rate, n), n)
+
+
+def clustered_interval(
+    values: Values, clusters: Sequence[str], weights: Values | None = None, *, fewest: int = 2
+) -> ClusteredInterval:
+    """Return the weighted mean with its interval over clusters, two-sided and one-sided.
+
+    Values of one cluster (judgements of one image, images of one patient) may depend on each other; clusters may not.
+    With weights w, W = Σ w and the mean m, the variance of m over G clusters is the linearised one of a ratio,
+
+        G / (G − 1) · Σ_g (Σ_{i ∈ g} w_i (x_i − m))² / W²,
+
+    and the interval is Student's with G − 1 degrees of freedom: the usual one where every cluster has one value.
+
+    Args:
+        values: finite numbers.
+        clusters: the name of each value's cluster.
+        weights: of the values; left out: 1.
+        fewest: clusters below which there is no interval: NaN.
+
+    >>> found = clustered_interval([0.1, 0.2, 0.3], ["a", "b", "c"])
+    >>> [round(number, 3) for number in (found.mean, found.low, found.high, found.bound)]
+    [0.2, -0.048, 0.448, 0.031]
+    """
+    found = _doubles(values)
+    weight = np.ones(len(found)) if weights is None else _doubles(weights)
+    if not len(found) == len(clusters) == len(weight):
+        raise ValueError(
+            f"Expected a cluster and a weight for each of {len(found)} values but got {len(clusters)} clusters and "
+            f"{len(weight)} weights."
+        )
+    names, group = np.unique(np.asarray(clusters, dtype=np.str_), return_inverse=True)
+    count, whole = len(names), float(weight.sum())
+    mean = float((weight * found).sum() / whole) if whole > 0 else math.nan
+    if count < max(2, fewest) or math.isnan(mean):
+        return ClusteredInterval(mean, math.nan, math.nan, len(found), math.nan, count)
+    sums = np.bincount(group, weight * (found - mean))
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / whole
+    half = student(count - 1) * error
+    bound = mean - float(stats.t.ppf(LEVEL, count - 1)) * error
+    return ClusteredInterval(mean, mean - half, mean + half, len(found), bound, count)
 
 
 def wilcoxon(policy: Values, reference: Values) -> Wilcoxon:

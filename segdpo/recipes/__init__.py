@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.evaluate import images_of_split as images_of_split
     from segdpo.recipes.evaluate import run_of as run_of
     from segdpo.recipes.finetune import run_finetune as run_finetune
+    from segdpo.recipes.fitting import fit as fit
     from segdpo.recipes.fitting import make_data as make_data
     from segdpo.recipes.fitting import make_policy as make_policy
     from segdpo.recipes.fitting import make_trainer as make_trainer
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient
     from segdpo.recipes.preference import make_task as make_task
     from segdpo.recipes.preference import run_preference as run_preference
+    from segdpo.recipes.reference import train_or_load_reference as train_or_load_reference
     from segdpo.recipes.reward import run_reward as run_reward
     from segdpo.recipes.rounds import Round as Round
+    from segdpo.recipes.rounds import rounds_of as rounds_of
     from segdpo.recipes.run import Clock as Clock
     from segdpo.recipes.run import Run as Run
     from segdpo.recipes.run import open_run as open_run

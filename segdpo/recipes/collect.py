@@ -108,11 +108,12 @@ def collect_preferences(
 
     training = Subset(mine(questions), selected.tolist())
     if first is None:
-        # Training may learn from wrong answers; validation and test are measured on right ones.
-        held_out = Subset(mine(without_errors(questions)), np.concatenate([splits.val, splits.test]).tolist())
+        # Validation decides what is kept, by answers of the same judge, with its errors; test pairs are right.
+        parts = (questions, splits.val), (without_errors(questions), splits.test)
+        held_out = [Subset(mine(asked_so), numbers.tolist()) for asked_so, numbers in parts]
     else:
-        held_out = Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())
-    joined = Joined([training, held_out])
+        held_out = [Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())]
+    joined = Joined([training, *held_out])
     # Records are mined when they are first read, and kept; reading them here shows a progress bar.
     new = range(len(joined) if first is None else len(training))
     found = [info_of(joined, index, preferences=True) for index in track(new, "preferences", transient=True)]

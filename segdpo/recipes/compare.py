@@ -13,13 +13,13 @@ from torch import nn
 from segdpo.data import Batch, DataModule, Numbers
 from segdpo.losses import PreferenceLoss, dpo
 from segdpo.metrics import mean_interval, paired_difference, win_rate
-from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.preferences import Network
 from segdpo.recipes.collect import AnswersPerImage, count_answers
 from segdpo.recipes.config import build
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
-from segdpo.recipes.fitting import Fitted, header_for, validate
+from segdpo.recipes.fitting import Fitted, validate
 from segdpo.recipes.frontier import frontier_of
+from segdpo.recipes.keep import measure_held_out, save_kept
 from segdpo.recipes.measure import (
     WITHOUT_DISTANCES,
     Measured,
@@ -57,7 +57,10 @@ def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, 
     if not fitted.trainer.is_global_zero:
         return {}
     device = fitted.trainer.strategy.root_device
-    summary = compare_networks(run, last.policy, reference.network, last.data, device)
+    held_out = measure_held_out(run, last.policy.to(device), reference.network, last.data)
+    kept = "policy" if run.config.keep == "always" or held_out.shows_a_gain else "reference"
+    summary = compare_networks(run, last.policy, reference.network, last.data, device, kept=kept)
+    summary |= {"held_out": held_out.summary(), "kept": {"rule": run.config.keep, "network": kept}}
     pairs = {name: tested.get(f"test/pairs/{name}") for name in PAIRS}
     counts = {"train": len(last.data.train_data()), "test": len(last.data.splits.test)}
     summary["pairs"] = counts | pairs | {"judgements": count_answers(last.preferences, per_image)}
@@ -66,25 +69,30 @@ def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, 
 
 
 def compare_networks(
-    run: Run, policy: nn.Module, reference: nn.Module, data: DataModule, device: torch.device
+    run: Run,
+    policy: nn.Module,
+    reference: nn.Module,
+    data: DataModule,
+    device: torch.device,
+    *,
+    kept: str = "policy",
 ) -> Summary:
     """Save both networks, measure them on gold masks, and draw masks of both.
+
+    Everything is measured of the trained policy, also where `kept`, the network that is saved as the policy, is the
+    reference.
 
     Returns:
         Overlaps of both on the test images with their difference, the frontier, and the reference on the validation
         images.
     """
-    folder = run.folder
-    if has_adapter(policy):
-        save_adapter(folder / "adapter", policy)
-    save_weights(folder / "policy.safetensors", policy, header_for(run, adapter=True))
-    save_weights(folder / "reference.safetensors", reference, header_for(run))
+    save_kept(run, kept, policy, reference)
     both = {"policy": policy, "reference": reference}
     networks = {name: evaluated_network(run, network, device) for name, network in both.items()}
     summary = _compare_on_test(run, networks)
     before = measure_on(run, reference, run.splits.val, device, "reference on val")
     summary["validation"] = {} if before is None else {"reference": means_of(before.values)}
-    _draw_test_panel(networks, data, folder / "panel.png")
+    _draw_test_panel(networks, data, run.folder / "panel.png")
     return summary
 
 
@@ -130,7 +138,8 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
         config = run.config
         loss = PreferenceLoss(partial(dpo, beta=1.0), score=build(config.score))
         frozen = FrozenCopy(reference)
-        task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), background=config.background)
+        options = {"background": config.background, "start": reference}
+        task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), **options)
     found: Mapping[str, float] = fitted.trainer.test(task, datamodule=last.data, verbose=False)[0]
     return found
 
@@ -145,13 +154,14 @@ def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Summary:
     measurement = _measurement(run, run.splits.test, WITHOUT_DISTANCES)
     if not len(measurement.numbers):
         return {}
-    summary: Summary = {}
+    summary: Summary = {"gold": {"images": len(measurement.numbers), "with_gold": 0}}
     after, before = (measure_network(network, measurement, f"{name} on test") for name, network in networks.items())
     if after is not None and before is not None:
         evaluation = Evaluation(after, before)
         inputs = {"split": "test", "native": False}
         write_evaluation(run.folder / "evaluation", evaluation, networks, measurement, inputs)
-        summary = compare_overlaps(after.values, before.values)
+        summary["gold"]["with_gold"] = len(after.ids)
+        summary |= compare_overlaps(after.values, before.values)
     found = frontier_of(run, networks["policy"], networks["reference"])
     # Memory and seconds are those of the training, not of this comparison.
     summary["frontier"] = {**found, "peak_memory": peak, "seconds": seconds}

@@ -62,18 +62,22 @@ def make_task(round_: Round) -> SupervisedTask:
         scheduler=build(config.scheduler),
         background=config.background,
         hold_statistics=config.hold_statistics,
+        start=round_.reference,
     )
 
 
 def with_targets(pairs: DataModule, target: str) -> DataModule:
-    """Return loaders of the images that have pairs, in the same views and order, with a target instead of the pairs."""
+    """Return loaders of the images that have pairs, in the same views and order, with a target instead of the pairs.
+
+    Validation and test keep their pairs.
+    """
     splits = pairs.splits.with_train(np.asarray(pairs.train_data().indices, np.uint32))
     return DataModule(
         pairs.source,
         pairs.train_pipeline,
         pairs.eval_pipeline,
         items=partial(SupervisedDataset, target=target),
-        eval_items=partial(SupervisedDataset, target="gold"),
+        eval_items=pairs.eval_items,
         split=splits,
         batch_size=pairs.batch_size,
         workers=pairs.workers,

@@ -47,8 +47,11 @@ def fit(run: Run, task: LightningModule, data: DataModule, network: nn.Module, c
     task.save_hyperparameters({"config": description_of(run)})
     trainer = make_trainer(config, callbacks)
     trainer.fit(task, datamodule=data, ckpt_path=_checkpoint_of(config), weights_only=True)
-    if config.final == "best":
-        load_weights(run.folder / "checkpoints" / "best.ckpt", network)
+    best = run.folder / "checkpoints" / "best.ckpt"
+    if config.final == "best" and best.exists():
+        load_weights(best, network)
+    elif config.final == "best":
+        log.warning("Nothing was validated in %d steps, so that final=best is the last step.", trainer.global_step)
     return Fitted(trainer, task, data)
 
 

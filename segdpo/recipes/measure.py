@@ -15,13 +15,12 @@ from segdpo.metrics import HIGHER_IS_BETTER, MASK_METRICS, Calibration, mean_ove
 from segdpo.preferences import Logits, Network, masks_of, to_image
 from segdpo.progress import Bars
 from segdpo.recipes.config import Plain
+from segdpo.recipes.run import MEASURED_AT
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 Values = dict[str, Doubles]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-# Where masks are compared with gold.
-MEASURED_AT = ("image", "view")
 # Distances between contours take longer than all other metrics together.
 DISTANCES = ("hd95", "surface_dice")
 WITHOUT_DISTANCES = tuple(name for name in MASK_METRICS if name not in DISTANCES)

@@ -38,5 +38,6 @@ def make_task(round_: Round) -> PreferenceTask:
         hold_statistics=config.hold_statistics,
         starts_at_reference=round_.starts_at_reference,
         background=config.background,
+        start=round_.reference,
         low_resolution=config.low_resolution,
     )

@@ -19,6 +19,7 @@ from segdpo.preferences import asks_network
 from segdpo.recipes.collect import Preferences, collect_preferences
 from segdpo.recipes.config import build, function_of, leaves
 from segdpo.recipes.fitting import header_for, make_data, make_policy
+from segdpo.recipes.keep import check_rule
 from segdpo.recipes.reference import Reference, images_to_judge
 from segdpo.recipes.run import Run
 from segdpo.training import AdapterOff
@@ -67,6 +68,8 @@ def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
         asked = reference.network if policy is None else policy
         collected.append(collect_preferences(part, images, asked, weights=weights, first=first))
         data = make_data(part.config, collected[-1].source, collected[-1].splits)
+        if first is None:
+            check_rule(config.keep, data)
         run.clock.lap("pairs")
         # What is drawn from here on must not depend on whether the reference was trained here or found in the cache.
         seed_everything(part.config.seed, workers=True, verbose=False)

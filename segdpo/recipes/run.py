@@ -9,7 +9,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import segdpo
+from segdpo.checks import check_choice
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.recipes.monitor import with_monitor
 from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
@@ -35,6 +37,8 @@ from segdpo.reports import comparison_table, draw_curves
 log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
+# Where the comparison at the end compares masks with gold.
+MEASURED_AT = ("image", "view")
 
 
 class Clock:
@@ -105,13 +109,15 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summar
     torch.set_num_threads(_threads_of(config))
     seed_everything(config.seed, workers=True, verbose=False)
     run = open_run(config)
+    run = replace(run, config=with_monitor(config, len(run.splits.val), len(run.with_gold(run.splits.val))))
     recipe: Recipe = build(config.task)
     summary = recipe(run, callbacks)
     if not summary:
         return {}
     run.clock.lap("comparison")
     seconds = run.clock.seconds | {"total": time.perf_counter() - begin}
-    summary = _choices() | {"seed": config.seed, "versions": _versions()} | summary | {"seconds": seconds}
+    described = {"seed": config.seed, "monitor": run.config.optimise, "versions": _versions()}
+    summary = _choices() | described | summary | {"seconds": seconds}
     write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     # Last: a run with a summary.json is finished.
     write_atomically(run.folder / "summary.json", json.dumps(summary, indent=1, default=float).encode())
@@ -123,18 +129,23 @@ def open_run(config: DictConfig) -> Run:
     """Open the data, split it, and make the folder.
 
     Raises:
-        ValueError: the model has another number of classes than the data.
+        ValueError: the model has another number of classes than the data, or the views do not show whole images.
     """
-    source: RecordSource = build(config.data)
+    source, splits, has_gold = open_data(config)
     check_class_count(config, "model", source.classes)
-    infos = infos_of(source)
-    splits: Splits = build(config.datamodule.split)(infos)
-    if config.limit_images is not None:
-        splits = limited(splits, infos, config.limit_images, more=config.reference_training.images or 0)
     log.info("%s", splits)
-    folder = Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(config, source, splits, folder, has_gold=np.array([bool(info.gold) for info in infos], bool))
+    run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
+    _check_measured_at(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _check_measured_at(run: Run) -> None:
+    """Refuse, before anything is trained, views in which test images cannot be measured at their own size."""
+    check_choice("measured_at", run.config.measured_at, MEASURED_AT)
+    if run.config.measured_at == "image" and len(run.splits.test):
+        record = run.source[int(run.splits.test[0])]
+        run.preparation.input_of(record.image, record.id)
 
 
 def preparation_of(config: DictConfig, source: object = None) -> Preparation:
@@ -148,6 +159,17 @@ def preparation_of(config: DictConfig, source: object = None) -> Preparation:
         transforms.get("window"),
         transforms["eval"],
     )
+
+
+def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool_]]:
+    """Return the data of the configuration, its splits, and which records have gold."""
+    source: RecordSource = build(config.data)
+    infos = infos_of(source)
+    splits: Splits = build(config.datamodule.split)(infos)
+    if config.limit_images is not None:
+        labelled = config.reference_training.images or config.reference_training.get("at_most") or 0
+        splits = limited(splits, infos, config.limit_images, more=labelled)
+    return source, splits, np.array([bool(info.gold) for info in infos], bool)
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:

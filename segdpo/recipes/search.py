@@ -21,6 +21,8 @@ from rich.console import Console
 from segdpo.files import write_atomically
 from segdpo.models import check_resolvers
 from segdpo.recipes.config import build
+from segdpo.recipes.monitor import with_monitor
+from segdpo.recipes.run import open_data
 from segdpo.recipes.sweep_folder import enter
 from segdpo.renamed import current_words
 from segdpo.reports import trials_png, trials_table
@@ -45,9 +47,11 @@ def run_search(
         overrides: of conf/train.yaml.
         console: where to print.
     """
-    settings = _compose(overrides).get("hparams_search")
-    if settings is None:
+    config = _compose(overrides)
+    if config.get("hparams_search") is None:
         raise ValueError(f"Expected hparams_search=… but got none; there are {', '.join(_choices())}.")
+    _, splits, has_gold = open_data(config)
+    settings = with_monitor(config, len(splits.val), int(has_gold[splits.val].sum())).hparams_search
     fixed = [word for word in overrides if not word.lstrip("+~").startswith(("hparams_search", "hydra."))]
     folder, search = Path(settings.folder), _search(settings, fixed)
     _check_keys(search, overrides)

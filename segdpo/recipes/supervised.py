@@ -29,4 +29,6 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
         return {}
     save_weights(run.folder / "policy.safetensors", network, header_for(run, adapter=True))
     measured = measure_on(run, network, run.splits.test, fitted.trainer.strategy.root_device, "network on test")
-    return ({} if measured is None else {"policy": means_of(measured.values)}) | {"metric": metric}
+    golden = 0 if measured is None else len(measured.ids)
+    summary: Summary = {"gold": {"images": len(run.splits.test), "with_gold": golden}, "metric": metric}
+    return ({} if measured is None else {"policy": means_of(measured.values)}) | summary

@@ -32,15 +32,17 @@ TITLES = {
     "pairs/margin": "h, margin gained over the reference",
     "pairs/chosen_gain": "Chosen gain, s⁺ of policy − reference",
     "iou": "IoU with gold, validation",
+    "pairs/iou_gain": "IoU gained on held-out judgements, validation",
     "loss": "Loss",
 }
 REFERENCE_KEYS = {"score/policy_chosen": "score/reference_chosen", "score/policy_rejected": "score/reference_rejected"}
-COMPARED_WITH_ZERO = ("pairs/margin", "pairs/chosen_gain")
-# Row, column and colour of each panel of the PNG.
+COMPARED_WITH_ZERO = ("pairs/margin", "pairs/chosen_gain", "pairs/iou_gain")
+# Row, column and colour of each panel of the PNG; held-out judgements take the place of IoU where there is no gold.
 PLACES = {
     "score/policy_chosen": (0, 0, BLUE),
     "pairs/chosen_gain": (0, 1, BLUE),
     "iou": (0, 2, BLUE),
+    "pairs/iou_gain": (0, 2, BLUE),
     "score/policy_rejected": (1, 0, VERMILION),
     "pairs/margin": (1, 1, GREEN),
     "loss": (1, 2, BLUE),
@@ -160,7 +162,12 @@ def curves_figure(metrics_csv: str | Path, *, reference_iou: float | None = None
     axes = figure.subplots(2, 3, sharex=True)
     for each in axes.flat:
         each.set_axis_off()
-    for panel in prepare_panels(series, math.nan if reference_iou is None else reference_iou):
+    panels = {
+        panel.key: panel for panel in prepare_panels(series, math.nan if reference_iou is None else reference_iou)
+    }
+    if "iou" in panels:
+        panels.pop("pairs/iou_gain", None)
+    for panel in panels.values():
         row, column, colour = PLACES[panel.key]
         _draw_panel(axes[row, column], panel, colour)
     for each in axes[1]:

@@ -20,6 +20,7 @@ Tree = Mapping[str, Any]
 Series = tuple[list[float], list[float]]
 
 EVALUATE = "python scripts/evaluate.py RUN writes it"
+NO_GOLD = "no test image has gold, so IoU is not known"
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 OVERLAY_NAME = re.compile(r"(better|worse|lowest)_(\d+)_(.+)\.png", re.DOTALL)
 
@@ -125,13 +126,14 @@ def read_files(folder: Path) -> RunFiles:
         return RunFiles(folder, missing, _read_evaluation(folder, missing), only_evaluation=True)
     unfinished = "the run is unfinished, so there are no results; the same command resumes it or starts it again"
     summary = _read_json(folder / "summary.json", unfinished, missing)
+    without_gold = at(summary, "gold", "with_gold") == 0
     config_text = _read_text(folder / "config.yaml", "it is written at the end of a run", missing)
     overrides = read_yaml(_read_text(folder / ".hydra" / "overrides.yaml", "the command is not known", missing))
     hydra = mapping_at(read_yaml(_read_text(folder / ".hydra" / "hydra.yaml", "", [])), "hydra")
     return RunFiles(
         folder,
         missing,
-        _read_evaluation(folder / "evaluation", missing),
+        _read_evaluation(folder / "evaluation", missing, NO_GOLD if without_gold else EVALUATE),
         summary,
         config_text,
         mapping_at(read_yaml(config_text)),
@@ -258,9 +260,9 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name in ("evaluation", ".hydra") else path.name
 
 
-def _read_evaluation(folder: Path, missing: list[str]) -> EvaluationFiles:
+def _read_evaluation(folder: Path, missing: list[str], why: str = EVALUATE) -> EvaluationFiles:
     if not folder.is_dir():
-        missing.append(f"evaluation/ is not there: no values image by image; {EVALUATE}.")
+        missing.append(f"evaluation/ is not there: no values image by image; {why}.")
         return EvaluationFiles()
     return EvaluationFiles(
         _read_json(folder / "summary.json", EVALUATE, missing),

@@ -25,6 +25,8 @@ MEASURES = {
 }
 # Differences, shown with their sign and drawn with a line at 0.
 SIGNED = ("difference", "chosen gain")
+# Of runs under the safety rule: the difference of the network that was kept, 0 if that is the reference.
+RETURNED = "returned"
 # Shown as a mean without an interval.
 COUNTS = {"judgements": ("pairs", "judgements")}
 # Options whose value alone names a row: `dpo` rather than `loss=dpo`.
@@ -156,6 +158,7 @@ def run_of(folder: Path, summary: Mapping[str, Any], overrides: object, images: 
         raise ValueError(f"Expected a list of overrides but got {words!r}")
     options = dict(option_of(str(word)) for word in words)
     values = {name: _value(summary, place) for name, place in (MEASURES | COUNTS).items()}
+    values[RETURNED] = _returned(summary, values["difference"])
     seed = str(summary.get("seed", options.get("seed", "?")))
     return Run(folder, options, seed, values, summary, _changes_of(images))
 
@@ -236,6 +239,12 @@ def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:
         return float(found)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"Expected a number at {'.'.join(place)} but got {found!r}") from None
+
+
+def _returned(summary: Mapping[str, Any], difference: float) -> float:
+    if at(summary, "kept", "rule") != "safe":
+        return math.nan
+    return difference if at(summary, "kept", "network") == "policy" else 0.0
 
 
 def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:

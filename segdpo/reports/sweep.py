@@ -15,6 +15,7 @@ from segdpo.reports.plots import BLUE, GREY, VERMILION, new_figure, to_bytes
 from segdpo.reports.runs import (
     COUNTS,
     MEASURES,
+    RETURNED,
     SIGNED,
     UNKNOWN,
     WIN_RATE,
@@ -44,6 +45,7 @@ SEED_PLOTS = {
 STYLES = {"better": "green", "worse": "red"}
 OVER_IMAGES = "over images"
 POOLED = "over images: policy − reference pooled over all test images, with a 95 % interval for folds as clusters."
+KEPT_NOTE = "returned: the difference of the network kept by keep=safe, 0 where that is the reference."
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,14 @@ class Sweep:
 
     def counts(self) -> list[str]:
         """Return the counts that any run has."""
-        runs = [run for group in self.groups for run in group.runs]
-        return [name for name in COUNTS if not all(math.isnan(run.values[name]) for run in runs)]
+        return [name for name in COUNTS if self._any_has(name)]
+
+    def measures(self) -> list[str]:
+        """Return the measures shown with an interval; what the safety rule returned only if any run was under it."""
+        return [*MEASURES, *([RETURNED] if self._any_has(RETURNED) else [])]
+
+    def _any_has(self, name: str) -> bool:
+        return not all(math.isnan(run.values[name]) for group in self.groups for run in group.runs)
 
     def pooled(self) -> list[Interval]:
         """Return the difference over the images of each group, if any group was tested in several folds; else nothing.
@@ -99,8 +107,9 @@ class Sweep:
         `mark` is put on both sides of a row's name.
         """
         significant = [_after_holm(each, self.groups, mark) for each in self.comparisons if not each.recovery]
+        kept = [KEPT_NOTE] if RETURNED in self.measures() else []
         pooled = [POOLED] if self.pooled() else []
-        return [*pooled, *(each.explanation for each in self.comparisons), *significant]
+        return [*kept, *pooled, *(each.explanation for each in self.comparisons), *significant]
 
     def unfinished_note(self) -> str:
         """Return how many runs are unfinished, and which; nothing if there are none."""
@@ -116,7 +125,7 @@ class Sweep:
 
     def csv(self) -> str:
         """Return a line for each group (mean, low, high, n of each measure), each followed by a line for each run."""
-        measures = [*MEASURES, *self.counts()]
+        measures = [*self.measures(), *self.counts()]
         rows: list[tuple[Sequence[object], Sequence[Interval | float | None]]] = []
         pooled = self.pooled()
         for place, group in enumerate(self.groups):
@@ -150,14 +159,14 @@ class Sweep:
 
     def _headings(self) -> list[str]:
         pooled = [OVER_IMAGES] if self.pooled() else []
-        return ["run", *MEASURES, *pooled, "runs", *self.counts(), *(each.title for each in self.comparisons)]
+        return ["run", *self.measures(), *pooled, "runs", *self.counts(), *(each.title for each in self.comparisons)]
 
     def _rows(self) -> list[list[str]]:
         pooled = self.pooled()
         return [self._row(place, group, pooled[place : place + 1]) for place, group in enumerate(self.groups)]
 
     def _row(self, place: int, group: Group, pooled: Sequence[Interval]) -> list[str]:
-        measured = {name: group.interval(name) for name in MEASURES}
+        measured = {name: group.interval(name) for name in self.measures()}
         cells = [_with_n(_text_of(name, interval), interval, group) for name, interval in measured.items()]
         cells += [f"{plus_minus(one, sign=True)} (n {one.n})" for one in pooled]
         counts = [decimal(group.interval(name).mean, 0) for name in self.counts()]
@@ -294,7 +303,7 @@ def _p(value: float) -> str:
 
 def _text_of(measure: str, interval: Interval) -> str:
     """Return the cell of a measure; the interval of a share is not symmetric."""
-    return in_brackets(interval) if measure == WIN_RATE else plus_minus(interval, sign=measure in SIGNED)
+    return in_brackets(interval) if measure == WIN_RATE else plus_minus(interval, sign=measure in (*SIGNED, RETURNED))
 
 
 def _with_n(text: str, interval: Interval, group: Group) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from segdpo.metrics import Interval
 from segdpo.preferences import SourceReport
+from segdpo.reports.held_out import GAINS, gold_sentence, kept_sentence, wins_of
 from segdpo.reports.run_files import at, interval_at, number
 from segdpo.reports.text import DASH, METRIC_NAMES, decimal, p_value, verdict_of
 
@@ -28,7 +29,8 @@ STYLES = {"better": "green", "worse": "red"}
 def comparison_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of one run for rich.
 
-    A difference whose interval is above 0 is green, below 0 red. A chosen gain below 0, displacement, is red.
+    A difference whose interval is above 0 is green, below 0 red. A chosen gain below 0, displacement, is red. Where no
+    test image has gold, it shows what the held-out judgements say.
 
     Args:
         summary: the content of the run's summary.json.
@@ -45,6 +47,10 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     if wins := at(summary, "difference", "win_rate"):
         share = Interval(wins["rate"], wins["low"], wins["high"], wins["n"])
         table.add_row("images won", "", _in_parentheses(share, digits=2), "")
+    if at(summary, "gold", "with_gold") == 0 and at(summary, "held_out", "judgements"):
+        for gain, name in GAINS.items():
+            table.add_row(name, "", "", _difference(interval_at(summary, "held_out", gain)))
+        table.add_row("judged images won", "", _in_parentheses(wins_of(summary), digits=2), "")
     for key, name in PAIRS.items():
         value = number(at(summary, "pairs", key))
         if not math.isnan(value):
@@ -117,13 +123,16 @@ def _in_parentheses(interval: Interval, digits: int = 3) -> str:
 
 def _comparison_caption(summary: Mapping[str, Any]) -> str | None:
     iou = summary.get("difference", summary.get("policy", {})).get("iou")
-    if iou is None:
-        return None
-    caption = f"95 % intervals over {iou['n']} test images"
-    if "better" in iou:
-        caption += f"; better on {iou['better']}, worse on {iou['worse']}"
+    parts = [gold_sentence(summary)]
+    if iou is not None:
+        parts.append(f"95 % intervals over {iou['n']} test images")
+        if "better" in iou:
+            parts.append(f"better on {iou['better']}, worse on {iou['worse']}")
     total = number(at(summary, "seconds", "total"))
-    return caption if math.isnan(total) else f"{caption}; {total:.0f} s in all"
+    if not math.isnan(total) and any(parts):
+        parts.append(f"{total:.0f} s in all")
+    sentences = ("; ".join(filter(None, parts)), kept_sentence(summary))
+    return "\n".join(filter(None, sentences)) or None
 
 
 def _compared(summary: Mapping[str, Any], metric: str) -> list[str | Text]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from segdpo.metrics import HIGHER_IS_BETTER, Interval
@@ -44,6 +45,15 @@ def plain(value: float, digits: int = 3) -> str:
     '−0.123'
     """
     return decimal(value, digits).replace("-", "−", 1)
+
+
+def typographic(text: str) -> str:
+    """Return a text with the minus signs of its numbers as HTML has them.
+
+    >>> typographic("held-out -0.5")
+    'held-out −0.5'
+    """
+    return re.sub(r"-(?=\d)", "−", text)
 
 
 def signed(value: float, digits: int = 3) -> str:

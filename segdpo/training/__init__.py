@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from segdpo.training.callbacks.panels import panel_rows as panel_rows
     from segdpo.training.callbacks.progress import Progress as Progress
     from segdpo.training.callbacks.pruning import PruneTrial as PruneTrial
+    from segdpo.training.held_out import GAINS as GAINS
+    from segdpo.training.held_out import HeldOutGains as HeldOutGains
     from segdpo.training.losses import cross_entropy as cross_entropy
     from segdpo.training.losses import dice as dice
     from segdpo.training.losses import smp_loss as smp_loss
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from segdpo.training.score_cache import CachedScores as CachedScores
     from segdpo.training.score_cache import ScoreTable as ScoreTable
     from segdpo.training.scoring import PreferenceBatch as PreferenceBatch
+    from segdpo.training.scoring import images_of as images_of
+    from segdpo.training.scoring import score_batch as score_batch
+    from segdpo.training.scoring import weight_of as weight_of
     from segdpo.training.scoring import without_logits as without_logits
     from segdpo.training.shared_encoder import SharedEncoder as SharedEncoder
     from segdpo.training.supervised import SupervisedTask as SupervisedTask

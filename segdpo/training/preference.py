@@ -15,6 +15,7 @@ from segdpo.losses import LossTerms, PreferenceLoss
 from segdpo.metrics import kl_per_pixel
 from segdpo.models import hold_statistics as hold
 from segdpo.scores import PairScores, Score
+from segdpo.training.held_out import GAINS
 from segdpo.training.references import Reference
 from segdpo.training.schedules import BetaSchedule, ScheduledBeta
 from segdpo.training.scoring import (
@@ -31,7 +32,7 @@ from segdpo.training.scoring import (
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
 SIDES = ("chosen", "rejected", "margin")
-PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl")
+PAIRS = ("margin", "accuracy", "chosen_gain", "rejected_gain", "kl", *GAINS, "iou_gain")
 """What is logged of the pairs, under `pairs/NAME`."""
 
 
@@ -50,7 +51,8 @@ class PreferenceTask(Task):
         starts_at_reference: the policy has the reference's weights; check that h is 0 at the first step.
         watch: the score under which `score/…` and `pairs/chosen_gain` are logged; computed only when the Trainer logs.
             None: over the whole image, because displacement does not show over the disagreement alone.
-        background: whether val/iou and val/dice count class 0.
+        background: whether class 0 counts in IoU and Dice.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
         low_resolution: in training, score the logits before the upsampling that ends both networks; same numbers.
     """
 
@@ -67,9 +69,10 @@ class PreferenceTask(Task):
         starts_at_reference: bool = False,
         watch: Score | None = None,
         background: bool = False,
+        start: nn.Module | None = None,
         low_resolution: bool = False,
     ) -> None:
-        super().__init__(_logged_names(loss), optimizer, scheduler, background)
+        super().__init__(_logged_names(loss), optimizer, scheduler, background, start)
         reference.check(loss)
         if low_resolution:
             check_low_resolution(policy)
@@ -118,6 +121,7 @@ class PreferenceTask(Task):
         self.count(stage, self._values(scored, terms), weight)
         if scored.kl_per_image is not None:  # NaN: an image without a valid pixel
             self.count(stage, {"pairs/kl": scored.kl_per_image.nan_to_num()}, scored.kl_per_image.isfinite())
+        self.count_held_out(stage, at_image_size(scored.logits), batch)
         self.count_overlap(stage, at_image_size(scored.logits), batch)
 
     def _score(self, batch: PreferenceBatch, watch: bool) -> "_Scored":
@@ -244,7 +248,7 @@ def _logged_names(loss: PreferenceLoss) -> list[str]:
     """Return the names of everything that may be logged, without the stage."""
     parts = [f"loss/{name}" for name in ("objective", *loss.anchors)]
     scores = [f"score/{network}_{side}" for network in ("policy", "reference") for side in SIDES]
-    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS), "beta"]
+    return ["loss", *parts, *scores, *(f"pairs/{name}" for name in PAIRS if "iou" not in name), "beta"]
 
 
 def _watched_values(scored: _Scored, score: Score) -> dict[str, Tensor]:

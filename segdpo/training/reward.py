@@ -1,6 +1,5 @@
 """Training a reward model from pairs or rankings of masks."""
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,10 +42,6 @@ class RewardTask(Task):
     ) -> None:
         super().__init__(["loss", *(f"loss/{name}" for name in PARTS), *LOGGED], optimizer, scheduler, background=False)
         self.network, self.loss, self.judge_scores = network, loss, judge_scores
-
-    def setup(self, stage: str) -> None:
-        """Silence torchmetrics' warning about an unused metric: this task predicts no masks to compare with gold."""
-        warnings.filterwarnings("ignore", message="The ``compute`` method of metric Overlap was called before")
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """Return the loss, scaled by this process's share of all processes' pairs."""

@@ -81,6 +81,11 @@ def weight_of(batch: PreferenceBatch) -> Tensor:
     return torch.ones(len(batch.ranking), device=batch.ranking.device)
 
 
+def images_of(batch: PreferenceBatch) -> Tensor:
+    """Return the number of the image of each pair [pairs], or of each ranking [images]."""
+    return batch.image_index if isinstance(batch, PairBatch) else torch.arange(len(batch.ids))
+
+
 def pairs_of(batch: PreferenceBatch) -> Pairs:
     """Return the pairs of a batch; for rankings, one pair each that agrees where all of its masks agree."""
     if isinstance(batch, PairBatch):

@@ -5,14 +5,14 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from segdpo.data import Batch, SupervisedBatch
+from segdpo.data import Batch, PairBatch, RankingBatch, SupervisedBatch
 from segdpo.models import hold_statistics as hold
 from segdpo.training.losses import SupervisedLoss
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
 
 class SupervisedTask(Task):
-    """Minimise `loss(logits, target, valid)` over SupervisedBatches.
+    """Minimise `loss(logits, target, valid)` over SupervisedBatches; validation and test may be on pairs.
 
     Means over several batches weight each by its valid pixels, and so does the gradient over several processes. That
     is exact for losses that are a mean over pixels (cross-entropy), not for ratios of sums (Dice).
@@ -23,8 +23,9 @@ class SupervisedTask(Task):
             float32 [images, classes, height, width].
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
-        background: whether val/iou and val/dice count class 0.
+        background: whether class 0 counts in IoU and Dice.
         hold_statistics: keep BatchNorm and dropout in evaluation mode, as preference training does.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class SupervisedTask(Task):
         scheduler: MakeScheduler | None = None,
         background: bool = False,
         hold_statistics: bool = False,
+        start: nn.Module | None = None,
     ) -> None:
-        super().__init__(["loss"], optimizer, scheduler, background)
+        super().__init__(["loss"], optimizer, scheduler, background, start)
         self.network, self.loss = network, loss
         self._hold_statistics = hold_statistics
         self.train()
@@ -57,11 +59,12 @@ class SupervisedTask(Task):
         return loss * self.share(pixels)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss and the overlap with gold."""
+        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss and the overlap with gold."""
+        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
+        self._evaluate("test", batch)
         self._evaluate("test", batch)
 
     @torch.no_grad()
@@ -70,6 +73,8 @@ class SupervisedTask(Task):
         if isinstance(batch, SupervisedBatch):
             loss = self.loss(logits, batch.target, batch.valid)
             self.count(stage, {"loss": loss[None]}, batch.valid.sum()[None])
+        if isinstance(batch, PairBatch | RankingBatch):
+            self.count_held_out(stage, logits, batch)
         self.count_overlap(stage, logits, batch)
 
     def train(self, mode: bool = True) -> "SupervisedTask":

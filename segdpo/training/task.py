@@ -1,6 +1,7 @@
 """What all tasks share: the optimiser, logged means over pairs or pixels, and a check that the loss is finite."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,10 +16,14 @@ from segdpo.checks import IGNORE
 from segdpo.data import Batch
 from segdpo.metrics import Overlap
 from segdpo.scores import predicted_classes
+from segdpo.training.held_out import GAINS, HeldOutGains
+from segdpo.training.scoring import PreferenceBatch, weight_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[..., Any]
 STAGES = ("train", "val", "test")
+IOU_GAIN = "pairs/iou_gain"
+"""The smaller of both gains in IoU with the masks of held-out pairs."""
 
 
 class Task(LightningModule):
@@ -30,7 +35,8 @@ class Task(LightningModule):
         names: of everything that is logged, without the stage.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
-        background: whether val/iou and val/dice count class 0.
+        background: whether class 0 counts in IoU and Dice.
+        start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
     """
 
     def __init__(
@@ -39,9 +45,13 @@ class Task(LightningModule):
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
         background: bool,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({f"on_{stage}": Means(names) for stage in STAGES})
+        self.means = nn.ModuleDict(
+            {f"on_{stage}": Means([*names, *(f"pairs/{gain}" for gain in GAINS)]) for stage in STAGES}
+        )
+        self._held_out = HeldOutGains(start, background)
         self.overlaps = nn.ModuleDict({f"on_{stage}": Overlap(2, background) for stage in STAGES[1:]})
         self.guard = FiniteGuard()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -87,6 +97,11 @@ class Task(LightningModule):
             overlap.classes = max(2, logits.shape[1])
             overlap.update(predicted_classes(logits), batch.gold.masked_fill(~batch.valid, IGNORE))
 
+    def count_held_out(self, stage: str, logits: Tensor, batch: PreferenceBatch) -> None:
+        """Add the gains in IoU with the masks of held-out pairs."""
+        gains = self._held_out(logits, batch)
+        self.count(stage, {f"pairs/{name}": gain for name, gain in gains.items()}, weight_of(batch))
+
     def share(self, weight: Tensor) -> Tensor:
         """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.
 
@@ -122,11 +137,16 @@ class Task(LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         means, overlaps = cast(Means, self.means[f"on_{stage}"]), cast(Overlap, self.overlaps[f"on_{stage}"])
-        found, overlap = means.compute(), overlaps.compute()
+        with warnings.catch_warnings():  # without gold, nothing is compared with it
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric Overlap was called before")
+            found, overlap = means.compute(), overlaps.compute()
         if overlap["images"] > 0:
             found |= {name: overlap[name] for name in ("iou", "dice")}
+        if gains := [found[name] for name in (f"pairs/{gain}" for gain in GAINS) if name in found]:
+            found[IOU_GAIN] = torch.stack(gains).min()
         means.reset()
         overlaps.reset()
+        self._held_out.release()
         # Already the same on every process, but Lightning warns without sync_dist.
         self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, sync_dist=True)
 

@@ -1,8 +1,11 @@
 """Records with gold for evaluations: sizes that differ, images without gold, images with nothing in them."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from segdpo.data.record import Record
+from segdpo.data.shapes import Shapes
 
 
 class Discs:
@@ -36,3 +39,25 @@ class Swapped(Discs):
     """The same classes in another order."""
 
     classes = ("object", "background")
+
+
+def shapes_with_gold_of(golden=(), **options):
+    """The embedded data in which only the records of these numbers have gold."""
+    return WithGoldOf(Shapes(**options), tuple(golden))
+
+
+@dataclass(frozen=True)
+class WithGoldOf:
+    source: Shapes
+    golden: tuple[int, ...]
+
+    @property
+    def classes(self):
+        return self.source.classes
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        record = self.source[index]
+        return record if index in self.golden else replace(record, gold=None)

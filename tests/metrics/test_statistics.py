@@ -10,6 +10,7 @@ from scipy import stats
 from segdpo.metrics.statistics import (
     Interval,
     Wilcoxon,
+    clustered_interval,
     hierarchical_difference,
     holm,
     mean_interval,
@@ -262,3 +263,24 @@ def test_errors_of_seeds_name_the_fix():
         hierarchical_difference([[0.1, 0.2], [0.1]])
     with pytest.raises(ValueError, match="twice"):
         hierarchical_difference([[0.1, 0.2], [0.1]], [["a", "a"], ["b"]])
+
+
+def test_a_clustered_interval_is_students_where_each_cluster_has_one_value():
+    values = np.random.default_rng(0).normal(0.3, 1, 12)
+    found = clustered_interval(values, [str(number) for number in range(12)])
+    expected = stats.t.interval(0.95, 11, loc=values.mean(), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.bound == pytest.approx(values.mean() + stats.t.ppf(0.05, 11) * stats.sem(values))
+    assert (found.n, found.clusters) == (12, 12)
+
+
+def test_a_clustered_interval_by_hand():
+    # Clusters a: 1, 3 (weights 1, 1); b: 2 (weight 2). m = 2; sums of deviations 0 and 0.
+    assert clustered_interval([1.0, 3.0, 2.0], ["a", "a", "b"], [1.0, 1.0, 2.0]).high == 2
+    # a: 0, 0; b: 4. m = 4/3, sums -8/3 and 8/3: variance 2/1 · 2 · (8/3)² / 9.
+    found = clustered_interval([0.0, 0.0, 4.0], ["a", "a", "b"])
+    assert found.high - found.mean == pytest.approx(12.706204736 * math.sqrt(4 * (8 / 3) ** 2 / 9))
+    assert math.isnan(clustered_interval([1.0, 2.0], ["a", "b"], fewest=5).bound)
+    assert math.isnan(clustered_interval([], []).mean)
+    with pytest.raises(ValueError, match="each of 1 values but got 2 clusters"):
+        clustered_interval([1.0], ["a", "b"])

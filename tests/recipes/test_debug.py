@@ -13,7 +13,7 @@ def test_only_a_few_images_of_each_split_are_read(tmp_path, monkeypatch):
     read, made = [], Shapes._make
     monkeypatch.setattr(Shapes, "_make", lambda self, index: read.append(index) or made(self, index))
     run = open_run(composed("debug=fast", "data.count=5000", "data.size=32", folder=tmp_path))
-    assert read == []
+    assert len(read) <= 1  # the size of one test image
     splits = collect_preferences(run, run.splits.train, None).splits
     assert [len(splits.train), len(splits.val), len(splits.test)] == [24, 24, 24]
     assert sorted(read) == sorted(np.concatenate([run.splits.train, run.splits.val, run.splits.test]))

@@ -10,6 +10,7 @@ from gold_sources import Discs
 from torch import nn
 
 from segdpo.data.preparation import Preparation
+from segdpo.data.record import RecordInfo
 from segdpo.data.transforms import Pipeline, albumentations
 from segdpo.preferences.network import Network
 from segdpo.recipes.measure import Measurement, measure_network
@@ -36,6 +37,23 @@ def network(module, *steps):
 def convolution():
     torch.manual_seed(3)
     return nn.Conv2d(3, 1, 7, padding=3)
+
+
+class Described(Discs):
+    """Says which images have no gold, and refuses to read those."""
+
+    def describe(self, index):
+        return RecordInfo(f"disc {index:02d}", gold=index not in self.lacking)
+
+    def __getitem__(self, index):
+        assert index not in self.lacking
+        return super().__getitem__(index)
+
+
+def test_images_said_to_have_no_gold_are_not_read(convolution):
+    measurement = Measurement(Described(5, lacking=(1, 3)), np.arange(5, dtype=np.uint32))
+    measured = measure_network(network(convolution), measurement, "")
+    assert (measured.numbers, measured.without_gold) == ([0, 2, 4], ["disc 01", "disc 03"])
 
 
 def test_at_the_images_size_filled_up_views_measure_as_they_are(convolution):

@@ -72,7 +72,7 @@ def test_every_command_of_the_docs_runs(run, tmp_path, monkeypatch):
         for line in block.splitlines()
     ]
     commands = [words for words in lines if words]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for _, script, *words in commands:
         assert script == "scripts/evaluate.py"
         assert evaluate(words) == 0, words

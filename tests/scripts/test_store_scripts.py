@@ -113,7 +113,8 @@ def test_every_command_of_the_docs_runs(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     scripts = {"scripts/pack.py": pack, "scripts/check.py": check, "scripts/check_data.py": check}
-    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    # Those of segdpo are for the reader's own folder: tests/test_own_data.py.
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python ")]
     assert len(commands) == 10
     for command in commands:
         _, script, *words = shlex.split(command, comments=True)

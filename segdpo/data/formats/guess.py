@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -131,7 +131,7 @@ def guess(root: str | Path, options: Mapping[str, Any] | None = None) -> Guess:
     found = _formats(root, gold, candidates, names, given)
     index, rows = _index(root, files, layout, given)
     formats = [one.format for one in (found.gold, found.candidates) if one] or [MaskFormat()]
-    guessed = {
+    guessed: dict[str, Any] = {
         "images": layout.images,
         "gold": gold.pattern if gold else None,
         "masks": {one.name: one.pattern for one in candidates},
@@ -427,7 +427,7 @@ def _split(layout: Layout, rows: Mapping[str, Mapping[str, str]], given: Given) 
 
 def _value_range(root: Path, layout: Layout, given: Given) -> Sequence[float] | None:
     if given.value_range != AUTO:
-        return cast(Sequence[float] | None, given.value_range)
+        return given.value_range
     paths = [root / path for path in spread(list(layout.files.values()), SAMPLE)]
     try:
         if value_range_of(paths, LOOKED_AT) is None:

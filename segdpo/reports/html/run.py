@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from segdpo.metrics import Interval
+from segdpo.reports.held_out import GAINS, gold_sentence, kept_sentence, wins_of
 from segdpo.reports.html.figures import Figure, image_figures, reliability_figures, run_curves
 from segdpo.reports.run_files import ImageValues, Overlay, RunFiles, at, interval_at, mapping_at, number
 from segdpo.reports.runs import option_of
-from segdpo.reports.text import DASH, METRIC_NAMES, bounds, count_of, p_value, plain, signed, verdict_of
+from segdpo.reports.text import DASH, METRIC_NAMES, bounds, count_of, p_value, plain, signed, typographic, verdict_of
 
 WORST = 12
 # The bootstrap interval of fewer images is itself a rough estimate.
@@ -67,6 +68,7 @@ class RunView:
     title: str
     verdict: Verdict
     displacement: str
+    kept: str
     command: str
     choices: Rows
     facts: Rows
@@ -92,12 +94,15 @@ def run_view(files: RunFiles, *, brief: bool = False) -> RunView:
     return RunView(
         files=files,
         title=_title(files),
-        verdict=_verdict(results),
+        verdict=_verdict(results, files.summary),
         displacement=_displacement(number(at(files.summary, "pairs", "chosen_gain"))),
+        kept=typographic(
+            " ".join(f"{line}." for line in (gold_sentence(files.summary), kept_sentence(files.summary)) if line)
+        ),
         command=command_of(files),
         choices=_choices(files),
         facts=list(_facts(files)),
-        rows=list(_metric_rows(results, evaluation.summary)),
+        rows=[*_metric_rows(results, evaluation.summary), *_held_out_rows(files.summary)],
         curves=run_curves(files.series, number(at(files.summary, "validation", "reference", "iou", "mean"))),
         images=[] if brief else image_figures(evaluation.images),
         calibration=[] if brief else reliability_figures(evaluation.summary.get("calibration")),
@@ -148,8 +153,10 @@ def _title(files: RunFiles) -> str:
     return ", ".join(parts) or files.folder.resolve().name
 
 
-def _verdict(results: Mapping[str, Any]) -> Verdict:
-    """Return whether the policy is better than the reference, in IoU over the test images."""
+def _verdict(results: Mapping[str, Any], summary: Mapping[str, Any]) -> Verdict:
+    """Return whether the policy is better than the reference, in IoU over the test images; else what is known."""
+    if at(summary, "gold", "with_gold") == 0:
+        return _verdict_without_gold(summary)
     difference = interval_at(results, "difference", "iou")
     policy, reference = (interval_at(results, part, "iou") for part in ("policy", "reference"))
     if math.isnan(difference.mean):
@@ -169,6 +176,22 @@ def _verdict(results: Mapping[str, Any]) -> Verdict:
     }[tone]
     few = " With so few images the interval itself is a rough one." if difference.n < FEW else ""
     return Verdict(tone, lead, f"{bounds(difference, sign=True)} over {images}: {details}{few}")
+
+
+def _verdict_without_gold(summary: Mapping[str, Any]) -> Verdict:
+    gains = {name: interval_at(summary, "held_out", gain) for gain, name in GAINS.items()}
+    tones = {verdict_of(gain) for gain in gains.values()}
+    # Both gains have to be shown; one loss is enough.
+    tone = next(found for found in ("worse", "unknown", "open", "better") if found in tones)
+    lead = {
+        "better": "More like the chosen masks",
+        "worse": "Less like the chosen masks",
+        "open": "No clear difference in held-out judgements",
+        "unknown": "Too few held-out judgements to say",
+    }[tone]
+    shown = "; ".join(f"{name} {signed(gain.mean)} {bounds(gain, sign=True)}".strip() for name, gain in gains.items())
+    judged = count_of(int(number(at(summary, "held_out", "judgements"))), "held-out judgement")
+    return Verdict(tone, lead, f"{shown} over {judged}. {gold_sentence(summary)}.")
 
 
 def _verdict_without_difference(policy: Interval, reference: Interval) -> Verdict:
@@ -214,6 +237,20 @@ def _metric_rows(results: Mapping[str, Any], evaluation: Mapping[str, Any]) -> I
     if not math.isnan(rate):
         wins = interval_at(results, "difference", "win_rate")
         yield MetricRow("images won", ("", ""), (plain(rate), bounds(wins)), ("", ""), "open", "", "", "", str(wins.n))
+
+
+def _held_out_rows(summary: Mapping[str, Any]) -> Iterator[MetricRow]:
+    """Yield the gains in held-out judgements, and the share of judged images won."""
+    empty = ("", "")
+    for gain, name in GAINS.items():
+        found = interval_at(summary, "held_out", gain)
+        if not math.isnan(found.mean):
+            change = signed(found.mean), bounds(found, sign=True)
+            yield MetricRow(f"{name}, held out", empty, empty, change, verdict_of(found), "", "", "", str(found.n))
+    wins = wins_of(summary)
+    if not math.isnan(wins.mean):
+        share = plain(wins.mean), bounds(wins)
+        yield MetricRow("judged images won", empty, share, empty, "open", "", "", "", str(wins.n))
 
 
 def _class_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, ...]]:

@@ -20,6 +20,8 @@ SHOWN = MappingProxyType(
         "IoU {:.3f}": "val/iou",
     }
 )
+# In the place of IoU where validation has no gold.
+WITHOUT_GOLD = MappingProxyType({"judged {:+.3f}": "val/pairs/iou_gain"})
 
 
 class Progress(ProgressBar):
@@ -48,7 +50,8 @@ class Progress(ProgressBar):
     def numbers(self, trainer: Trainer) -> str:
         """Return the latest metrics in one line."""
         metrics = trainer.callback_metrics
-        return " ".join(form.format(float(metrics[name])) for form, name in self._shown.items() if name in metrics)
+        shown = self._shown if "val/iou" in metrics else {**self._shown, **WITHOUT_GOLD}
+        return " ".join(form.format(float(metrics[name])) for form, name in shown.items() if name in metrics)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

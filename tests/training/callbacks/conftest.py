@@ -55,7 +55,7 @@ def build(tmp_path, request) -> Callable[..., list[Callback]]:
 
     def callbacks(*overrides: str) -> list[Callback]:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            config = compose(None, overrides=[f"+run_folder={tmp_path}", *overrides])
+            config = compose(None, overrides=[f"+run_folder={tmp_path}", "+optimise=val/iou", *overrides])
         return [instantiate(node, _convert_="all") for node in config.callbacks.values() if node]
 
     return callbacks
