@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -84,7 +84,7 @@ def _read(path: Path, record: Record) -> Record | None:
 
 def _packed(made: Record, record: Record) -> bytes:
     new_meta = {name: value for name, value in made.meta.items() if record.meta.get(name) != value}
-    arrays = {
+    arrays: dict[str, Any] = {
         "pairs": np.array([(pair.chosen, pair.rejected) for pair in made.pairs], np.int64).reshape(-1, 2),
         "weights": np.array([pair.weight for pair in made.pairs], np.float64),
         "ranking": np.array(made.ranking, np.int64),
