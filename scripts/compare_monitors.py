@@ -3,8 +3,8 @@
     nice python scripts/compare_monitors.py --out outputs/monitors     # about ten minutes of one core
     python scripts/compare_monitors.py --out outputs/monitors --table  # the table again, without training
 
-Each loss is trained from each reference, and every validation keeps all metrics and the IoU of the test images
-with gold. A monitor picks the validation at which it is highest, the start (where every gain is 0) among them.
+Each loss is trained from each reference, and every validation keeps all metrics and the test images' IoU with gold.
+A monitor picks the validation at which it is highest, the start (where every gain is 0) among them.
 """
 
 import argparse

@@ -107,11 +107,22 @@ def current_word(word: str) -> str | None:
     return new_word
 
 
-def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of an earlier run with today's names of keys.
+# Options that earlier runs do not have, with the values that give what those runs did.
+ADDED_OPTIONS: Mapping[str, Any] = {
+    "keep": "always",
+    "measured_at": "view",
+    "without_gold": "val/pairs/iou_gain",
+    "reference_training": {"at_most": None},
+    "transforms": {"window": None},
+}
 
-    >>> current_config({"start": {"steps": 5}, "ckpt_path": None, "callbacks": {"how_to_go_on": None}})
-    {'reference_training': {'steps': 5}, 'resume': None, 'callbacks': {'resume_hint': None}}
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an earlier run with today's names of keys, and what options added since would be.
+
+    >>> found = current_config({"start": {"steps": 5}, "ckpt_path": None, "callbacks": {"how_to_go_on": None}})
+    >>> found["reference_training"], found["resume"], found["callbacks"], found["keep"]
+    ({'at_most': None, 'steps': 5}, None, {'resume_hint': None}, 'always')
     """
     found = {RENAMED_OPTIONS.get(key, key): value for key, value in config.items() if key not in REMOVED_OPTIONS}
     for group in ("candidates", "selection", "reward_test"):
@@ -123,6 +134,11 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
     candidates = found.get("candidates")
     if isinstance(candidates, dict) and str(candidates.get("_target_")).endswith(".given"):
         found["questions"] = {"_target_": "segdpo.recipes.answered"}
+    for key, value in ADDED_OPTIONS.items():
+        if isinstance(value, dict) and isinstance(found.get(key), dict):
+            found[key] = value | found[key]
+        elif not isinstance(value, dict):
+            found.setdefault(key, value)
     return found
 
 

@@ -81,7 +81,7 @@ class Preparation:
 
     def decode(self, data: bytes, name: str) -> Image:
         """Return the image in a file's bytes as training decoded it; `name` is for messages."""
-        return decode_image(data, name, self.channels)
+        return decode_image(data, name, self.channels, self.value_range)
 
     def input_of(self, image: Image, name: str = "transforms.eval") -> Prepared:
         """Return an image as the network receives it.
@@ -96,11 +96,14 @@ class Preparation:
         if image.dtype != np.uint8 or image.ndim != 3:
             raise ValueError(f"{name}: Expected an image uint8 [H, W, C] but got {image.dtype} {list(image.shape)}.")
         height, width = image.shape[:2]
-        rng = np.random.default_rng(0)
-        # Without steps, no places need to be followed.
-        followed = coordinate_masks((height, width)) if self.views.steps else np.empty((0, height, width), np.uint8)
+        nothing = np.empty((0, height, width), np.uint8)
         try:
-            seen = self.views(image, followed, rng)
+            # Without steps, no places need to be followed. No name for the masks: they take more bytes than the image.
+            seen = self.views(
+                image,
+                coordinate_masks((height, width)) if self.views.steps else nothing,
+                np.random.default_rng(0),
+            )
         except Exception as error:  # steps raise their own kinds, as for an image smaller than a crop
             raise ValueError(f"{name}: cannot be prepared as in training ({error}); see transforms.eval.") from error
         box = image_box(name, seen, (height, width)) if self.views.steps else (slice(0, height), slice(0, width))

@@ -112,10 +112,10 @@ def _classes(check: Check) -> list[tuple[str, str]]:
 
 
 def command_line(options: Mapping[str, Any], more: Sequence[str]) -> str:
-    r"""Return the command that trains with these options, to paste into a shell.
+    """Return the command that trains with these options, to paste into a shell.
 
-    >>> command_line({"data": "plain", "data.root": "my photos", "data.masks": {"anna": "masks/*_a"}}, ["seed=1"])
-    "segdpo train data=plain 'data.root=\"my photos\"' 'data.masks={anna:\"masks/*_a\"}' seed=1"
+    >>> print(command_line({"data": "plain", "data.root": "my photos", "data.gold": None}, ["seed=1"]))
+    segdpo train data=plain 'data.root="my photos"' data.gold=null seed=1
     """
     return shlex.join(["segdpo", "train", *(f"{key}={_hydra(value)}" for key, value in options.items()), *more])
 

@@ -205,9 +205,9 @@ def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
     """
     box = _bounds(view.valid)
     if box is not None and view.valid[box].all():
-        # uint16 holds every place: a large image has few bytes a pixel to spare.
-        digits = view.masks[:, box[0], box[1]].astype(np.uint16)
-        if all(_is_proportional(_BASE * digits[2 * axis] + digits[2 * axis + 1], axis, size[axis]) for axis in (0, 1)):
+        high, low = view.masks[::2, box[0], box[1]], view.masks[1::2, box[0], box[1]]
+        # One axis at a time, and uint16, which holds every place: large images take many bytes.
+        if all(_is_proportional(high[axis] * np.uint16(_BASE) + low[axis], axis, size[axis]) for axis in (0, 1)):
             return box
     raise DataError(
         f"{name}: Expected an eval pipeline that shows the whole image, resized or padded, but it cuts, turns or "

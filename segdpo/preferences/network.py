@@ -75,23 +75,16 @@ class Network:
         Inputs with a side longer than the preparation's window are predicted in windows.
         """
         sides = inputs.shape[2:]
-        logits = predict_windows(
-            self._forward,
+        return predict_windows(
+            partial(self._forward, name=name),
             inputs,
             window=self.preparation.window or (max(sides) if math.prod(sides) <= WHOLE else LARGEST),
             overlap=self.overlap,
             batch=self.batch,
             device=self.device,
         )
-        if not all(bool(one.isfinite().all()) for one in logits.flatten(0, 1)):
-            # NaN > 0 is false: without this check a broken network would count as one that predicts background.
-            raise ValueError(
-                f"{name}: Expected finite logits from the network but some are NaN or infinite; its weights are "
-                "broken: use those of an earlier step, or train with a lower learning rate."
-            )
-        return logits
 
-    def _forward(self, inputs: Tensor) -> Tensor:
+    def _forward(self, inputs: Tensor, name: str) -> Tensor:
         """Return the model's logits of inputs of any size."""
         height, width = inputs.shape[2:]
         # A Segmenter pads by itself, and views give the sizes that the model was trained at.
@@ -108,6 +101,12 @@ class Network:
             raise ValueError(
                 f"Expected the network to return logits [{expected[0]}, classes, {expected[1]}, {expected[2]}] but got "
                 f"{got}; wrap it in a module that returns the logits alone, resized to the input."
+            )
+        if not logits.isfinite().all():
+            # NaN > 0 is false: without this check a broken network would count as one that predicts background.
+            raise ValueError(
+                f"{name}: Expected finite logits from the network but some are NaN or infinite; its weights are "
+                "broken: use those of an earlier step, or train with a lower learning rate."
             )
         return logits[:, :, :height, :width]
 

@@ -194,6 +194,28 @@ def negative_numbers(root):
     return {name: np.where(layouts.rows == 7, np.where(OBJECT[name] > 0, 0, 255), OBJECT[name]) for name in IDS}
 
 
+def other_palette(root):
+    """The same colours under other indices in one of the masks."""
+    images(root, "images/*.png")
+    (root / "masks").mkdir()
+    for name in IDS:
+        order = [0, 2, 1] if name == "c3" else [0, 1, 2]
+        mask = Pillow.fromarray(np.array(order, np.uint8)[CLASSES[name]], "L")
+        mask.putpalette(COLOURS[order].tobytes())
+        mask.save(root / f"masks/{name}.png")
+    return {}
+
+
+def black_last(root):
+    images(root, "images/*.png")
+    (root / "masks").mkdir()
+    for name in IDS:
+        mask = Pillow.fromarray(np.array([1, 0], np.uint8)[OBJECT[name]], "L")
+        mask.putpalette(bytes([200, 30, 30, 0, 0, 0]))
+        mask.save(root / f"masks/{name}.png")
+    return {}
+
+
 QUESTIONS = {
     one_number: ["masks: ", "128", "data.mask_format="],
     white_alone_and_one_alone: ["255", "c3.png", "data.mask_format="],
@@ -214,6 +236,8 @@ QUESTIONS = {
     classes_without_background: ["'cell'", "classes.txt", "data.classes=[background,cell,nucleus]"],
     two_lists_of_classes: ["classes.txt: background, cell, nucleus", "labels.txt: background, ship, harbour"],
     negative_numbers: ["-1", "data.mask_format="],
+    other_palette: ["palettes", "[30,30,200]", "{0:0,1:1,2:2}"],
+    black_last: ["palettes", "[200,30,30]", "{0:0,1:1}"],
 }
 
 
@@ -352,6 +376,18 @@ def test_masks_whose_names_are_of_no_image(tmp_path):
         plain_folder(tmp_path)
 
 
+def test_folders_of_masks_that_fit_no_image_are_said(tmp_path):
+    black_and_white(tmp_path)
+    save(tmp_path / "masks_anna/q1.png", OBJECT["a1"])
+    assert guess(tmp_path).line.endswith("no file has the name of an image in masks_anna/")
+    # They must not become images themselves.
+    save(tmp_path / "two/train/a.png", OBJECT["a1"])
+    save(tmp_path / "two/test/b.png", OBJECT["a1"])
+    save(tmp_path / "two/train/masks/q.png", OBJECT["a1"])
+    with pytest.raises(DataError, match=r"train/masks.*data\.(images|gold)="):
+        guess(tmp_path / "two")
+
+
 def test_masks_alone_no_images_and_no_folder(tmp_path):
     save(tmp_path / "masks/a.png", OBJECT["a1"])
     with pytest.raises(DataError, match=r"all 1 pictures are in folders of masks \(masks\).*data\.images=FOLDER"):
@@ -415,7 +451,20 @@ def test_upper_case_and_hidden_files(tmp_path):
     assert source.other_files == ()
 
 
-def test_a_palette_that_is_transparent(tmp_path):
+def test_white_may_have_any_index(tmp_path):
+    images(tmp_path, "images/*.png")
+    (tmp_path / "masks").mkdir()
+    for k, name in enumerate(IDS):
+        swapped = k % 2
+        mask = Pillow.fromarray(OBJECT[name] ^ np.uint8(swapped), "L")
+        mask.putpalette(bytes([255, 255, 255, 0, 0, 0] if swapped else [0, 0, 0, 255, 255, 255]))
+        mask.save(tmp_path / f"masks/{name}.png")
+    source = plain_folder(tmp_path)
+    for k, name in enumerate(IDS):
+        np.testing.assert_array_equal(source[k].gold, OBJECT[name])
+
+
+def test_colours_that_are_transparent(tmp_path):
     images(tmp_path, "images/*.png")
     for name in IDS:
         pixels = np.zeros((8, 12, 4), np.uint8)

@@ -131,3 +131,10 @@ def test_all_faulty_masks_of_an_image_come_at_once(root):
     save(root / "masks_ben/p1_a.png", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match=r"masks_anna/p1_a\.png: .*masks_ben/p1_a\.png: "):
         read(root)[0]
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    # A folder that is called like an image is none.
+    (tmp_path / "images/a.png").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"images: Expected images but found none"):
+        PlainFolder(tmp_path, ("background", "cell"), index=None)

@@ -250,6 +250,41 @@ def split_folders(root: Path) -> Expected:
     )
 
 
+def folders_of_masks_of_splits(root: Path) -> Expected:
+    """train/ and train_masks/, as the cars of Carvana; no masks for test."""
+    gold, splits = {}, {}
+    for name, split in zip(IDS, ("test", "train", "train", "train", "val", "val"), strict=True):
+        save(root / split / f"{name}.jpg", picture(name))
+        splits[f"{split}/{name}"] = split
+        if split != "test":
+            save(root / f"{split}_masks" / f"{name}_mask.gif", OBJECT[name] * np.uint8(255))
+            gold[f"{split}/{name}"] = OBJECT[name]
+    return Expected(
+        gold, ids=tuple(sorted(splits)), splits=splits, says=("gold of 5 in *_masks/**/*_mask (black/white → ",)
+    )
+
+
+def masks_inside_images(root: Path) -> Expected:
+    images(root, "images/*.png")
+    for name in IDS[:2]:
+        save(root / f"images/masks/{name}.png", OBJECT[name])
+    return Expected(
+        {name: OBJECT[name] for name in IDS[:2]}, says=("6 images in images/", "gold of 2 in images/masks/")
+    )
+
+
+def cityscapes(root: Path) -> Expected:
+    gold, splits = {}, {}
+    for k, name in enumerate(IDS):
+        where = f"{'train' if k < 4 else 'val'}/ulm/{name}"
+        save(root / f"leftImg8bit/{where}_leftImg8bit.png", picture(name))
+        save(root / f"gtFine/{where}_gtFine_labelIds.png", CLASSES[name])
+        save(root / f"gtFine/{where}_gtFine_color.png", COLOURS[CLASSES[name]])
+        gold[where], splits[where] = CLASSES[name], where.split("/")[0]
+    classes = ("background", "class_1", "class_2")
+    return Expected(gold, ids=tuple(gold), splits=splits, classes=classes, says=("gtFine/**/*_gtFine_labelIds",))
+
+
 def index(root: Path) -> Expected:
     black_and_white(root)
     lines = [f"{name},hospital {k // 2},{'test' if k > 3 else 'train'}" for k, name in enumerate(IDS)]
@@ -426,8 +461,9 @@ def deep_images(root: Path) -> Expected:
 
 
 KNOWN: tuple[Builder, ...] = (
-    black_and_white, one_bit, black_and_white_as_rgb, sixteen_bit_white, class_ids_and_ignore, voc, cvat, cvat_palette,
-    class_table, black_and_red, mask_beside_image, png_beside_jpg, gt_tif_beside_png, seg_in_another_folder, satellite,
-    nnunet, patients, split_folders, index, images_alone, annotators, annotators_in_one_folder, probability_maps,
+    black_and_white, one_bit, black_and_white_as_rgb, sixteen_bit_white, class_ids_and_ignore, voc, cvat,
+    cvat_palette, class_table, black_and_red, mask_beside_image, png_beside_jpg, gt_tif_beside_png,
+    seg_in_another_folder, satellite, nnunet, patients, split_folders, folders_of_masks_of_splits,
+    masks_inside_images, cityscapes, index, images_alone, annotators, annotators_in_one_folder, probability_maps,
     probability_arrays, yolo, coco, label_studio_polygons, label_studio_brush,
 )  # fmt: skip

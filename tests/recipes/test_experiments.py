@@ -26,8 +26,10 @@ TABLES = {
     "near_ties": 9,
     "pair_source": 10,
     "score_ablation": 16,
+    "random_judge": 2,
     "vessels": 3,
 }
+SEEDS = {"displacement_camvid": 3, "vessels": 3, "random_judge": 10}
 ELSEWHERE = ["online_dpo", "frontier", "frontier_bubil"]  # test_frontier_conf.py
 SHORT = [*CONVOLUTION, "reference_training.steps=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "threads=1"]
 SHAPES = ["data.count=40", "data.size=32"]
@@ -66,7 +68,7 @@ def test_every_experiment_is_tested():
 def test_a_table_has_a_folder_of_its_own_and_all_its_runs(name, tmp_path):
     runs, hydra = sweep_of(name)
     seeds = {word for one in runs for word in one if word.startswith("seed=")}
-    assert len(seeds) == (3 if name in ("displacement_camvid", "vessels") else 5)
+    assert len(seeds) == SEEDS.get(name, 5)
     assert len(runs) == TABLES[name] * len(seeds)
     assert len({tuple(one) for one in runs}) == len(runs)
     assert hydra.sweep.dir == f"multirun/{name}"

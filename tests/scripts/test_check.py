@@ -122,8 +122,9 @@ def test_what_is_missing_comes_with_its_fix(tmp_path, run):
     layouts.black_and_white(tmp_path)
     save(tmp_path / "masks/zz.png", OBJECT["a1"])
     save(tmp_path / "masks/b2.png", np.zeros((3, 3), np.uint8))
-    status, out = run(tmp_path)
+    status, out = run(tmp_path, "--html", tmp_path / "sheet/page.html")
     assert status == 1
+    assert "Not ready to train." in (tmp_path / "sheet/page.html").read_text()
     missing = out.partition("not ready to train; missing:\n")[2].splitlines()
     assert [line.split(":")[0] for line in missing] == ["  - 1 × mask without image", "  - 1 × size"]
     assert "--allow 'mask without image'" in missing[0]

@@ -42,9 +42,11 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     for _, script, *words in ran:
         assert cli.main([Path(script).stem, *words]) == 0, words
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
-    python, onnx_masks, program_masks, onnx = blocks("deploy.md", "python")
-    exec(python, {})
+    files, array, onnx_masks, program_masks, onnx = blocks("deploy.md", "python")
     names = {}
+    exec(files, names)
+    exec(array, names)
+    assert names["mask"].shape == (100, 150)
     exec(onnx_masks, names)
     assert names["mask"].shape == (40, 50)
     predicted = Pillow.open("predictions/masks/one.png")

@@ -466,6 +466,8 @@ def _line(
         parts.append(f"{extra} masks without image")
     if unused:
         parts.append(f"not used: {', '.join(map(_shown, unused))}")
+    if layout.unused:
+        parts.append(f"no file has the name of an image in {', '.join(map(_shown, layout.unused))}")
     return "plain: " + ", ".join(parts)
 
 

@@ -6,12 +6,13 @@ error when it is read:
 - 0 and 1, or 1 bit: class ids of background and object.
 - 0 and 255 (or 65535) alone: background and object. If 255 were "ignore", no sampled mask would have an object.
 - 0 … n without a gap, with or without 255 in masks that have other numbers too: class ids, and 255 is ignored.
-- black and one colour: background and object. Colours that a file of the folder names.
+- black and one colour (white, in a palette): background and object. Colours that a file of the folder names.
 - numbers above 255: objects, since there are at most 255 classes.
 - probabilities of a model: candidates by their levels.
 
-Asked: 255 in masks without 1 where other masks have 1 without 255; one number that is neither 1 nor 255; gaps; numbers
-that may count objects; several colours without names; probabilities as gold; masks without any object.
+Asked: palettes that differ; 255 in masks without 1 where other masks have 1 without 255; one number that is neither 1
+nor 255; gaps; numbers that may count objects; several colours without names; probabilities as gold; masks without any
+object.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from PIL import Image as Pillow
 from scipy import ndimage
 
 from segdpo.checks import IGNORE
@@ -26,12 +28,13 @@ from segdpo.data.formats.polygons import yolo_regions
 from segdpo.data.mask_facts import MaskFacts, describe_mask
 from segdpo.data.mask_files import MaskFormat
 from segdpo.data.mask_numbers import class_numbers
+from segdpo.data.pixels import open_pixels
 from segdpo.files import DataError
 
 BINARY = ("background", "object")
 MANY = 30  # numbers that are more likely to count objects, or to be levels of grey, than to be classes
 SAME = 5  # masks that all have the numbers 0 … n: classes
-BLACK = (0, 0, 0)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,40 @@ def guess_format(samples: Mapping[str, bytes], names: Names, asked: Asked) -> Fo
         known and all(one.colors is not None and _colours_of(one) <= known for one in facts.values())
     ):
         return _colours(facts, names, asked)
+    palettes = [one for one in facts.values() if one.mode == "P"]
+    if palettes and len(names.classes) in (0, 2) and all(_colours_of(one) <= {BLACK, WHITE} for one in palettes):
+        # The index of white may be 0, and another one in each file.
+        classes = names.classes or BINARY
+        colors = dict(zip(classes, (BLACK, WHITE), strict=True))
+        return FormatGuess(MaskFormat("colors", colors=colors), classes, "black/white")
+    if palettes:
+        _check_palettes({name: samples[name] for name, one in facts.items() if one.mode == "P"}, facts, asked)
     return _numbers(facts, samples, names, asked)
+
+
+def _check_palettes(samples: Mapping[str, bytes], facts: Mapping[str, MaskFacts], asked: Asked) -> None:
+    """Ask what counts where an index has another colour in another mask, or black is not the first index."""
+    seen: dict[int, tuple[int, ...]] = {}
+    for name, data in samples.items():
+        image = open_pixels(data, name)
+        parts = image.getpalette("RGB") if isinstance(image, Pillow.Image) else None
+        for number in sorted(_numbers_of(facts[name])):
+            colour = tuple((parts or [])[3 * number : 3 * number + 3])
+            if seen.setdefault(number, colour) != colour:
+                raise _about_palettes([facts[one] for one in samples], asked)
+    if BLACK in seen.values() and seen.get(0, BLACK) != BLACK:
+        raise _about_palettes([facts[one] for one in samples], asked)
+
+
+def _about_palettes(palettes: Sequence[MaskFacts], asked: Asked) -> DataError:
+    colours = sorted(set().union(*(_colours_of(one) for one in palettes)))
+    example = ",".join(f"class_{k}:{list(colour)}" for k, colour in enumerate(colours)).replace(" ", "")
+    numbers = sorted(set().union(*(_numbers_of(one) for one in palettes)))
+    return asked.question(
+        "palettes with the same colours in the same order but got others, so that an index is not a class",
+        (f"{{kind:colors,colors:{{{example}}}}}", "these are their names; write yours in place of class_0 …"),
+        (_values({number: number for number in numbers}), "the indices count all the same"),
+    )
 
 
 def _described(samples: Mapping[str, bytes]) -> dict[str, MaskFacts]:
@@ -181,8 +217,8 @@ def _colours(facts: Mapping[str, MaskFacts], names: Names, asked: Asked) -> Form
                 )
         return FormatGuess(MaskFormat("colors", colors=names.colors), names.classes, f"colours of {names.source}")
     dark = [colour for colour in found if colour[:3] == BLACK]
-    if len(found) == 2 and len(dark) == 1:
-        classes = names.classes if len(names.classes) == 2 else BINARY
+    if len(found) == 2 and len(dark) == 1 and len(names.classes) in (0, 2):
+        classes = names.classes or BINARY
         colors = dict(zip(classes, sorted(found, key=lambda colour: colour[:3] != BLACK), strict=True))
         return FormatGuess(MaskFormat("colors", colors=colors), classes, "black/" + _hex(colors[classes[1]]))
     labels = names.classes if len(names.classes) == len(found) else [f"class_{k}" for k in range(len(found))]

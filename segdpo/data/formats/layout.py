@@ -20,7 +20,7 @@ IMAGES = {
 }
 GOLD = {
     *("gold", "gt", "gts", "groundtruth", "ground_truth", "ground-truth", "truth", "manual", "reference"),
-    *("labelstr", "segmentationclass"),
+    *("labelstr", "segmentationclass", "gtfine", "gtcoarse"),
 }
 MASKS = {
     *("masks", "mask", "labels", "label", "annotations", "annotation", "seg", "segs", "segmentation", "segmentations"),
@@ -34,7 +34,7 @@ PREDICTIONS = {
 KIND = r"(?:masks?|labels?|annotations?|segs?|segmentations?)"
 MASK_WORDS = (
     *("mask", "masks", "gt", "seg", "segmentation", "label", "labels", "gold", "groundtruth", "ground_truth", "truth"),
-    *("manual1", "manual", "annotation", "L"),
+    *("manual1", "manual", "annotation", "L", "gtFine_labelIds", "gtCoarse_labelIds", "labelIds"),
 )
 MASK_ENDS = tuple(f"{sign}{word}" for word in MASK_WORDS for sign in "_-")
 MASK_STARTS = ("mask_", "mask-", "masks_", "gt_", "seg_", "label_")
@@ -47,6 +47,7 @@ SPLIT_NAMES = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+SPLIT_MASKS = re.compile(rf"({'|'.join(SPLIT_NAMES)})([_-]{KIND})", re.IGNORECASE)  # train_masks beside train
 # Formats that may change the values of pixels.
 LOSSY = (".jpg", ".jpeg", ".webp")
 MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
@@ -94,12 +95,14 @@ class Layout:
         files: the file of each image.
         masks: the sets of masks.
         split: whether the first folder of each id names its split.
+        unused: folders of masks of which no file belongs to an image.
     """
 
     images: str
     files: Mapping[str, str]
     masks: Sequence[MaskFiles]
     split: bool = False
+    unused: Sequence[str] = ()
 
 
 def find_layout(files: Sequence[str], images: str | None = None) -> Layout:
@@ -114,20 +117,55 @@ def find_layout(files: Sequence[str], images: str | None = None) -> Layout:
     """
     pictures = [path for path in files if path.lower().endswith(SUFFIXES)]
     if not pictures:
-        raise DataError(f"Expected images ({', '.join(SUFFIXES)}) but found none among {len(files)} files.", "layout")
+        suffixes = Counter("." + path.rpartition("/")[2].partition(".")[2] for path in files)
+        among = f"{len(files)} files" + "".join(f", most of them {suffix}" for suffix, _ in suffixes.most_common(1))
+        raise DataError(
+            f"Expected images ({', '.join(SUFFIXES)}) but found none among {among}; save images in one of these "
+            "formats (of volumes, one slice a file).",
+            "layout",
+        )
     text = images or _image_folder(pictures)
-    inside = FilePattern(text, SUFFIXES).matching(pictures)
+    pattern = FilePattern(text, SUFFIXES)
+    matching = pattern.matching(pictures)
+    inside = [path for path in pictures if path in matching and not _below_masks(path, pattern.folder)]
+    nested = any("/" in path.removeprefix(f"{pattern.folder}/" if pattern.folder else "") for path in inside)
+    base = f"{text}/**/*" if nested and "*" not in text else text  # from which names of masks are made
     folders = {_folder_of(path) for path in inside}
-    text, beside = _masks_beside(text, [path for path in files if _folder_of(path) in folders])
-    beside = [with_files(one, {}, files) for one in beside]
-    taken = {path for one in beside for path in one.extra}
-    own = FilePattern(text, SUFFIXES).ids(path for path in pictures if path in inside and path not in taken)
-    rest = sorted(set(files).difference(taken, own.values()))
-    text, apart = _masks_apart(text, own, rest)
+    image_end, beside = _masks_beside(base, [path for path in files if _folder_of(path) in folders])
+    text, base = (with_name(base, "", image_end),) * 2 if image_end else (text, base)
+    taken = {path for one in beside for path in with_files(one, {}, files).extra}
+    own = FilePattern(text, SUFFIXES).ids(path for path in inside if path not in taken)
+    affix, apart = _masks_apart(base, own, sorted(set(files).difference(taken, own.values())))
+    text = with_name(base, affix.start, affix.end) if affix != NO_AFFIX else text
     found = FilePattern(text, SUFFIXES).ids(own.values())
-    masks = [with_files(one, found, files) for one in [*beside, *apart]]
+    masks = [with_files(one, found, files) for one in _with_own_names([*beside, *apart])]
     split = all("/" in name and name.split("/")[0].lower() in SPLIT_NAMES for name in found)
-    return Layout(text, found, masks, split)
+    return Layout(text, found, masks, split, _unused(pictures, found, masks, matching))
+
+
+def _below_masks(path: str, folder: str) -> bool:
+    """Return whether a picture lies in a folder of masks below a folder."""
+    below = path.removeprefix(f"{folder}/") if folder else path
+    return any(map(_is_masks, below.split("/")[:-1]))
+
+
+def _unused(
+    pictures: Sequence[str], images: Mapping[str, str], masks: Sequence[MaskFiles], matching: Collection[str]
+) -> list[str]:
+    """Return the folders of masks of which no file belongs to an image.
+
+    Raises:
+        DataError: the pattern of the images matches them, so that they would be images.
+    """
+    used = {*images.values(), *(path for one in masks for path in (*one.files.values(), *one.extra))}
+    left = [path for path in pictures if path not in used and _below_masks(path, "")]
+    if wrong := [path for path in left if path in matching]:
+        raise DataError(
+            f"{wrong[0]}: Expected masks with the names of images but {len(wrong)} files in folders of masks, among "
+            "the images, have none; name the folder of the images with data.images=FOLDER, or rename the masks.",
+            "layout",
+        )
+    return sorted({_folder_of(path) for path in left})
 
 
 def role_of(folder: str) -> tuple[Role, str]:
@@ -143,6 +181,8 @@ def role_of(folder: str) -> tuple[Role, str]:
         return "masks" if low in MASKS else "predictions", folder
     if whose := re.fullmatch(rf"{KIND}[_-](.+)|(.+)[_-]{KIND}", folder, re.IGNORECASE):
         name = whose[1] or whose[2]
+        if name.lower() in (*SPLIT_NAMES, "*"):
+            return "masks", folder
         return ("gold", folder) if name.lower() in GOLD else ("annotator", name)
     return "unknown", folder
 
@@ -152,6 +192,15 @@ def with_files(masks: MaskFiles, images: Collection[str], files: Sequence[str]) 
     found = FilePattern(masks.pattern, MASK_SUFFIXES).ids(path for path in files if not names_classes(path))
     own = {name: path for name, path in found.items() if name in images}
     return replace(masks, files=own, extra=[path for name, path in found.items() if name not in images])
+
+
+def _with_own_names(masks: Sequence[MaskFiles]) -> list[MaskFiles]:
+    """Return the sets with names of their own: masks_before and labels_before are not both `before`."""
+    counts = Counter(one.name for one in masks)
+    last = [_folder_of(f"{one.pattern}/x".replace("/**/*", "").replace("/*", "")).rpartition("/")[2] for one in masks]
+    return [
+        replace(one, name=name if counts[one.name] > 1 else one.name) for one, name in zip(masks, last, strict=True)
+    ]
 
 
 def _image_folder(pictures: Sequence[str]) -> str:
@@ -214,7 +263,7 @@ def _over_splits(anchors: Sequence[str]) -> str:
 def _masks_beside(text: str, files: Sequence[str]) -> tuple[str, list[MaskFiles]]:
     """Return masks in the folders of the images, ID_mask.png beside ID.png or ID.png beside ID.jpg.
 
-    The pattern of the images comes with them, which changes if names of images have an end too.
+    What the names of images have after the id comes with them: "_sat" of ID_sat.jpg, mostly nothing.
     """
     stems = {_stem(path) for path in files if path.lower().endswith(SUFFIXES)}
     bases: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -229,8 +278,8 @@ def _masks_beside(text: str, files: Sequence[str]) -> tuple[str, list[MaskFiles]
         if any(base + image_end in stems for base in ones)
     ]
     if named:
-        return with_name(text, "", image_end) if image_end else text, named
-    return text, _masks_of_another_suffix(text, files)
+        return image_end, named
+    return "", _masks_of_another_suffix(text, files)
 
 
 def _role_of_end(end: str) -> Role:
@@ -282,8 +331,8 @@ class _Affix:
 NO_AFFIX = _Affix()
 
 
-def _masks_apart(text: str, images: Collection[str], files: Sequence[str]) -> tuple[str, list[MaskFiles]]:
-    """Return masks in other folders than those of the images, and the pattern of the images, which may get an end.
+def _masks_apart(text: str, images: Collection[str], files: Sequence[str]) -> tuple[_Affix, list[MaskFiles]]:
+    """Return masks in other folders than those of the images, and what the names of images have around the id.
 
     Args:
         text: the pattern of the images.
@@ -308,7 +357,7 @@ def _masks_apart(text: str, images: Collection[str], files: Sequence[str]) -> tu
     for folder, affix, _ in found[best]:
         role, name = _role_in(folder, per_parent)
         sets.append(MaskFiles(_pattern_of(folder, affix, images), name, role))
-    return with_name(text, best.start, best.end) if best != NO_AFFIX else text, sets
+    return best, sets
 
 
 def _best_affix(stems: Collection[str], names: Collection[str], images: _Affix) -> tuple[_Affix, int]:
@@ -332,6 +381,9 @@ def _stems_by_folder(text: str, depths: Collection[int], files: Sequence[str]) -
         if not path.lower().endswith(MASK_SUFFIXES) or names_classes(path):
             continue
         names = _stem(path).split("/")
+        if text == "**/*" and (split := SPLIT_MASKS.fullmatch(names[0])) and len(names) > 1:
+            found[f"*{split[2]}"].append("/".join([split[1], *names[1:]]))
+            continue
         if over_splits is not None:
             if len(names) > over_splits + 2:
                 folder = [*names[:over_splits], "*", names[over_splits + 1]]

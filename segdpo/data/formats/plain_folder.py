@@ -102,6 +102,8 @@ class PlainFolder:
         self._masks = {name: masks.of_images(files) for name, masks in self._masks.items()}
         self._rows = {name: {} for name in files} if index is None else read_index(self.root / index)
         self._check_columns(index)
+        if not files:
+            raise DataError(f"{self.root / images}: Expected images but found none; correct `root` or `images`.")
         if missing := sorted(self._rows.keys() - files.keys()):
             raise DataError(f"{self.root / images}: Expected an image for {missing[0]!r} ({len(missing)} are missing).")
         self.extra_files = tuple(
