@@ -3,7 +3,7 @@
     python scripts/check_intervals.py --trials 2000
 
 Values are drawn with a known mean, and it is counted how often the interval contains it. The last column is the share
-of a common interval on the same draws: plain percentiles, the normal interval, Student's over seeds alone.
+of a common interval on the same draws: plain percentiles, the normal interval, Student's over seeds, runs or folds.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from scipy import stats
 
-from segdpo.metrics import hierarchical_difference, mean_interval, win_rate
+from segdpo.metrics import hierarchical_difference, mean_interval, pooled_difference, pooled_win_rate, win_rate
+from segdpo.progress import track
 
 Doubles = NDArray[np.float64]
 Bounds = tuple[float, float]
@@ -64,6 +64,12 @@ def cases() -> Iterator[tuple[str, Trial]]:
             f"`hierarchical_difference` | {drawn} | {seeds} seeds, 60 images",
             seeds_of(seeds, of_seed, of_image, of_both),
         )
+    for of_fold in (0.0, 0.5, 2.0):
+        drawn = f"spread of folds {of_fold:g}, images 1, both .5"
+        yield f"`pooled_difference` | {drawn} | 5 folds, 2 seeds, 12 to 20 images", folds_of_two(of_fold)
+    for rate, of_fold in ((0.6, 0.0), (0.9, 0.02), (0.98, 0.0), (0.98, 0.02), (0.9, 0.1)):
+        drawn = f"{100 * rate:.0f} % are won, correlation {of_fold:g} in a fold"
+        yield f"`pooled_win_rate` | {drawn} | 5 folds, 20 images", wins_of_folds(rate, of_fold)
 
 
 def bootstrap_of(draw: Callable[..., Doubles], truth: float) -> Trial:
@@ -98,6 +104,39 @@ def seeds_of(seeds: int, of_seed: float, of_image: float, of_both: float, images
         ours = hierarchical_difference(list(table))
         theirs: Any = stats.ttest_1samp(table.mean(1), 0).confidence_interval()
         return (ours.low, ours.high), (float(theirs.low), float(theirs.high)), 0.0
+
+    return trial
+
+
+def folds_of_two(of_fold: float) -> Trial:
+    """Return a trial of `pooled_difference`, beside Student's interval over runs, which share the images of a fold."""
+
+    def trial(rng: np.random.Generator) -> tuple[Bounds, Bounds, float]:
+        changes, ids = [], []
+        for fold in range(5):
+            images = 12 + 4 * (fold % 3)
+            shared = of_fold * rng.normal() + rng.normal(size=images)
+            changes += [shared + 0.5 * rng.normal(size=images) for _ in range(2)]
+            ids += [[f"{fold} {image}" for image in range(images)]] * 2
+        ours = pooled_difference(changes, ids)
+        theirs: Any = stats.ttest_1samp([run.mean() for run in changes], 0).confidence_interval()
+        return (ours.low, ours.high), (float(theirs.low), float(theirs.high)), 0.0
+
+    return trial
+
+
+def wins_of_folds(rate: float, correlation: float) -> Trial:
+    """Return a trial of `pooled_win_rate`, beside Student's interval over folds."""
+
+    def trial(rng: np.random.Generator) -> tuple[Bounds, Bounds, float]:
+        size = 1 / correlation - 1 if correlation else 0.0
+        rates = rng.beta(rate * size, (1 - rate) * size, 5) if correlation else np.full(5, rate)
+        won = rng.random((5, 20)) < rates[:, None]
+        ids = [[f"{fold} {image}" for image in range(20)] for fold in range(5)]
+        ours = pooled_win_rate(list(np.where(won, 1.0, -1.0)), ids, resamples=500)
+        with np.errstate(invalid="ignore"):
+            theirs: Any = stats.ttest_1samp(won.mean(1), 0).confidence_interval()
+        return (ours.low, ours.high), (float(theirs.low), float(theirs.high)), rate
 
     return trial
 

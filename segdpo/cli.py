@@ -113,10 +113,10 @@ def check(words: Words) -> int:
 
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import track
 
     from segdpo.data import check_source, find_source, verdict
     from segdpo.files import DataError, write_atomically
+    from segdpo.progress import track
     from segdpo.reports import ContactSheet
 
     console = Console(soft_wrap=True)
@@ -167,9 +167,9 @@ def pack(words: Words) -> int:
     options = parser.parse_intermixed_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo.data import open_source, write_source
+    from segdpo.progress import track
 
     try:
         source = open_source(options.source, options.options, channels=None)
@@ -211,11 +211,11 @@ def predict(words: Words) -> int:
     options = parser.parse_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo.checks import check_device
     from segdpo.inference import find_images, open_segmenter, predict_files, preparation_for
     from segdpo.preferences import check_windows
+    from segdpo.progress import track
 
     try:
         device = _device(options.device)
@@ -300,10 +300,10 @@ def report(words: Words) -> int:
     options = parser.parse_args(words)
 
     from rich.console import Console
-    from rich.progress import track
 
     from segdpo import reports
     from segdpo.files import write_atomically
+    from segdpo.progress import track
 
     def progress(runs: Sequence[Path]) -> Iterable[Path]:
         return track(runs, "reading", transient=True, console=Console(stderr=True))

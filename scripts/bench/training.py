@@ -35,7 +35,7 @@ from segdpo.training import PreferenceTask, Task
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Callbacks that cost something every n steps or epochs, not every step: figures and weights.
-OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null", "trainer.enable_checkpointing=false"]
+OFF = ["callbacks.panels=null", "callbacks.best=null", "callbacks.last=null"]
 
 
 @dataclass(frozen=True, eq=False)

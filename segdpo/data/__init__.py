@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from segdpo.data.splits import Numbers as Numbers
     from segdpo.data.splits import Splits as Splits
     from segdpo.data.splits import infos_of as infos_of
+    from segdpo.data.splits import limited as limited
     from segdpo.data.splits import split_by_fold as split_by_fold
     from segdpo.data.splits import split_by_fraction as split_by_fraction
     from segdpo.data.transforms import ObjectCrop as ObjectCrop

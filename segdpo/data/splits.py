@@ -43,6 +43,24 @@ def infos_of(source: RecordSource) -> list[RecordInfo]:
     return [info_of(source, index, gold=True) for index in range(len(source))]
 
 
+def limited(splits: Splits, infos: Sequence[RecordInfo], count: int, more: int = 0) -> Splits:
+    """Return the first records of each split, half of them with gold where some are known to have it and some not.
+
+    Args:
+        splits: of all records.
+        infos: what is known of each record, from `infos_of`.
+        count: records of a split, at most.
+        more: further records of train, those with gold first.
+    """
+    return replace(
+        splits,
+        train=_first(splits.train, infos, count, more),
+        val=_first(splits.val, infos, count),
+        test=_first(splits.test, infos, count),
+        gold=None,
+    )
+
+
 def split_by_fraction(
     infos: Sequence[RecordInfo], *, val: float = 0.1, test: float = 0.1, seed: int = 0, given: bool = True
 ) -> Splits:
@@ -237,3 +255,10 @@ def _splits(groups: _Groups, labels: list[str]) -> Splits:
     train, val, test = (np.array(sorted(numbers), np.uint32) for numbers in found.values())
     gold = (golds["train"], golds["val"], golds["test"]) if groups.partial else None
     return Splits(train, val, test, (counts[0], counts[1], counts[2]), gold)
+
+
+def _first(numbers: Numbers, infos: Sequence[RecordInfo], count: int, more: int = 0) -> Numbers:
+    gold = np.array([infos[number].gold is True for number in numbers], bool)
+    # `more` with gold, then both kinds in turns: 0, 2, 4 … for those with gold, 1, 3, 5 … for the rest.
+    order = np.where(gold, 2 * (np.cumsum(gold) - 1 - more), 2 * np.cumsum(~gold) - 1)
+    return np.sort(numbers[np.argsort(order)[: count + more]])

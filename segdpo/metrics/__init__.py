@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from segdpo.metrics.statistics import ClusteredInterval as ClusteredInterval
     from segdpo.metrics.statistics import Doubles as Doubles
     from segdpo.metrics.statistics import Interval as Interval
+    from segdpo.metrics.statistics import Pooled as Pooled
     from segdpo.metrics.statistics import clustered_interval as clustered_interval
+    from segdpo.metrics.statistics import folds_of as folds_of
     from segdpo.metrics.statistics import hierarchical_difference as hierarchical_difference
     from segdpo.metrics.statistics import holm as holm
     from segdpo.metrics.statistics import mean_interval as mean_interval
     from segdpo.metrics.statistics import paired_difference as paired_difference
+    from segdpo.metrics.statistics import pooled_difference as pooled_difference
+    from segdpo.metrics.statistics import pooled_win_rate as pooled_win_rate
     from segdpo.metrics.statistics import student as student
     from segdpo.metrics.statistics import student_p as student_p
     from segdpo.metrics.statistics import wilcoxon as wilcoxon

@@ -143,9 +143,7 @@ def win_rate(policy: Values, reference: Values) -> WinRate:
     if n == 0:
         return WinRate(math.nan, math.nan, math.nan, 0)
     rate = float(((change > 0) + 0.5 * (change == 0)).mean())
-    middle = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
-    return WinRate(rate, max(0.0, middle - half), min(1.0, middle + half), n)
+    return WinRate(rate, *_wilson(rate, n), n)
 
 
 def clustered_interval(
@@ -378,3 +376,129 @@ def _bootstrap(values: Doubles, seed: int, resamples: int) -> tuple[float, float
     outside = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * student(n - 1)))
     low, high = np.quantile(means, [outside, 1 - outside])
     return mean, float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Pooled(Interval):
+    """A mean over `n` images that were tested in so many folds (1: all runs share test images) with its interval."""
+
+    folds: int
+
+
+def folds_of(ids: Sequence[Sequence[str]]) -> list[int]:
+    """Return the fold of each run: runs that share a test image, directly or through others, are in one fold.
+
+    >>> folds_of([["a", "b"], ["c"], ["b", "a"], ["c"]])
+    [0, 1, 0, 1]
+    """
+    fold_of: dict[str, int] = {}
+    folds = list(range(len(ids)))
+    for run, named in enumerate(ids):
+        joined = {fold_of[name] for name in named if name in fold_of} | {run}
+        first = min(joined)
+        folds = [first if fold in joined else fold for fold in folds]
+        fold_of = {name: first if fold in joined else fold for name, fold in fold_of.items()} | dict.fromkeys(
+            named, first
+        )
+    numbers = {fold: number for number, fold in enumerate(dict.fromkeys(folds))}
+    return [numbers[fold] for fold in folds]
+
+
+def pooled_difference(changes: Sequence[Values], ids: Sequence[Sequence[str]]) -> Pooled:
+    """Return the mean of policy − reference over all images of several folds, with folds as clusters.
+
+    An image that several seeds were tested on counts once, with the mean x of its changes. With N images in G folds and
+    their mean m, the variance of m is
+
+        G/(G − 1) · Σ_g (Σ_{i in g} (x_i − m))² / N²
+
+    and the interval is Student's with G − 1 degrees of freedom: what the images of a fold share, such as the networks
+    that were trained without them, does not make it too narrow (Liang and Zeger, "Longitudinal data analysis using
+    generalized linear models", 1986). Where all runs share their test images, it is `hierarchical_difference`.
+
+    Args:
+        changes: per-image differences, a list for each run; NaN does not count.
+        ids: the images of each list.
+
+    >>> pooled_difference([[0.25, 0.75], [0.5], [0.75, 0.25]], [["a", "b"], ["c"], ["a", "b"]])
+    Pooled(mean=0.5, low=0.5, high=0.5, n=3, folds=2)
+    """
+    folds, tables = _tables_of_folds(changes, ids)
+    if len(tables) < 2:
+        found = hierarchical_difference(changes, ids)
+        return Pooled(found.mean, found.low, found.high, found.images, len(tables))
+    means = [np.nanmean(table, axis=0) for table in tables]
+    n = sum(map(len, means))
+    mean = float(sum(values.sum() for values in means)) / n
+    squares = sum(float((values - mean).sum()) ** 2 for values in means)
+    half = student(folds - 1) * math.sqrt(folds / (folds - 1) * squares) / n
+    return Pooled(mean, mean - half, mean + half, n, folds)
+
+
+def pooled_win_rate(
+    changes: Sequence[Values], ids: Sequence[Sequence[str]], *, seed: int = 0, resamples: int = 2_000
+) -> Pooled:
+    """Return the share of images that the policy wins over several runs, ties half, with an interval inside [0, 1].
+
+    The cluster bootstrap draws folds, then runs and images within each (Davison and Hinkley, "Bootstrap methods and
+    their application", 1997, section 3.8). Its percentiles are too narrow where nearly all images are won, so the
+    interval also contains Wilson's over the images.
+
+    Args:
+        changes: per-image differences, a list for each run; NaN does not count.
+        ids: the images of each list.
+        seed: of the resampling.
+        resamples: how many rates are drawn, fewer of very many images.
+
+    >>> pooled_win_rate([[0.25, 0.75], [0.5]], [["a", "b"], ["c"]]).high
+    1.0
+    """
+    wins = [np.where(np.isnan(one), np.nan, (np.sign(one) + 1) / 2) for one in map(_doubles, changes)]
+    folds, tables = _tables_of_folds(wins, ids)
+    means = np.concatenate([np.nanmean(table, axis=0) for table in tables]) if tables else np.empty(0)
+    n = len(means)
+    if not n:
+        return Pooled(math.nan, math.nan, math.nan, 0, 0)
+    rate = float(means.mean())
+    rates = _resampled_rates(tables, np.random.default_rng(seed), max(200, min(resamples, DRAWN_AT_ONCE // n)))
+    low, high = np.quantile(rates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    wilson = _wilson(rate, n)
+    return Pooled(rate, min(float(low), wilson[0]), max(float(high), wilson[1]), n, folds)
+
+
+def _tables_of_folds(changes: Sequence[Values], ids: Sequence[Sequence[str]]) -> tuple[int, list[Doubles]]:
+    """Return how many folds there are, and the numbers of each as [runs, images]; what has no number is left out."""
+    table = _table(changes, ids)
+    labels = np.array(folds_of(ids), np.int64)
+    tables = []
+    for fold in range(labels.max(initial=-1) + 1):
+        rows = table[labels == fold]
+        known = ~np.isnan(rows)
+        rows = rows[known.any(1)][:, known.any(0)]
+        tables += [rows] if rows.size else []
+    return len(tables), tables
+
+
+def _resampled_rates(tables: Sequence[Doubles], rng: np.random.Generator, resamples: int) -> Doubles:
+    drawn = rng.integers(len(tables), size=(resamples, len(tables)))
+    sums, counts = np.zeros(drawn.shape), np.zeros(drawn.shape)
+    for fold, table in enumerate(tables):
+        runs, images = table.shape
+        here = drawn == fold
+        many = int(here.sum())
+        shares = rng.multinomial(runs, np.full(runs, 1 / runs), size=many).astype(np.float64)
+        known = shares @ ~np.isnan(table)
+        won = shares @ np.nan_to_num(table)
+        rates = np.divide(won, known, out=np.zeros_like(won), where=known > 0)
+        chosen = rng.integers(images, size=(many, images))
+        sums[here] = np.take_along_axis(rates, chosen, 1).sum(1)
+        counts[here] = np.take_along_axis(known > 0, chosen, 1).sum(1)
+    # Draws of images that none of the drawn runs has a number for say nothing.
+    return np.asarray(sums.sum(1)[counts.sum(1) > 0] / counts.sum(1)[counts.sum(1) > 0])
+
+
+def _wilson(rate: float, n: int) -> tuple[float, float]:
+    """Return Wilson's score interval of a share of n images."""
+    middle = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

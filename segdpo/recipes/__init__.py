@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from segdpo.recipes.reward import run_reward as run_reward
     from segdpo.recipes.rounds import Round as Round
     from segdpo.recipes.rounds import rounds_of as rounds_of
+    from segdpo.recipes.run import Clock as Clock
     from segdpo.recipes.run import Run as Run
     from segdpo.recipes.run import open_run as open_run
     from segdpo.recipes.run import quieten as quieten
     from segdpo.recipes.run import run_recipe as run_recipe
     from segdpo.recipes.search import run_search as run_search
     from segdpo.recipes.supervised import run_supervised as run_supervised
+    from segdpo.recipes.sweep_folder import SweepFolder as SweepFolder
 
 __getattr__, __dir__ = attach(__name__)

@@ -6,13 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.progress import track
 from torch import nn
 
 from segdpo.data import (
@@ -28,7 +26,7 @@ from segdpo.data import (
     Subset,
     info_of,
 )
-from segdpo.files import exists, read_arrays, write_atomically
+from segdpo.files import exists, read_arrays
 from segdpo.losses import PreferenceLoss
 from segdpo.preferences import (
     Mined,
@@ -42,7 +40,9 @@ from segdpo.preferences import (
     judged_masks,
     with_network,
 )
+from segdpo.progress import track
 from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
+from segdpo.recipes.kept_preferences import KeptMined, file_of, made_once
 from segdpo.recipes.run import Run, preparation_of
 from segdpo.scores import PairScores
 
@@ -95,14 +95,17 @@ def collect_preferences(
     if questions is None:  # questions=answered
         infos = [info_of(source, int(number), preferences=True) for number in selected]
         return Preferences(source, splits.with_train(selected), selected, answers=sum(map(answers_of, infos)))
-    mine = partial(
-        Mined,
-        source,
-        _kept(with_network(candidates, asked), config, weights if asks_network(candidates) else None),
-        build(config.judge),
-        seed=config.seed,
-        background=config.background,
-    )
+    named = weights if asks_network(candidates) else None
+    key = preferences_key(config, named) if first is None else None
+
+    def mine(asking: Questions) -> Mined:
+        options = {"seed": config.seed, "background": config.background}
+        parts = source, _kept(with_network(candidates, asked), config, named), build(config.judge), asking
+        if key is None:
+            return Mined(*parts, **options)
+        kind = "as_asked" if asking is questions else "without_errors"
+        return KeptMined(*parts, **options, folder=Path(config.cache) / "preferences" / key / kind)
+
     training = Subset(mine(questions), selected.tolist())
     if first is None:
         # Validation decides what is kept, by answers of the same judge, with its errors; test pairs are right.
@@ -219,7 +222,7 @@ class KeptCandidates:
     """A source of candidates that keeps its masks in a folder, one file a record, and reads them from there.
 
     The caller names the folder after the source, the weights of its network and the seed, see `candidates_key`. Jobs
-    may share the folder: what two of them write at the same time is the same.
+    that start together make each record's masks once.
     """
 
     mask_source: MaskSource
@@ -227,13 +230,8 @@ class KeptCandidates:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Candidates:
         """Return the kept masks of the record, or make and keep them. Kept masks draw nothing from `rng`."""
-        # Ids may contain characters that file names may not.
-        path = self.folder / f"{sha256(record.id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
-        found = _read(path, record)
-        if found is None:
-            found = self.mask_source(record, rng)
-            write_atomically(path, _packed(found))
-        return found
+        path = self.folder / file_of(record.id)
+        return made_once(path, lambda: _read(path, record), lambda: self.mask_source(record, rng), _packed)
 
 
 # Packages whose functions change with their version alone; those of a user may change at any time.
@@ -247,13 +245,35 @@ def candidates_key(config: DictConfig, weights: Path) -> str | None:
         config: the whole configuration.
         weights: the file of the network's weights; it counts by name, size and time.
     """
-    parts: Plain = {
+    return _key(config, _parts_of_candidates(config, weights))
+
+
+def preferences_key(config: DictConfig, weights: Path | None) -> str | None:
+    """Return a name for everything that mined preferences depend on; None if a function of the user's is involved.
+
+    Args:
+        config: the whole configuration.
+        weights: the file of the weights of the network that candidates come from; None: they come from none.
+    """
+    if weights is None and asks_network(build(config.candidates)):
+        return None
+    own = {} if weights is None else _parts_of_candidates(config, weights)
+    names = ("data", "candidates", "judge", "questions", "background")
+    return _key(config, {**own, **{name: plain(config[name]) for name in names}})
+
+
+def _parts_of_candidates(config: DictConfig, weights: Path) -> Plain:
+    return {
         "candidates": plain(config.candidates),
         "model": plain(config.model),
         "preparation": preparation_of(config).stored(),
         "path": str(weights),
         "device": device_of(config),  # sums of another order change a few pixels
     }
+
+
+def _key(config: DictConfig, parts: Plain) -> str | None:
+    """Return a name for these parts, the data and the seed; None if one of them is not of `VERSIONED`."""
     targets = [str(value) for name, value in leaves(parts) if name.split(".")[-1] == "_target_"]
     if not all(target.split(".")[0] in VERSIONED for target in targets):
         return None

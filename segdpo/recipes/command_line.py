@@ -1,25 +1,22 @@
-"""The command line of Hydra applications: names of sweep folders, errors as messages, options that do not exist."""
+"""The command line of Hydra applications: errors as messages, options that do not exist."""
 
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import current_words
 
 EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, InstantiationException, OmegaConfBaseException)
-UNSAFE, LONGEST = re.compile(r"[^A-Za-z0-9._=+-]"), 120
 UNKNOWN_OPTION = re.compile(r"Could not (?:override|delete).*?'([^']+)'")
 
 
@@ -50,33 +47,11 @@ def errors_as_messages() -> Iterator[None]:
     try:
         yield
     except EXPECTED_ERRORS as error:
-        sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
         # In a sweep Hydra continues with the other jobs and reports this one.
-        if sweeps or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if in_sweep() or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.exit(f"\n{type(error).__name__}: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback.)")
-
-
-def run_name(overrides: str) -> str:
-    """Return the folder name of a sweep's run: without "/", short, and different for different overrides.
-
-    >>> run_name("loss=dpo__seed=0")
-    'loss=dpo__seed=0'
-    >>> run_name("experiment/variant=sft__seed=0")
-    'variant=sft__seed=0'
-    >>> run_name("datamodule/split=folds")
-    'datamodule-split=folds-34108c1c'
-    """
-    overrides = overrides.replace("experiment/variant=", "variant=")
-    name = UNSAFE.sub("-", overrides)
-    if name == overrides and len(name) <= LONGEST:
-        return name or "default"
-    return f"{name[:LONGEST]}-{sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-# conf/train.yaml uses ${run_name:…}; processes that a launcher starts import this module too.
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def _existing_options(words: Sequence[str], folder: Path, name: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from segdpo.checks import IGNORE
 from segdpo.data import PanelRow
@@ -19,6 +18,7 @@ from segdpo.files import write_atomically
 from segdpo.metrics import HIGHER_IS_BETTER, Interval, mean_interval, paired_difference, wilcoxon, win_rate
 from segdpo.metrics import worst as worst_of
 from segdpo.preferences import Network
+from segdpo.progress import track
 from segdpo.recipes.config import Plain
 from segdpo.recipes.measure import (
     DIRECTED,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
@@ -16,6 +17,7 @@ from segdpo.data import DataModule, RecordSource, Splits
 from segdpo.models import freeze_parts, load_weights
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.run import Run
+from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.training import RandomState
 
 log = logging.getLogger(__name__)
@@ -65,10 +67,21 @@ def validate(fitted: Fitted, name: str) -> float | None:
 
 
 def make_trainer(config: DictConfig, callbacks: Sequence[Callback]) -> Trainer:
-    """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks."""
+    """Return the Trainer of the configuration, with its callbacks and loggers and the given callbacks.
+
+    Without a callback that saves checkpoints there are none, and without one that shows progress no bar: Lightning
+    would add its own.
+    """
     named = [build(node) for node in (plain(config.callbacks) or {}).values() if node]
     loggers = [build(node) for node in (plain(config.logger) or {}).values() if node]
-    trainer: Trainer = build(config.trainer, callbacks=[*named, *callbacks, RandomState()], logger=loggers or False)
+    all_callbacks = [*named, *callbacks, RandomState()]
+    trainer: Trainer = build(
+        config.trainer,
+        callbacks=all_callbacks,
+        logger=loggers or False,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in all_callbacks),
+        enable_progress_bar=any(isinstance(one, ProgressBar) for one in all_callbacks),
+    )
     return trainer
 
 
@@ -128,9 +141,10 @@ def _checkpoint_of(config: DictConfig) -> str | None:
     if last.exists():
         log.info("Resuming from %s.", last)
         return str(last)
-    log.warning(
-        "There is no checkpoint at %s: the run starts from its beginning. To resume an earlier run, name its folder: "
-        "hydra.run.dir=outputs/DATE/TIME resume=last.",
-        last,
-    )
+    if not in_sweep():
+        log.warning(
+            "There is no checkpoint at %s: the run starts from its beginning. To resume an earlier run, name its "
+            "folder: hydra.run.dir=outputs/DATE/TIME resume=last.",
+            last,
+        )
     return None

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from segdpo.checks import check_choice
@@ -14,6 +13,7 @@ from segdpo.data import DescribesRecords, Image, Numbers, Record, RecordSource, 
 from segdpo.masks import Mask
 from segdpo.metrics import HIGHER_IS_BETTER, MASK_METRICS, Calibration, mean_over_classes, measure_masks
 from segdpo.preferences import Logits, Network, masks_of, to_image
+from segdpo.progress import Bars
 from segdpo.recipes.config import Plain
 from segdpo.recipes.run import MEASURED_AT
 
@@ -162,8 +162,7 @@ def measure_network(network: Network, measurement: Measurement, description: str
     # One process measures all images.
     calibration = Calibration(sync_on_compute=False)
     predictions = Predictions(network, measurement)
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(description, total=len(measurement.numbers))
+    with Bars(transient=True) as bars:
         for one in predictions:
             mask, gold = (torch.from_numpy(np.array(part))[None] for part in (one.mask, one.gold))
             for name, values in _measure_masks(mask, gold, measurement, names).items():
@@ -171,7 +170,7 @@ def measure_network(network: Network, measurement: Measurement, description: str
             calibration.update(one.logits, gold)
             ids.append(one.id)
             numbers.append(one.number)
-            progress.update(bar, completed=len(ids) + len(predictions.without_gold))
+            bars.update(description, len(ids) + len(predictions.without_gold), len(measurement.numbers))
     if not ids:
         return None
     joined = {name: torch.cat(values) for name, values in found.items()}

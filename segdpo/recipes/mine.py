@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdpo.checks import check_choice
 from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
@@ -27,6 +26,7 @@ from segdpo.preferences import (
     run_mining,
     with_network,
 )
+from segdpo.progress import Bars
 from segdpo.recipes.config import build
 from segdpo.recipes.evaluate import check_classes
 from segdpo.reports import sources_table
@@ -84,16 +84,14 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
         keep_duplicates=config.keep_duplicates,
         background=config.background,
     )
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("mining", total=None)
+    with Bars(console) as bars:
         summary = run_mining(
             source,
             mining,
             journal,
             PackWriter(pack, source.classes),
             selection=with_network(selection, network),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bars.update("mining", done, total),
         )
     if config.format == "folder":
         write_folder(out, PackDataset(pack, channels=None), source.classes)

@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback, seed_everything
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -25,11 +24,12 @@ from rich.console import Console
 
 import segdpo
 from segdpo.checks import check_choice
-from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, with_gold
+from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
 from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.recipes.monitor import with_monitor
+from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
 from segdpo.reports import comparison_table, draw_curves
@@ -165,7 +165,11 @@ def open_data(config: DictConfig) -> tuple[RecordSource, Splits, NDArray[np.bool
     """Return the data of the configuration, its splits, and which records have gold."""
     source: RecordSource = build(config.data)
     infos = infos_of(source)
-    return source, build(config.datamodule.split)(infos), np.array([bool(info.gold) for info in infos], bool)
+    splits: Splits = build(config.datamodule.split)(infos)
+    if config.limit_images is not None:
+        labelled = config.reference_training.images or config.reference_training.get("at_most") or 0
+        splits = limited(splits, infos, config.limit_images, more=labelled)
+    return source, splits, np.array([bool(info.gold) for info in infos], bool)
 
 
 def check_class_count(config: DictConfig, network: str, classes: Sequence[str]) -> None:
@@ -195,14 +199,16 @@ SHOWN = 6
 def finished(config: DictConfig) -> Summary | None:
     """Return the summary of this very run if its folder holds one, and None if the run has to be run.
 
-    With `resume=…` a finished run is continued, with other values such as more steps: nothing is compared.
+    With `resume=…` a finished run is continued, with other values such as more steps: nothing is compared. In a sweep
+    resume=last resumes the sweep, whose finished runs stay as they are.
 
     Raises:
         ValueError: the folder holds another finished run; the message names the values that differ.
     """
     folder = Path(config.run_folder)
     summary, kept = folder / "summary.json", folder / "config.yaml"
-    if config.resume is not None or not (summary.exists() and kept.exists()):
+    continued = config.resume is not None and not in_sweep()
+    if continued or not (summary.exists() and kept.exists()):
         return None
     now = plain(OmegaConf.create(OmegaConf.to_yaml(config, resolve=True)))
     changed = differences(current_config(read_config(kept)), now)
@@ -226,7 +232,8 @@ def differences(before: Plain, now: Plain) -> list[str]:
     old, new = _comparable(before), _comparable(now)
     keys = [*old, *(key for key in new if key not in old)]
     none = "nothing"
-    return [f"{key} ({old.get(key, none)} → {new.get(key, none)})" for key in keys if old.get(key) != new.get(key)]
+    changed = [key for key in keys if old.get(key, repr(None)) != new.get(key, repr(None))]  # null: as if not there
+    return [f"{key} ({old.get(key, none)} → {new.get(key, none)})" for key in changed]
 
 
 def _comparable(config: Plain) -> dict[str, str]:
@@ -273,8 +280,7 @@ def peak_mib() -> float:
 
 def _threads_of(config: DictConfig) -> int:
     """Return the CPU threads of this job: jobs of a sweep that run side by side share the cores."""
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    side_by_side = config.jobs if sweeps else 1
+    side_by_side = config.jobs if in_sweep() else 1
     return int(config.threads or max(1, (os.cpu_count() or 1) // side_by_side))
 
 

@@ -23,6 +23,7 @@ from segdpo.models import check_resolvers
 from segdpo.recipes.config import build
 from segdpo.recipes.monitor import with_monitor
 from segdpo.recipes.run import open_data
+from segdpo.recipes.sweep_folder import enter
 from segdpo.renamed import current_words
 from segdpo.reports import trials_png, trials_table
 from segdpo.training import NonFiniteLossError, PruneTrial
@@ -58,8 +59,10 @@ def run_search(
     console.print(f"{finished(study)} of {search.n_trials} trials are done; study, trials and pictures: {folder}")
 
     def train(trial: optuna.Trial, values: list[str]) -> float:
-        place = f"hydra.run.dir='{folder / 'trials' / f'{trial.number:04d}'}'"
-        return _train_once(run, [*overrides, *values, place, "hydra.mode=RUN"], PruneTrial(trial, search.metric))
+        place = folder / "trials" / f"{trial.number:04d}"
+        enter(place, [*fixed, *values])
+        words = [*overrides, *values, f"hydra.run.dir='{place}'", "hydra.mode=RUN"]
+        return _train_once(run, words, PruneTrial(trial, search.metric))
 
     search.run(study, train)
     write_atomically(folder / "history.png", trials_png(study, search.metric))

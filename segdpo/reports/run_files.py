@@ -266,13 +266,15 @@ def _read_evaluation(folder: Path, missing: list[str], why: str = EVALUATE) -> E
         return EvaluationFiles()
     return EvaluationFiles(
         _read_json(folder / "summary.json", EVALUATE, missing),
-        _read_images(folder / "images.csv", missing),
+        read_images(folder / "images.csv", missing),
         list(_read_rows(folder / "classes.csv", EVALUATE, missing)),
         _read_overlays(folder / "overlays", missing),
     )
 
 
-def _read_images(path: Path, missing: list[str]) -> list[ImageValues]:
+def read_images(path: Path, missing: list[str] | None = None) -> list[ImageValues]:
+    """Return the lines of an images.csv. What is missing or damaged is appended to `missing`."""
+    missing = [] if missing is None else missing
     images = [
         ImageValues(row["id"], {name: number(text) for name, text in row.items() if name != "id"}, _empty_network(row))
         for row in _read_rows(path, EVALUATE, missing)

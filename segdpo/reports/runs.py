@@ -2,15 +2,18 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from segdpo.metrics import Interval, student
+import numpy as np
+
+from segdpo.metrics import Interval, folds_of, pooled_difference, pooled_win_rate, student
 from segdpo.renamed import current_name, current_word
-from segdpo.reports.run_files import at, read_yaml
+from segdpo.reports.run_files import ImageValues, at, read_images, read_yaml
 
 # Where a summary.json has each measure.
 MEASURES = {
@@ -28,19 +31,28 @@ RETURNED = "returned"
 COUNTS = {"judgements": ("pairs", "judgements")}
 # Options whose value alone names a row: `dpo` rather than `loss=dpo`.
 METHODS = ("loss", "experiment/variant")
+# A share: its interval stays in [0, 1].
+WIN_RATE = "win rate"
+# The fold that a run was tested on, where its images are not known.
+FOLD = "datamodule.split.fold"
 # Options that do not make an experiment another one.
-NOT_GROUPED = ("seed", "threads", "jobs", "resume", "cache")
+NOT_GROUPED = ("seed", "threads", "jobs", "resume", "cache", FOLD)
+UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its options and seed, what it measured (NaN where it did not), and its summary.json."""
+    """A finished run: its options and seed, what it measured (NaN where it did not), and its summary.json.
+
+    `changes` is policy − reference of each test image by its id, in IoU; empty where evaluation/ is missing.
+    """
 
     folder: Path
     options: Mapping[str, str]
     seed: str
     values: Mapping[str, float]
     summary: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,16 +64,55 @@ class Group:
     options: Mapping[str, str | None] = field(default_factory=dict)
 
     def interval(self, measure: str) -> Interval:
-        """Return the interval of a measure over the runs."""
-        return student_interval(run.values[measure] for run in self.runs)
+        """Return the interval of a measure over the runs; over the folds, if several seeds were tested on some fold.
 
-    def by_seed(self, measure: str) -> dict[str, float]:
-        """Return the mean of a measure for each seed; a seed without a finite value is left out."""
+        Seeds of one fold share its images, so that they are one number, their mean.
+        """
+        found = student_interval(per_fold(self._folds(), [run.values[measure] for run in self.runs]))
+        return self._win_rate(found) if measure == WIN_RATE else found
+
+    def over_images(self) -> Interval:
+        """Return the mean difference over all test images, with folds as clusters; unknown without images."""
+        return pooled_difference(*self._changes()) if all(run.changes for run in self.runs) else UNKNOWN
+
+    def by_run(self, measure: str) -> dict[str, float]:
+        """Return the mean of a measure by seed, or by seed and fold; what has no finite value is left out."""
         found: dict[str, list[float]] = {}
-        for run in self.runs:
+        for run, key in zip(self.runs, self._keys(), strict=True):
             if math.isfinite(run.values[measure]):
-                found.setdefault(run.seed, []).append(run.values[measure])
-        return {seed: fmean(values) for seed, values in found.items()}
+                found.setdefault(key, []).append(run.values[measure])
+        return {key: fmean(values) for key, values in found.items()}
+
+    def per_fold(self, values: Mapping[str, float]) -> list[float]:
+        """Return values by seed (and fold), as one number a fold if several seeds were tested on some fold."""
+        folds = dict(zip(self._keys(), self._folds(), strict=True))
+        return per_fold([folds[key] for key in values], list(values.values()))
+
+    def _keys(self) -> list[str]:
+        seeds = [run.seed for run in self.runs]
+        if len(set(seeds)) == len(seeds):
+            return seeds
+        return [f"{seed} {fold}".strip() for seed, fold in zip(seeds, self._folds(), strict=True)]
+
+    def _folds(self) -> list[str]:
+        """Return a name for the fold of each run, the same in all groups: an image of it, else the option."""
+        if not all(run.changes for run in self.runs):
+            return [run.options.get(FOLD, "") for run in self.runs]
+        numbers = folds_of([list(run.changes) for run in self.runs])
+        first: dict[int, str] = {}
+        for number, run in zip(numbers, self.runs, strict=True):
+            first[number] = min(first.get(number, min(run.changes)), min(run.changes))
+        return [first[number] for number in numbers]
+
+    def _changes(self) -> tuple[list[list[float]], list[list[str]]]:
+        return [list(run.changes.values()) for run in self.runs], [list(run.changes) for run in self.runs]
+
+    def _win_rate(self, over_runs: Interval) -> Interval:
+        if all(run.changes for run in self.runs):
+            found = pooled_win_rate(*self._changes())
+            return Interval(found.mean, found.low, found.high, over_runs.n)
+        low, high = np.clip([over_runs.low, over_runs.high], 0.0, 1.0).tolist()  # NaN stays
+        return replace(over_runs, low=low, high=high)
 
     def covers_part(self, interval: Interval) -> bool:
         """Return whether an interval is over only some of the runs, so that its n has to be shown."""
@@ -90,12 +141,13 @@ def read_run(folder: Path) -> Run:
         summary = json.loads(path.read_text())
         if not isinstance(summary, Mapping):
             raise ValueError(f"Expected a mapping but got a {type(summary).__name__}")
-        return run_of(folder, summary, read_yaml((folder / ".hydra/overrides.yaml").read_text()))
+        overrides = read_yaml((folder / ".hydra/overrides.yaml").read_text())
+        return run_of(folder, summary, overrides, read_images(folder / "evaluation" / "images.csv"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); start that run again, or remove its folder.") from error
 
 
-def run_of(folder: Path, summary: Mapping[str, Any], overrides: object) -> Run:
+def run_of(folder: Path, summary: Mapping[str, Any], overrides: object, images: Sequence[ImageValues] = ()) -> Run:
     """Return a run from the content of its files; the overrides that the summary names come first.
 
     Raises:
@@ -107,7 +159,8 @@ def run_of(folder: Path, summary: Mapping[str, Any], overrides: object) -> Run:
     options = dict(option_of(str(word)) for word in words)
     values = {name: _value(summary, place) for name, place in (MEASURES | COUNTS).items()}
     values[RETURNED] = _returned(summary, values["difference"])
-    return Run(folder, options, str(summary.get("seed", options.get("seed", "?"))), values, summary)
+    seed = str(summary.get("seed", options.get("seed", "?")))
+    return Run(folder, options, seed, values, summary, _changes_of(images))
 
 
 def option_of(override: str) -> tuple[str, str]:
@@ -153,6 +206,29 @@ def student_interval(values: Iterable[float]) -> Interval:
     mean = fmean(kept)
     half = student(len(kept) - 1) * stdev(kept) / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
     return Interval(mean, mean - half, mean + half, len(kept))
+
+
+def per_fold(folds: Sequence[str], values: Sequence[float]) -> list[float]:
+    """Return the finite values; their means by fold, if there are several folds and some fold has several values.
+
+    >>> per_fold(["a", "a", "b"], [1.0, 3.0, 5.0]), per_fold(["a", "a"], [1.0, 3.0])
+    ([2.0, 5.0], [1.0, 3.0])
+    """
+    finite = [(fold, value) for fold, value in zip(folds, values, strict=True) if math.isfinite(value)]
+    found: dict[str, list[float]] = {}
+    for fold, value in finite:
+        found.setdefault(fold, []).append(value)
+    return [value for _, value in finite] if len(found) < 2 else [fmean(group) for group in found.values()]
+
+
+def _changes_of(images: Sequence[ImageValues]) -> dict[str, float]:
+    """Return the change of each image by a unique id: images of the same id are in the same order in each run."""
+    seen: Counter[str] = Counter()
+    changes = {}
+    for image in images:
+        seen[image.id] += 1
+        changes[image.id if seen[image.id] == 1 else f"{image.id}\0{seen[image.id]}"] = image.change()
+    return changes if any(not math.isnan(change) for change in changes.values()) else {}
 
 
 def _value(summary: Mapping[str, Any], place: Sequence[str]) -> float:

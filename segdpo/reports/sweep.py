@@ -10,20 +10,31 @@ from matplotlib.axes import Axes
 from rich.markup import escape
 from rich.table import Table
 
-from segdpo.metrics import LEVEL, Interval, holm, student, student_p
+from segdpo.metrics import LEVEL, Interval, Pooled, holm, student, student_p
 from segdpo.reports.plots import BLUE, GREY, VERMILION, new_figure, to_bytes
 from segdpo.reports.runs import (
     COUNTS,
     MEASURES,
     RETURNED,
     SIGNED,
+    UNKNOWN,
+    WIN_RATE,
     Group,
     Run,
     group_runs,
     read_runs,
     student_interval,
 )
-from segdpo.reports.text import decimal, intervals_csv, markdown_table, p_value, percent, plus_minus, verdict_of
+from segdpo.reports.text import (
+    decimal,
+    in_brackets,
+    intervals_csv,
+    markdown_table,
+    p_value,
+    percent,
+    plus_minus,
+    verdict_of,
+)
 
 # What is drawn of a group, and the title of the plot.
 SEED_PLOTS = {
@@ -32,8 +43,9 @@ SEED_PLOTS = {
     "chosen gain": "Chosen gain; below 0: displacement",
 }
 STYLES = {"better": "green", "worse": "red"}
+OVER_IMAGES = "over images"
+POOLED = "over images: policy − reference pooled over all test images, with a 95 % interval for folds as clusters."
 KEPT_NOTE = "returned: the difference of the network kept by keep=safe, 0 where that is the reference."
-UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,14 @@ class Sweep:
     def _any_has(self, name: str) -> bool:
         return not all(math.isnan(run.values[name]) for group in self.groups for run in group.runs)
 
+    def pooled(self) -> list[Interval]:
+        """Return the difference over the images of each group, if any group was tested in several folds; else nothing.
+
+        Where all runs share their test images, the interval for other images is in each run's own summary.json.
+        """
+        found = [group.over_images() for group in self.groups]
+        return found if any(isinstance(one, Pooled) and one.folds > 1 for one in found) else []
+
     def notes(self, mark: str = "") -> list[str]:
         """Return lines that explain the comparisons and name the rows whose difference is significant.
 
@@ -88,7 +108,8 @@ class Sweep:
         """
         significant = [_after_holm(each, self.groups, mark) for each in self.comparisons if not each.recovery]
         kept = [KEPT_NOTE] if RETURNED in self.measures() else []
-        return [*kept, *(each.explanation for each in self.comparisons), *significant]
+        pooled = [POOLED] if self.pooled() else []
+        return [*kept, *pooled, *(each.explanation for each in self.comparisons), *significant]
 
     def unfinished_note(self) -> str:
         """Return how many runs are unfinished, and which; nothing if there are none."""
@@ -106,13 +127,15 @@ class Sweep:
         """Return a line for each group (mean, low, high, n of each measure), each followed by a line for each run."""
         measures = [*self.measures(), *self.counts()]
         rows: list[tuple[Sequence[object], Sequence[Interval | float | None]]] = []
+        pooled = self.pooled()
         for place, group in enumerate(self.groups):
-            compared = [each.intervals[place] for each in self.comparisons]
+            compared = [*pooled[place : place + 1], *(each.intervals[place] for each in self.comparisons)]
             rows.append(([group.name, "all", ""], [*map(group.interval, measures), *compared]))
             for run in group.runs:
                 numbers = [run.values[measure] for measure in measures]
                 rows.append(([group.name, run.seed, run.folder], [*numbers, *[None] * len(compared)]))
-        return intervals_csv(["run", "seed", "folder"], [*measures, *(each.title for each in self.comparisons)], rows)
+        further = [*([OVER_IMAGES] if pooled else []), *(each.title for each in self.comparisons)]
+        return intervals_csv(["run", "seed", "folder"], [*measures, *further], rows)
 
     def terminal(self) -> Table:
         """Return the table for rich; green and red: 0 lies outside the interval of the difference."""
@@ -135,14 +158,17 @@ class Sweep:
         return to_bytes(figure)
 
     def _headings(self) -> list[str]:
-        return ["run", *self.measures(), "runs", *self.counts(), *(each.title for each in self.comparisons)]
+        pooled = [OVER_IMAGES] if self.pooled() else []
+        return ["run", *self.measures(), *pooled, "runs", *self.counts(), *(each.title for each in self.comparisons)]
 
     def _rows(self) -> list[list[str]]:
-        return [self._row(place, group) for place, group in enumerate(self.groups)]
+        pooled = self.pooled()
+        return [self._row(place, group, pooled[place : place + 1]) for place, group in enumerate(self.groups)]
 
-    def _row(self, place: int, group: Group) -> list[str]:
-        measured = [(group.interval(name), name in (*SIGNED, RETURNED)) for name in self.measures()]
-        cells = [_with_n(plus_minus(interval, sign=sign), interval, group) for interval, sign in measured]
+    def _row(self, place: int, group: Group, pooled: Sequence[Interval]) -> list[str]:
+        measured = {name: group.interval(name) for name in self.measures()}
+        cells = [_with_n(_text_of(name, interval), interval, group) for name, interval in measured.items()]
+        cells += [f"{plus_minus(one, sign=True)} (n {one.n})" for one in pooled]
         counts = [decimal(group.interval(name).mean, 0) for name in self.counts()]
         compared = []
         for each in self.comparisons:
@@ -216,15 +242,15 @@ def _rest(group: Group, named: Group, other: str) -> dict[str, str | None]:
 
 def _difference(group: Group, other: Group) -> Interval:
     """Return the policy's IoU minus the other's over the seeds that both have, with Student's interval."""
-    ours, theirs = group.by_seed("policy"), other.by_seed("policy")
-    return student_interval(ours[seed] - theirs[seed] for seed in ours if seed in theirs)
+    ours, theirs = group.by_run("policy"), other.by_run("policy")
+    return student_interval(group.per_fold({key: ours[key] - theirs[key] for key in ours if key in theirs}))
 
 
 def _recovery(group: Group, dense: Group) -> Interval:
     """Return (policy − reference)/(dense − reference), a ratio of means over the seeds that both have."""
-    gains, most = group.by_seed("difference"), dense.by_seed("difference")
-    seeds = [seed for seed in gains if seed in most]
-    return fieller([gains[seed] for seed in seeds], [most[seed] for seed in seeds])
+    gains, most = group.by_run("difference"), dense.by_run("difference")
+    both = [key for key in gains if key in most]
+    return fieller(*(group.per_fold({key: one[key] for key in both}) for one in (gains, most)))
 
 
 def fieller(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
@@ -273,6 +299,11 @@ def _after_holm(comparison: Comparison, groups: Sequence[Group], mark: str) -> s
 
 def _p(value: float) -> str:
     return f"p {p_value(value)}"
+
+
+def _text_of(measure: str, interval: Interval) -> str:
+    """Return the cell of a measure; the interval of a share is not symmetric."""
+    return in_brackets(interval) if measure == WIN_RATE else plus_minus(interval, sign=measure in (*SIGNED, RETURNED))
 
 
 def _with_n(text: str, interval: Interval, group: Group) -> str:

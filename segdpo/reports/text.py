@@ -87,6 +87,16 @@ def plus_minus(interval: Interval, digits: int = 3, *, sign: bool = False) -> st
     return mean if math.isnan(interval.half) else f"{mean} ± {decimal(interval.half, digits)}"
 
 
+def in_brackets(interval: Interval, digits: int = 3) -> str:
+    """Return "mean [low, high]", or the mean alone where there is no interval.
+
+    >>> in_brackets(Interval(0.75, 0.5, 1.0, 3))
+    '0.750 [0.500, 1.000]'
+    """
+    mean, low, high = (decimal(value, digits) for value in (interval.mean, interval.low, interval.high))
+    return mean if math.isnan(interval.half) else f"{mean} [{low}, {high}]"
+
+
 def percent(interval: Interval) -> str:
     """Return "71 % [50, 93]"; "undefined" where a ratio was measured but has no bounded interval.
 

@@ -188,7 +188,7 @@ def test_sources_that_ask_no_network_and_later_rounds_are_not_kept(candidates, f
     run = run_of(composed(*SMALL, f"candidates={candidates}", folder=tmp_path), tmp_path)
     weights = tmp_path / "weights.safetensors" if from_file else None
     collect_preferences(run, run.splits.train, torch.nn.Conv2d(3, 1, 1), weights=weights)
-    assert len(list((tmp_path / "cache").rglob("*.npz"))) == (6 if kept else 0)
+    assert len(list((tmp_path / "cache" / "candidates").rglob("*.npz"))) == (6 if kept else 0)
 
 
 def test_the_reference_draws_candidates_at_the_size_it_was_trained_on():

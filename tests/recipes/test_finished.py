@@ -6,8 +6,8 @@ import pytest
 from small import SMALL, composed
 from warm import Warm
 
-from segdpo.recipes.command_line import LONGEST, run_name
 from segdpo.recipes.run import differences, run_recipe
+from segdpo.recipes.sweep_folder import LONGEST, run_name
 
 SHORT = [*SMALL, "trainer.max_steps=2", "callbacks.panels=null"]
 
@@ -64,3 +64,8 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     found = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
     assert len(found) == 1
     assert "reference_training.images=null" in found[0]["overrides"]
+    index = (tmp_path / "sweep" / "index.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in index[1:]} == {
+        path.parent.name for path in (tmp_path / "sweep").glob("*/.hydra")
+    }
+    assert "2 runs, 1 of them finished. Add resume=last" in Warm(words, tmp_path).finish(status=1)

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segdpo.metrics import Interval, hierarchical_difference
+from segdpo.metrics import Interval
 from segdpo.reports.html.figures import Figure, GroupCurves, group_curves, seed_figures
 from segdpo.reports.html.run import RunView, Verdict, command_of, run_view
-from segdpo.reports.run_files import ImageValues, RunFiles, at, mapping_at, number, read_yaml
+from segdpo.reports.run_files import RunFiles, at, mapping_at, number, read_yaml
 from segdpo.reports.runs import MEASURES, SIGNED, Group, Run, run_of
 from segdpo.reports.sweep import Comparison, Sweep, sweep_of
 from segdpo.reports.text import DASH, bounds, count_of, percent, plain, signed, verdict_of
@@ -22,8 +22,6 @@ OVER_IMAGES = "over seeds and images"
 SHOWN_WHOLE = 6
 RANGE = re.compile(r"range\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 EVALUATIONS = Verdict("unknown", "Evaluations", "no run is among them, so there are no groups; each is shown below.")
-
-FilesOf = Mapping[Path, RunFiles]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def sweep_view(
         GroupCurves(group.name, place, [files_of[run.folder].series for run in group.runs])
         for place, group in enumerate(groups)
     ]
-    columns = _columns(sweep, files_of)
+    columns = _columns(sweep)
     names = {run.folder: f"{group.name}, seed {run.seed}" for group in groups for run in group.runs}
     order = [*names, *(folder for folder in labels if folder not in names)]
     brief = len(read) > SHOWN_WHOLE
@@ -120,7 +118,7 @@ def _finished(read: Sequence[RunFiles], labels: Mapping[Path, str]) -> tuple[lis
             missing.append(f"{label} is unfinished: no whole summary.json in {files.folder.name}.")
             continue
         try:
-            run = run_of(files.folder, files.summary, files.overrides)
+            run = run_of(files.folder, files.summary, files.overrides, files.evaluation.images)
         except ValueError as error:
             missing.append(f"{label} cannot be read and was left out: {error}.")
             continue
@@ -132,11 +130,11 @@ def _finished(read: Sequence[RunFiles], labels: Mapping[Path, str]) -> tuple[lis
     return runs, missing
 
 
-def _columns(sweep: Sweep, files_of: FilesOf) -> dict[str, list[Cell]]:
+def _columns(sweep: Sweep) -> dict[str, list[Cell]]:
     """Return the columns of the table by their headings, a cell for each group."""
     groups = sweep.groups
     columns = {measure: [_measured(group, measure) for group in groups] for measure in MEASURES}
-    over_images = [_over_images(group, files_of) for group in groups]
+    over_images = [_over_images(group) for group in groups]
     if any(cell.text != DASH for cell in over_images):
         columns[OVER_IMAGES] = over_images
     for each in sweep.comparisons:
@@ -168,23 +166,9 @@ def _with_n(cell: Cell, interval: Interval, group: Group) -> Cell:
     return replace(cell, below=f"{cell.below} n {interval.n}".strip()) if group.covers_part(interval) else cell
 
 
-def _over_images(group: Group, files_of: FilesOf) -> Cell:
-    images = [files_of[run.folder].evaluation.images for run in group.runs]
-    found = hierarchical_difference(
-        [[image.change() for image in each] for each in images], [_ids(each) for each in images]
-    )
-    interval = Interval(found.mean, found.low, found.high, found.seeds)
+def _over_images(group: Group) -> Cell:
+    interval = group.over_images()
     return Cell(signed(interval.mean), bounds(interval, sign=True))
-
-
-def _ids(images: Sequence[ImageValues]) -> list[str]:
-    """Return unique ids; images.csv lists images of the same id in the same order for each seed."""
-    seen: Counter[str] = Counter()
-    ids = []
-    for image in images:
-        seen[image.id] += 1
-        ids.append(f"{image.id}\0{seen[image.id]}")
-    return ids
 
 
 def _verdict(groups: Sequence[Group]) -> Verdict:
@@ -253,7 +237,8 @@ def _not_started(read: Sequence[RunFiles], sweep_folders: Sequence[Path]) -> Ite
         wanted = math.prod(len(values) for values in grid.values()) if grid else 0
         started = sum(folder in files.folder.parents for files in read)
         if wanted > started:
-            yield f"{folder.name}: {wanted - started} of {wanted} runs not started; the same command resumes the sweep."
+            count = f"{wanted - started} of {wanted} runs"
+            yield f"{folder.name}: {count} not started; the same command with resume=last resumes the sweep."
 
 
 def _grid(folder: Path) -> dict[str, list[str]]:

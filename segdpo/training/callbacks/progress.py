@@ -1,4 +1,4 @@
-"""A progress bar over all steps of a run, with the most important metrics."""
+"""The progress over all steps of a run, with the most important metrics."""
 
 import math
 import time
@@ -8,9 +8,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
+
+from segdpo.progress import Bars
 
 SHOWN = MappingProxyType(
     {
@@ -26,7 +25,7 @@ WITHOUT_GOLD = MappingProxyType({"judged {:+.3f}": "val/pairs/iou_gain"})
 
 
 class Progress(ProgressBar):
-    """One rich progress bar over all steps, instead of one per epoch: a run's length is `max_steps`.
+    """One progress bar over all steps, instead of one per epoch: a run's length is `max_steps`. In log files: lines.
 
     Args:
         shown: format string → name of the logged metric; metrics that are not logged are left out.
@@ -37,8 +36,7 @@ class Progress(ProgressBar):
         super().__init__()
         self._shown, self._interval = shown, 1 / per_second
         self._enabled = True
-        self._display: RichProgress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._display: Bars | None = None
         self._drawn = -math.inf
 
     def enable(self) -> None:
@@ -91,16 +89,15 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the validation's line; its metrics are drawn with the next step."""
-        if self._display is not None and "validate" in self._tasks:
-            self._display.remove_task(self._tasks.pop("validate"))
+        if self._display is not None:
+            self._display.remove("validate")
         self._drawn = -math.inf
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last metrics."""
-        if self._display is not None and "train" in self._tasks:
-            self._display.update(
-                self._tasks["train"], completed=trainer.global_step, numbers=self.numbers(trainer), refresh=True
-            )
+        if self._display is not None:
+            total = _length(trainer.estimated_stepping_batches)
+            self._display.update("train", trainer.global_step, total, self.numbers(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Release the terminal before the error is printed."""
@@ -112,37 +109,24 @@ class Progress(ProgressBar):
 
     def _advance(self, trainer: Trainer, name: str, done: int, total: float) -> None:
         now = time.monotonic()
-        early = now - self._drawn < self._interval and (done < total or name == "validate")
-        if early or not self._enabled:
+        early = now - self._drawn < self._interval and done < total
+        # A validation's end is not shown: its line goes right after it.
+        if early or (name == "validate" and done >= total) or not self._enabled:
             return
         self._drawn = now
         # Started late: what runs before the first batch may draw a bar of its own.
         if self._display is None:
-            self._display = _display()
-            self._display.start()
-        length = None if math.isinf(total) else int(total)
-        if name not in self._tasks:
-            self._tasks[name] = self._display.add_task(name, total=length, numbers="")
-        numbers = "" if name != "train" else self.numbers(trainer)
-        self._display.update(self._tasks[name], completed=done, total=length, numbers=numbers)
+            self._display = Bars()
+        self._display.update(name, done, _length(total), self.numbers(trainer) if name == "train" else "")
 
     def _close(self) -> None:
         if self._display is not None:
-            self._display.stop()
+            self._display.close()
         self._display, self._drawn = None, -math.inf
-        self._tasks.clear()
 
 
-def _display() -> RichProgress:
-    return RichProgress(
-        TextColumn("{task.description}"),
-        # The bar fills the rest of the line.
-        BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        expand=True,
-    )
+def _length(total: float) -> int | None:
+    return None if math.isinf(total) else int(total)
 
 
 def _total(batches: int | float | list[int | float], loader: int) -> float:

@@ -8,8 +8,13 @@ from rich.console import Console
 from segdpo.training import Progress
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_numbers_in_one_line_of_80(fit, scripted, monkeypatch):
-    file = io.StringIO()
+    file = Terminal()
     monkeypatch.setattr(rich, "_console", Console(file=file, width=80, force_terminal=True))
     bar = Progress(per_second=1e9)
     fit(
@@ -29,7 +34,7 @@ def test_numbers_in_one_line_of_80(fit, scripted, monkeypatch):
 
 
 def test_all_numbers_of_a_long_run_fit_into_80_columns(fit, scripted, monkeypatch):
-    file = io.StringIO()
+    file = Terminal()
     monkeypatch.setattr(rich, "_console", Console(file=file, width=80, force_terminal=True))
     numbers = " ".join(
         form.format(number) for form, number in zip(Progress()._shown, (0.6, 0.9, 1, -2, 0.7), strict=True)
@@ -57,3 +62,14 @@ def test_a_disabled_bar_draws_nothing(fit, scripted, capsys):
     fit(scripted([0.1]), callbacks=[bar], enable_progress_bar=True)
     assert "train" not in capsys.readouterr().out
     assert bar._display is None
+
+
+def test_a_log_file_gets_lines_with_the_numbers(fit, scripted, monkeypatch):
+    file = io.StringIO()
+    # FORCE_COLOR, as continuous integration sets it, makes no terminal of a file.
+    monkeypatch.setattr(rich, "_console", Console(file=file, width=80, force_terminal=True))
+    fit(scripted([0.125] * 8, ious=[0.5, 0.75]), callbacks=[Progress()], max_steps=8, enable_progress_bar=True)
+    lines = file.getvalue().splitlines()
+    assert "\r" not in file.getvalue()
+    assert lines[-1] == "train 8/8 loss 0.250 h +0.50 gain +0.12 IoU 0.750"
+    assert all(line.startswith("train 8/8") for line in lines)

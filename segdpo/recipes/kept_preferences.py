@@ -1,0 +1,97 @@
+"""Mined records kept in the cache: runs that share candidates, judge and questions mine a record once.
+
+A lock makes the second of two jobs that start together wait for the first.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+from segdpo.data import Pair, Record
+from segdpo.files import exists, read_arrays, write_atomically
+from segdpo.preferences import Mined
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMined(Mined):
+    """Mined records that are kept in `folder`, one file a record, and read from there by other runs.
+
+    The caller names the folder after everything that the preferences depend on. Masks are kept unless they are those
+    that the record came with.
+    """
+
+    folder: Path = Path()
+
+    def _mine(self, record: Record) -> Record:
+        path = self.folder / file_of(record.id)
+        mine = super()._mine
+        return made_once(path, lambda: _read(path, record), lambda: mine(record), lambda made: _packed(made, record))
+
+
+def file_of(record_id: str) -> str:
+    """Return the name of a record's file: ids may contain characters that file names may not."""
+    return f"{sha256(record_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
+
+
+def made_once(
+    path: Path, read: Callable[[], Found | None], make: Callable[[], Found], pack: Callable[[Found], bytes]
+) -> Found:
+    """Return what a file holds; where there is none, make it and keep it, in one process at a time for each folder."""
+    before = _time_of(path)
+    if (found := read()) is not None:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path.parent}.lock"):
+        # Another job may have made it since.
+        if _time_of(path) != before and (found := read()) is not None:
+            return found
+        made = make()
+        # What is lost in a power failure is made again.
+        write_atomically(path, pack(made), durable=False)
+    return made
+
+
+def _time_of(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if exists(path) else None
+
+
+def _read(path: Path, record: Record) -> Record | None:
+    """Return the kept record with the image and gold of `record`; None if there is none, or it is damaged."""
+    if not exists(path):
+        return None
+    try:
+        kept = read_arrays(path)
+        pairs = [Pair(int(a), int(b), float(w)) for (a, b), w in zip(kept["pairs"], kept["weights"], strict=True)]
+        meta = json.loads(str(kept["meta"][0]))
+        masks = kept.get("masks", record.masks)
+        names = tuple(kept["names"].tolist()) if "names" in kept else record.mask_names
+        if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
+            return None
+        ranking = tuple(kept["ranking"].tolist())
+    except (ValueError, KeyError, TypeError):
+        return None
+    return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
+
+
+def _packed(made: Record, record: Record) -> bytes:
+    new_meta = {name: value for name, value in made.meta.items() if record.meta.get(name) != value}
+    arrays: dict[str, Any] = {
+        "pairs": np.array([(pair.chosen, pair.rejected) for pair in made.pairs], np.int64).reshape(-1, 2),
+        "weights": np.array([pair.weight for pair in made.pairs], np.float64),
+        "ranking": np.array(made.ranking, np.int64),
+        "meta": np.array([json.dumps(new_meta)], np.str_),
+    }
+    if made.mask_names != record.mask_names or not np.array_equal(made.masks, record.masks):
+        arrays |= {"masks": made.masks, "names": np.array(made.mask_names, np.str_)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
