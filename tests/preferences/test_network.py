@@ -140,3 +140,33 @@ def test_views_that_show_a_part_are_refused():
     views = Pipeline([albumentations.CenterCrop(4, 4)])
     with pytest.raises(DataError, match=r"transforms\.eval: .*cuts"):
         Network(FirstChannel(), Preparation(views)).predict(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+class Ramp(nn.Module):
+    """Looks at single pixels, and remembers the sizes that it saw."""
+
+    multiple = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, images):
+        self.seen.add(tuple(images.shape[2:]))
+        return 2 * images[:, :1] - 1
+
+
+@pytest.mark.parametrize(
+    ("window", "shape", "seen"),
+    [
+        (16, (40, 30), (16, 16)),
+        (64, (40, 30), (40, 30)),
+        (None, (1400, 1400), (1400, 1400)),
+        (None, (1500, 1400), (1024, 1024)),
+    ],
+)
+def test_inputs_larger_than_the_window_are_predicted_in_windows(window, shape, seen):
+    model, image = Ramp(), rng().integers(0, 256, (1, *shape, 3), dtype=np.uint8)
+    found = Network(model, Preparation(Pipeline(mean=[0.0], std=[1.0]), window=window)).predict(image)
+    assert model.seen == {seen}
+    np.testing.assert_allclose(found[0, 0], image[0, ..., 0] / 127.5 - 1, atol=1e-5)

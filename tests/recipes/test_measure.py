@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from gold_sources import Discs
+from small import SMALL, composed
 from torch import nn
 
 from segdpo.data.preparation import Preparation
 from segdpo.data.record import RecordInfo
 from segdpo.data.transforms import Pipeline, albumentations
+from segdpo.files import DataError
 from segdpo.preferences.network import Network
 from segdpo.recipes.measure import Measurement, measure_network
+from segdpo.recipes.run import open_run
 
 
 def test_what_does_not_count_is_nan_and_counted(tmp_path):
@@ -91,3 +94,12 @@ def test_what_a_network_says_of_an_image_does_not_depend_on_its_neighbours(convo
         for numbers in ([0, 1, 2, 3], [2])
     )
     assert four.values["iou"][2] == one.values["iou"][0]
+
+
+def test_views_that_could_not_be_measured_are_refused_before_anything_is_trained(tmp_path):
+    step = "{_target_: segdpo.data.albumentations.CenterCrop, height: 20, width: 20}"
+    words = [*SMALL, f"transforms.eval.steps=[{step}]"]
+    with pytest.raises(DataError, match=r"shapes-0-\d+: .*whole image.*measured_at=view"):
+        open_run(composed(*words, folder=tmp_path))
+    assert not (tmp_path / "run").exists()
+    assert open_run(composed(*words, "measured_at=view", folder=tmp_path)).config.measured_at == "view"
