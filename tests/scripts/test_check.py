@@ -36,7 +36,7 @@ def train_words(out):
 
 def data_of(words):
     """The data set that the words of a command name."""
-    named = [word for word in words if word.startswith("data")]
+    named = [word for word in words if word.startswith(("data=", "data."))]
     with initialize_config_dir(str(CONF), version_base=None):
         return instantiate(compose(overrides=[f"+{named[0]}", *named[1:]]).data, _convert_="all")
 
