@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from segdpo.checks import IGNORE
 from segdpo.data import Batch, PairBatch, RankingBatch, SupervisedBatch
 from segdpo.models import hold_statistics as hold
 from segdpo.training.losses import SupervisedLoss
@@ -59,20 +60,23 @@ class SupervisedTask(Task):
         return loss * self.share(pixels)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
+        """Count the loss of targets (with pairs: of gold), the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
-        self._evaluate("test", batch)
+        """Count the loss of targets (with pairs: of gold), the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("test", batch)
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
         logits = self.network(batch.image)
+        target, valid = batch.gold, batch.valid
         if isinstance(batch, SupervisedBatch):
-            loss = self.loss(logits, batch.target, batch.valid)
-            self.count(stage, {"loss": loss[None]}, batch.valid.sum()[None])
+            target = batch.target
+        elif target is not None:
+            valid = valid & (target != IGNORE)
+        if target is not None and valid.any():
+            self.count(stage, {"loss": self.loss(logits, target, valid)[None]}, valid.sum()[None])
         if isinstance(batch, PairBatch | RankingBatch):
             self.count_held_out(stage, logits, batch)
         self.count_overlap(stage, logits, batch)
