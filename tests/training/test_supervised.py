@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo.data import SupervisedDataset
+from segdpo.data import PreferenceDataset, SupervisedDataset
 from segdpo.training import SupervisedTask, cross_entropy
 
 
@@ -59,7 +59,7 @@ def test_validation_is_over_pixels_and_images(network, supervised, fit):
 
 def test_validation_on_pairs_has_the_loss_of_gold(network, supervised, data, fit):
     found = []
-    for module in (supervised(), data(items=partial(SupervisedDataset, target="gold"))):
+    for module in (supervised(), data(items=partial(SupervisedDataset, target="gold"), eval_items=PreferenceDataset)):
         task = SupervisedTask(copy.deepcopy(network), cross_entropy, partial(torch.optim.SGD, lr=0.0))
         found.append(fit(task, module, max_steps=4).callback_metrics)
     alone, pairs = found
