@@ -425,8 +425,8 @@ def pooled_difference(changes: Sequence[Values], ids: Sequence[Sequence[str]]) -
         return Pooled(found.mean, found.low, found.high, found.images, len(tables))
     means = [np.nanmean(table, axis=0) for table in tables]
     names = np.repeat(np.arange(folds), [len(values) for values in means]).astype(np.str_)
-    found = clustered_interval(np.concatenate(means), names.tolist())
-    return Pooled(found.mean, found.low, found.high, found.n, folds)
+    pooled = clustered_interval(np.concatenate(means), names.tolist())
+    return Pooled(pooled.mean, pooled.low, pooled.high, pooled.n, folds)
 
 
 def pooled_win_rate(
