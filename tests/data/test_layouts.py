@@ -259,6 +259,21 @@ def test_a_question_names_the_option_that_answers_it(tmp_path, build):
             np.testing.assert_array_equal(source[k].gold, gold[name])
 
 
+def test_many_objects_are_asked_for_in_a_short_question(tmp_path):
+    """Fifty numbers would make an option of a line per number; their names are asked for instead."""
+    images(tmp_path, "images/*.png")
+    for k, name in enumerate(IDS):
+        mask = np.zeros(CLASSES[name].shape, np.uint8)
+        mask.flat[: 40 + k] = np.arange(1, 41 + k)
+        save(tmp_path / f"masks/{name}.png", mask)
+    with pytest.raises(DataError) as raised:
+        plain_folder(tmp_path)
+    message = str(raised.value)
+    assert len(message.partition("Expected")[2]) < 300
+    assert "data.classes" in message
+    assert options_in(message) == ["data.mask_format={kind:instances}"]
+
+
 def options_in(message):
     """The options that a message names, as a shell reads them."""
     words = re.findall(r"'data\.[^']+'|data\.\w+=[^ ,;]+", message)

@@ -351,11 +351,12 @@ def _check_objects(facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes],
     whole = sum(count == 1 for count in pieces)
     if ids[-1] < MANY and whole < len(pieces) / 2:
         return
+    classes = [(_values({number: number for number in (0, *ids)}), "they are classes")] if len(ids) <= MANY else []
     raise asked.question(
-        f"to know whether 1 … {ids[-1]} are classes or number the objects of each image ({whole} of {len(pieces)} are "
-        "one piece)",
+        f"to know whether 1 … {ids[-1]} are classes{'' if classes else ', all named in data.classes,'} or number the "
+        f"objects of each image ({whole} of {len(pieces)} are one piece)",
         ("{kind:instances}", "they number objects"),
-        (_values({number: number for number in (0, *ids)}), "they are classes"),
+        *classes,
     )
 
 
