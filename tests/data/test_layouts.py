@@ -79,6 +79,13 @@ def gaps(root):
     return CLASSES
 
 
+def one_number_and_white(root):
+    images(root, "images/*.png")
+    for name in IDS:
+        save(root / f"masks/{name}.png", np.array([0, 127, 255], np.uint8)[CLASSES[name]])
+    return CLASSES
+
+
 def numbers_of_objects(root):
     images(root, "images/*.png")
     for name in IDS:
@@ -220,6 +227,7 @@ QUESTIONS = {
     one_number: ["masks: ", "128", "data.mask_format="],
     white_alone_and_one_alone: ["255", "c3.png", "data.mask_format="],
     gaps: ["100, 200", "data.mask_format="],
+    one_number_and_white: ["0, 127, 255", "{0:0,127:1,255:2}", "{0:0,127:1,255:255}", "{0:0,127:255,255:1}"],
     numbers_of_objects: ["1 … 7", "data.mask_format={kind:instances}"],
     colours_without_names: ["3 colours", "[0,0,0]", "[30,30,200]", "[200,30,30]"],
     masks_beside_those_of_anna: ["masks (of 6 images)", "anna", "data.gold=masks", "data.gold=null"],
