@@ -102,11 +102,11 @@ def _held_out(check: Check) -> list[tuple[str, str]]:
     share = round(min(LARGEST_SHARE, HELD_OUT / check.records), 2) if check.records else 0.0
     if check.split or share <= 0.1:
         return []
-    count = round(share * check.records)
+    count = int(share * check.records)
     reason = f"{count} images validate: with fewer, a gain could hardly be shown"
     if count < SHOWING:
         reason = (
-            f"only {count} images validate: with fewer than {SHOWING} no gain can be shown, and the reference is kept; "
+            f"{count} of {check.records} images validate: with fewer than {SHOWING} no gain can be shown, and the reference is kept; "
             "keep=always returns the policy"
         )
     return [(f"datamodule.split.val={share:g}", reason)]
