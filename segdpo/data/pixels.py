@@ -139,9 +139,9 @@ def _check_size(image: Pillow.Image) -> None:
 
 
 def _undecodable(name: str, error: Exception | str) -> DataError:
-    return DataError(
-        f"{name}: cannot be decoded ({str(error) or type(error).__name__}); restore the file or remove it."
-    )
+    unknown = isinstance(error, Pillow.UnidentifiedImageError)  # its text has the address of an object
+    reason = "it is no image of a known kind" if unknown else str(error) or type(error).__name__
+    return DataError(f"{name}: cannot be decoded ({reason}); restore the file or remove it.")
 
 
 def _only_array(data: bytes, name: str) -> Numbers:
