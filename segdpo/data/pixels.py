@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segdpo.files import NPY_SIGNATURE, DataError, decode_arrays
@@ -139,9 +140,9 @@ def _check_size(image: Pillow.Image) -> None:
 
 
 def _undecodable(name: str, error: Exception | str) -> DataError:
-    return DataError(
-        f"{name}: cannot be decoded ({str(error) or type(error).__name__}); restore the file or remove it."
-    )
+    unknown = isinstance(error, UnidentifiedImageError)  # its text has the address of an object
+    reason = "it is no image of a known kind" if unknown else str(error) or type(error).__name__
+    return DataError(f"{name}: cannot be decoded ({reason}); restore the file or remove it.")
 
 
 def _only_array(data: bytes, name: str) -> Numbers:

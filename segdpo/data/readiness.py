@@ -19,6 +19,7 @@ FEWEST = 4  # images: train, val and test, and one to judge that the reference h
 TRAIN, SEEN = 0.7, 16
 # Validation judgements show whether a policy is better than its reference: of so many images, if a quarter is enough.
 HELD_OUT, LARGEST_SHARE = 20, 0.25
+SHOWING = 5  # of fewer judgements the safety rule keeps the reference (FEWEST in segdpo/recipes/keep.py)
 FIXES = {
     "empty mask": "if these images show no object, accept them with --allow 'empty mask'",
     "duplicate image": "remove the copies, or accept them with --allow 'duplicate image'",
@@ -70,14 +71,15 @@ def verdict(check: Check) -> Verdict:
             "the images; or put masks of several people or models into masks_NAME/"
         )
     chosen = [*_learning(check), *_held_out(check), *_size(check), *_classes(check)]
-    return Verdict(missing, [option for option, _ in chosen if option], [reason for _, reason in chosen])
+    return Verdict(missing, [option for option, _ in chosen if option], [reason for _, reason in chosen if reason])
 
 
 def _learning(check: Check) -> list[tuple[str, str]]:
     """Return what the reference is trained on, what is compared, and who judges."""
     chosen = []
     if check.gold and (check.gold < check.records or not check.masked):
-        chosen.append(("reference_training=few_masks", f"the reference learns from gold masks ({check.gold} images)"))
+        reason = f"{check.gold} images have one, and some of them validate and test"
+        chosen.append(("reference_training=few_masks", f"the reference learns from gold masks: {reason}"))
         if check.gold == check.records and TRAIN * check.records < SEEN + 4:
             half = max(1, int(TRAIN * check.records / 2))
             reason = f"it sees {half} images, since others are left to judge"
@@ -100,8 +102,14 @@ def _held_out(check: Check) -> list[tuple[str, str]]:
     share = round(min(LARGEST_SHARE, HELD_OUT / check.records), 2) if check.records else 0.0
     if check.split or share <= 0.1:
         return []
-    count = round(share * check.records)
-    return [(f"datamodule.split.val={share:g}", f"{count} images validate: with fewer, no gain could be shown")]
+    count = int(share * check.records)
+    reason = f"{count} images validate: with fewer, a gain could hardly be shown"
+    if count < SHOWING:
+        reason = (
+            f"{count} of {check.records} images validate: with fewer than {SHOWING} no gain can be shown, and the "
+            "reference is kept; keep=always returns the policy"
+        )
+    return [(f"datamodule.split.val={share:g}", reason)]
 
 
 def _size(check: Check) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ def frontier_of(run: Run, policy: Network, reference: Network) -> Plain:
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
     without = int(np.isnan(rows["reward"]).sum())
-    if without:
+    if judge and without:
         log.warning("%d of %d test images have no reward: %s", without, len(rows["reward"]), name_of(config.judge))
     means = {name: asdict(mean_interval(values)) for name, values in rows.items()}
     before = {name: means.pop(f"reference_{name}") for name in ("reward", "reward_sampled")}
@@ -115,7 +115,9 @@ def judge_of(config: DictConfig) -> Judge | None:
     while function_of(judge) is gumbel:
         judge = getattr(judge, "keywords", {})["judge"]
     if function_of(judge) in (agreement, consensus):
-        log.warning("%s compares candidates with each other: a single mask has no reward.", name_of(config.judge))
+        log.info(
+            "The frontier has no reward: %s compares candidates, and scores no single mask.", name_of(config.judge)
+        )
         return None
     return judge
 

@@ -188,6 +188,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Loaders without workers are right for small images; docs/training.md says when they are not.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Few images have few batches; metrics are logged every so many steps, whatever the epoch.
+    warnings.filterwarnings("ignore", message=r".*is smaller than the logging interval.*")
 
 
 # Options that change no number of a run; of default_beta, the entry that is used is `beta`.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segdpo.checks import IGNORE
 from segdpo.data import Batch, PairBatch, RankingBatch, SupervisedBatch
 from segdpo.models import hold_statistics as hold
+from segdpo.preferences import whole_or_in_windows
 from segdpo.training.losses import SupervisedLoss
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
@@ -27,6 +28,7 @@ class SupervisedTask(Task):
         background: whether class 0 counts in IoU and Dice.
         hold_statistics: keep BatchNorm and dropout in evaluation mode, as preference training does.
         start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
+        window: in validation and test, larger images are predicted in windows of this side; None: whole.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class SupervisedTask(Task):
         background: bool = False,
         hold_statistics: bool = False,
         start: nn.Module | None = None,
+        window: int | None = None,
     ) -> None:
-        super().__init__(["loss"], optimizer, scheduler, background, start)
+        super().__init__(["loss"], optimizer, scheduler, background, start, window)
         self.network, self.loss = network, loss
         self._hold_statistics = hold_statistics
         self.train()
@@ -69,7 +72,7 @@ class SupervisedTask(Task):
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        logits = self.network(batch.image)
+        logits = whole_or_in_windows(self.network, batch.image, self.window)
         target, valid = batch.gold, batch.valid
         if isinstance(batch, SupervisedBatch):
             target = batch.target

@@ -79,6 +79,13 @@ def gaps(root):
     return CLASSES
 
 
+def one_number_and_white(root):
+    images(root, "images/*.png")
+    for name in IDS:
+        save(root / f"masks/{name}.png", np.array([0, 127, 255], np.uint8)[CLASSES[name]])
+    return CLASSES
+
+
 def numbers_of_objects(root):
     images(root, "images/*.png")
     for name in IDS:
@@ -220,6 +227,7 @@ QUESTIONS = {
     one_number: ["masks: ", "128", "data.mask_format="],
     white_alone_and_one_alone: ["255", "c3.png", "data.mask_format="],
     gaps: ["100, 200", "data.mask_format="],
+    one_number_and_white: ["0, 127, 255", "{0:0,127:1,255:2}", "{0:0,127:1,255:255}", "{0:0,127:255,255:1}"],
     numbers_of_objects: ["1 … 7", "data.mask_format={kind:instances}"],
     colours_without_names: ["3 colours", "[0,0,0]", "[30,30,200]", "[200,30,30]"],
     masks_beside_those_of_anna: ["masks (of 6 images)", "anna", "data.gold=masks", "data.gold=null"],
@@ -257,6 +265,21 @@ def test_a_question_names_the_option_that_answers_it(tmp_path, build):
     for k, name in enumerate(IDS):
         if name in gold:
             np.testing.assert_array_equal(source[k].gold, gold[name])
+
+
+def test_many_objects_are_asked_for_in_a_short_question(tmp_path):
+    """Fifty numbers would make an option of a line per number; their names are asked for instead."""
+    images(tmp_path, "images/*.png")
+    for k, name in enumerate(IDS):
+        mask = np.zeros(CLASSES[name].shape, np.uint8)
+        mask.flat[: 40 + k] = np.arange(1, 41 + k)
+        save(tmp_path / f"masks/{name}.png", mask)
+    with pytest.raises(DataError) as raised:
+        plain_folder(tmp_path)
+    message = str(raised.value)
+    assert len(message.partition("Expected")[2]) < 300
+    assert "data.classes" in message
+    assert options_in(message) == ["data.mask_format={kind:instances}"]
 
 
 def options_in(message):

@@ -145,10 +145,13 @@ def test_images_without_gold_and_judges_of_several_masks_give_no_number(tmp_path
     _, found = frontier_between(run, 1, 1)
     assert (found["reward"]["n"], found["kl"]["n"]) == (1, 2)
     assert "1 of 2 test images have no reward" in caplog.text
+    caplog.clear()
+    caplog.set_level("INFO")
     _, found = frontier_between(run_of(source, tmp_path, "judge=agreement"), 1, 1)
     assert found["reward"]["n"] == 0
     assert math.isnan(found["reward_sampled"]["mean"])
     assert "agreement(background=False) compares candidates" in caplog.text
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]  # nothing that the user could change
 
 
 def test_a_judge_that_errs_is_asked_without_its_errors(tmp_path):

@@ -138,6 +138,21 @@ def test_few_images_are_too_few(tmp_path, run):
     assert "not ready to train; missing:\n  - 4 images at least" in out
 
 
+def test_reasons_are_whole_sentences_that_say_what_training_does(tmp_path, run):
+    """Of 6 images, one validates, which is too few for the safety rule; images of several sizes have one reason."""
+    layouts.black_and_white(tmp_path)
+    save(tmp_path / "images/a1.png", np.zeros((40, 50), np.uint8))
+    save(tmp_path / "masks/a1.png", np.eye(40, 50, dtype=np.uint8) * np.uint8(255))
+    out = run(tmp_path, "--html", tmp_path / "page/sheet.html")[1]
+    reasons = out.partition("ready to train:\n")[2].partition("\n\n")[0].splitlines()
+    assert all(len(reason) > len("  - ") for reason in reasons)
+    assert "  - the reference learns from gold masks: 3 images have one, and some of them validate and test" in reasons
+    (held_out,) = [reason for reason in reasons if "validate:" in reason]
+    assert held_out.startswith("  - 1 of 6 images validate: with fewer than 5")
+    assert "keep=always" in held_out
+    assert "; ." not in (tmp_path / "page/sheet.html").read_text()
+
+
 def test_a_yaml_of_the_menu_is_named(tmp_path, run, monkeypatch):
     (tmp_path / "conf/data").mkdir(parents=True)
     layouts.black_and_white(tmp_path / "photos")

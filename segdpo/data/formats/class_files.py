@@ -178,7 +178,7 @@ def _class_file(rows: Iterable[_Row], name: str) -> ClassFile:
         if twice := [one for one, times in Counter[Any](found).items() if times > 1]:
             raise DataError(f"{name}: Expected a different {what} for each class but got {twice[0]} twice.", "class")
     if len(set(names)) < len(names) or not all(label and is_text(label) for label in names):
-        raise DataError(f"{name}: Expected each class once but got {list(names)!r:.300}.", "class")
+        raise DataError(f"{name}: Expected each class once but got {list(names)!r:.300}; correct the names.", "class")
     found_file = ClassFile(names, numbers, colours)
     check_classes(found_file.classes, f"{name}: ")
     return found_file

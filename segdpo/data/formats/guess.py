@@ -463,7 +463,7 @@ def _line(
         parts.append("no candidates")
     parts += [f"{key} by {options[key]}" for key in ("index", "split", "group") if options[key]]
     if extra := sum(len(one.extra) for one in [*candidates, *([gold] if gold else [])]):
-        parts.append(f"{extra} masks without image")
+        parts.append(f"{extra} {'mask' if extra == 1 else 'masks'} without image")
     if unused:
         parts.append(f"not used: {', '.join(map(_shown, unused))}")
     if layout.unused:

@@ -251,7 +251,7 @@ def _numbers(facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes], names
         _check_ignore(facts, asked)
     if names.classes:
         return _ids_of_names(found, ids, names, asked)
-    _check_gaps(ids, asked)
+    _check_gaps(ids, [number for number in found if number == IGNORE], asked)
     if ids[-1] > 1:
         _check_objects(facts, samples, ids, asked)
     return _ids(found, BINARY if ids == [1] else ("background", *(f"class_{number}" for number in ids)))
@@ -326,9 +326,17 @@ def _check_ignore(facts: Mapping[str, MaskFacts], asked: Asked) -> None:
     )
 
 
-def _check_gaps(ids: list[int], asked: Asked) -> None:
+def _check_gaps(ids: list[int], white: list[int], asked: Asked) -> None:
+    """Ask what the numbers are where some are left out; `white` has 255 if it is among them."""
     if ids == list(range(1, ids[-1] + 1)):
         return
+    if len(ids) == 1 and white:
+        raise asked.question(
+            f"to know what 255 is but got {_shown([0, *ids, *white])}",
+            (_values({0: 0, ids[0]: 1, IGNORE: 2}), "each number is a class"),
+            (_values({0: 0, ids[0]: 1, IGNORE: IGNORE}), "255 means ignore"),
+            (_values({0: 0, ids[0]: IGNORE, IGNORE: 1}), f"255 is the object and {ids[0]} means ignore"),
+        )
     if len(ids) == 1:
         raise asked.question(
             f"1 or 255 as the number of the object but got 0 and {ids[0]}",
@@ -336,9 +344,11 @@ def _check_gaps(ids: list[int], asked: Asked) -> None:
         )
     classes = "{kind:probabilities}", "they are probabilities"
     if len(ids) <= MANY:
-        classes = _values({number: k for k, number in enumerate([0, *ids])}), "each number is a class"
+        classes = _values({number: k for k, number in enumerate([0, *ids, *white])}), "each number is a class"
     raise asked.question(
-        f"class ids without a gap but got {_shown([0, *ids])}", classes, ("{kind:instances}", "they number objects")
+        f"class ids without a gap but got {_shown([0, *ids, *white])}",
+        classes,
+        ("{kind:instances}", "they number objects"),
     )
 
 
@@ -351,11 +361,12 @@ def _check_objects(facts: Mapping[str, MaskFacts], samples: Mapping[str, bytes],
     whole = sum(count == 1 for count in pieces)
     if ids[-1] < MANY and whole < len(pieces) / 2:
         return
+    classes = [(_values({number: number for number in (0, *ids)}), "they are classes")] if len(ids) <= MANY else []
     raise asked.question(
-        f"to know whether 1 … {ids[-1]} are classes or number the objects of each image ({whole} of {len(pieces)} are "
-        "one piece)",
+        f"to know whether 1 … {ids[-1]} are classes{'' if classes else ', all named in data.classes,'} or number the "
+        f"objects of each image ({whole} of {len(pieces)} are one piece)",
         ("{kind:instances}", "they number objects"),
-        (_values({number: number for number in (0, *ids)}), "they are classes"),
+        *classes,
     )
 
 
