@@ -12,7 +12,7 @@ from small import CONF, CONVOLUTION, ROOT, composed, runs_of
 from segdpo.recipes.config import check_at_start
 from segdpo.recipes.run import run_recipe
 
-SINGLE = ["bubil", "displacement", "few_masks", "lora"]
+SINGLE = ["bubil", "displacement", "few_masks", "lora", "published"]
 # How many choices there are of each, seeds aside.
 TABLES = {
     "displacement": 9,
