@@ -106,8 +106,8 @@ def _held_out(check: Check) -> list[tuple[str, str]]:
     reason = f"{count} images validate: with fewer, a gain could hardly be shown"
     if count < SHOWING:
         reason = (
-            f"{count} of {check.records} images validate: with fewer than {SHOWING} no gain can be shown, and the reference is kept; "
-            "keep=always returns the policy"
+            f"{count} of {check.records} images validate: with fewer than {SHOWING} no gain can be shown, and the "
+            "reference is kept; keep=always returns the policy"
         )
     return [(f"datamodule.split.val={share:g}", reason)]
 

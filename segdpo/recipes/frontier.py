@@ -115,7 +115,9 @@ def judge_of(config: DictConfig) -> Judge | None:
     while function_of(judge) is gumbel:
         judge = getattr(judge, "keywords", {})["judge"]
     if function_of(judge) in (agreement, consensus):
-        log.info("The frontier has no reward: %s compares candidates, and scores no single mask.", name_of(config.judge))
+        log.info(
+            "The frontier has no reward: %s compares candidates, and scores no single mask.", name_of(config.judge)
+        )
         return None
     return judge
 
