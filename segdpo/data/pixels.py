@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segdpo.files import NPY_SIGNATURE, DataError, decode_arrays
@@ -139,7 +140,7 @@ def _check_size(image: Pillow.Image) -> None:
 
 
 def _undecodable(name: str, error: Exception | str) -> DataError:
-    unknown = isinstance(error, Pillow.UnidentifiedImageError)  # its text has the address of an object
+    unknown = isinstance(error, UnidentifiedImageError)  # its text has the address of an object
     reason = "it is no image of a known kind" if unknown else str(error) or type(error).__name__
     return DataError(f"{name}: cannot be decoded ({reason}); restore the file or remove it.")
 

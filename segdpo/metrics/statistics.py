@@ -407,14 +407,10 @@ def folds_of(ids: Sequence[Sequence[str]]) -> list[int]:
 def pooled_difference(changes: Sequence[Values], ids: Sequence[Sequence[str]]) -> Pooled:
     """Return the mean of policy − reference over all images of several folds, with folds as clusters.
 
-    An image that several seeds were tested on counts once, with the mean x of its changes. With N images in G folds and
-    their mean m, the variance of m is
-
-        G/(G − 1) · Σ_g (Σ_{i in g} (x_i − m))² / N²
-
-    and the interval is Student's with G − 1 degrees of freedom: what the images of a fold share, such as the networks
-    that were trained without them, does not make it too narrow (Liang and Zeger, "Longitudinal data analysis using
-    generalized linear models", 1986). Where all runs share their test images, it is `hierarchical_difference`.
+    An image that several seeds were tested on counts once, with the mean of its changes. The interval is
+    `clustered_interval`: what the images of a fold share, such as the networks that were trained without them, does not
+    make it too narrow (Liang and Zeger, "Longitudinal data analysis using generalized linear models", 1986). Where all
+    runs share their test images, it is `hierarchical_difference`.
 
     Args:
         changes: per-image differences, a list for each run; NaN does not count.
@@ -428,11 +424,9 @@ def pooled_difference(changes: Sequence[Values], ids: Sequence[Sequence[str]]) -
         found = hierarchical_difference(changes, ids)
         return Pooled(found.mean, found.low, found.high, found.images, len(tables))
     means = [np.nanmean(table, axis=0) for table in tables]
-    n = sum(map(len, means))
-    mean = float(sum(values.sum() for values in means)) / n
-    squares = sum(float((values - mean).sum()) ** 2 for values in means)
-    half = student(folds - 1) * math.sqrt(folds / (folds - 1) * squares) / n
-    return Pooled(mean, mean - half, mean + half, n, folds)
+    names = np.repeat(np.arange(folds), [len(values) for values in means]).astype(np.str_)
+    found = clustered_interval(np.concatenate(means), names.tolist())
+    return Pooled(found.mean, found.low, found.high, found.n, folds)
 
 
 def pooled_win_rate(

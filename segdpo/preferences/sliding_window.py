@@ -34,6 +34,15 @@ def window_weight(height: int, width: int) -> Float32[Tensor, "height width"]:
     return rows[:, None] * columns
 
 
+def whole_or_in_windows(
+    network: Callable[[Tensor], Tensor], images: Float32[Tensor, "images channels height width"], window: int | None
+) -> Float32[Tensor, "images classes height width"]:
+    """Return the network's logits of images in evaluation: in windows if they are larger than `window`, else whole."""
+    if window is None or max(images.shape[2:]) <= window:
+        return network(images)
+    return predict_windows(network, images, window=window)
+
+
 @torch.no_grad()
 def predict_windows(
     network: Callable[[Tensor], Tensor],
@@ -42,12 +51,12 @@ def predict_windows(
     window: int = 512,
     overlap: float = 0.25,
     batch: int | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> Float32[Tensor, "images classes height width"]:
-    """Return the network's logits of whole images, on the CPU, a few windows at a time on `device`.
+    """Return the network's logits of whole images, where the images are, a few windows at a time on `device`.
 
-    An image that fits into one window is passed to the network unchanged. Memory on the device does not depend on the
-    size of the images; the CPU holds all logits. Call network.eval() before.
+    An image that fits into one window is passed to the network unchanged. What the network needs for a forward pass
+    depends neither on the size of the images nor on their number. Call network.eval() before.
 
     Args:
         network: maps images to logits of their size.
@@ -55,7 +64,7 @@ def predict_windows(
         window: side of a window in pixels.
         overlap: least overlap of neighbouring windows, as a share of the window.
         batch: windows per forward pass; None: as many as have PIXELS pixels, at least one.
-        device: where the network is.
+        device: where the network is; None: where the images are.
 
     >>> predict_windows(lambda image: image, torch.ones(1, 1, 5, 9), window=4)[0, 0, 2, :3].round()
     tensor([1., 1., 1.])
@@ -65,7 +74,7 @@ def predict_windows(
     sides = min(window, height), min(window, width)
     together = batch or max(1, PIXELS // (sides[0] * sides[1]))
     corners = list(product(window_starts(height, window, overlap), window_starts(width, window, overlap)))
-    weight = window_weight(*sides)
+    weight = window_weight(*sides).to(images.device)
     places = [
         (number, slice(top, top + sides[0]), slice(left, left + sides[1]))
         for number in range(len(images))
@@ -75,11 +84,11 @@ def predict_windows(
     for first in range(0, len(places), together):
         some = places[first : first + together]
         crops = torch.stack([images[number, :, rows, columns] for number, rows, columns in some])
-        logits = network(crops.to(device)).float().cpu()
+        logits = network(crops.to(device or images.device)).float().to(images.device)
         if len(corners) > 1:
             logits = logits * weight
         if sums is None:
-            sums = torch.zeros(len(images), logits.shape[1], height, width)
+            sums = logits.new_zeros(len(images), logits.shape[1], height, width)
         for (number, rows, columns), one in zip(some, logits, strict=True):
             sums[number, :, rows, columns] += one
     assert sums is not None
@@ -96,7 +105,7 @@ def check_windows(window: int | None, overlap: float = 0.25, batch: int | None =
 
 
 def _coverage(height: int, width: int, corners: list[tuple[int, int]], weight: Tensor) -> Tensor:
-    total = torch.zeros(height, width)
+    total = weight.new_zeros(height, width)
     rows, columns = weight.shape
     for top, left in corners:
         total[top : top + rows, left : left + columns] += weight

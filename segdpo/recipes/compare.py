@@ -138,7 +138,7 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
         config = run.config
         loss = PreferenceLoss(partial(dpo, beta=1.0), score=build(config.score))
         frozen = FrozenCopy(reference)
-        options = {"background": config.background, "start": reference}
+        options = {"background": config.background, "start": reference, "window": run.preparation.window}
         task = PreferenceTask(last.policy, frozen, loss, build(config.optimizer), **options)
     found: Mapping[str, float] = fitted.trainer.test(task, datamodule=last.data, verbose=False)[0]
     return found

@@ -63,6 +63,7 @@ def make_task(round_: Round) -> SupervisedTask:
         background=config.background,
         hold_statistics=config.hold_statistics,
         start=round_.reference,
+        window=round_.run.preparation.window,
     )
 
 

@@ -16,6 +16,7 @@ from segdpo.checks import check_choice
 from segdpo.data import DataModule, Numbers, info_of
 from segdpo.metrics import ClusteredInterval, Doubles, clustered_interval, win_rate
 from segdpo.models import has_adapter, save_adapter, save_weights
+from segdpo.preferences import whole_or_in_windows
 from segdpo.recipes.fitting import header_for
 from segdpo.recipes.run import Run, Summary
 from segdpo.training import GAINS, HeldOutGains, images_of, weight_of
@@ -98,13 +99,14 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
     """Measure both networks on the judgements of the validation images, in evaluation mode and full precision."""
     gains: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in GAINS}
     weights, ids, judged = [torch.empty(0)], list[str](), _judged(data)
-    gains_of = HeldOutGains(reference, run.config.background)
+    window = run.preparation.window
+    gains_of = HeldOutGains(reference, run.config.background, window)
     weight = next(policy.parameters())
     policy.eval()
     items = data.eval_data(judged)
     for batch in DataLoader(items, data.batch_size, collate_fn=items.collate) if len(judged) else ():
         moved = batch.to(weight.device)
-        logits = policy(moved.image.to(weight.dtype)).float()
+        logits = whole_or_in_windows(policy, moved.image.to(weight.dtype), window).float()
         for name, values in gains_of(logits, moved).items():
             gains[name].append(values.cpu())
         weights.append(weight_of(batch))

@@ -96,4 +96,5 @@ def make_task(
         background=config.background,
         hold_statistics=config.hold_statistics,
         starts_at_reference=True,
+        window=run.preparation.window,
     )

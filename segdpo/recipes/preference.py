@@ -39,5 +39,6 @@ def make_task(round_: Round) -> PreferenceTask:
         starts_at_reference=round_.starts_at_reference,
         background=config.background,
         start=round_.reference,
+        window=round_.run.preparation.window,
         low_resolution=config.low_resolution,
     )

@@ -21,7 +21,8 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
     network = build(config.adapter)(network)
     freeze_parts(network, config.freeze)
     data = make_data(config, run.source, run.splits)
-    task = SupervisedTask(network, build(config.sft_loss), build(config.optimizer), scheduler=build(config.scheduler))
+    options = {"scheduler": build(config.scheduler), "window": run.preparation.window}
+    task = SupervisedTask(network, build(config.sft_loss), build(config.optimizer), **options)
     fitted = fit(run, task, data, network, callbacks)
     metric = validate(fitted, config.optimise)
     run.clock.lap("training")

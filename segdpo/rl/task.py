@@ -13,6 +13,7 @@ from segdpo.checks import IGNORE
 from segdpo.data import Batch
 from segdpo.losses import adaptive_coefficient
 from segdpo.models import hold_statistics as hold
+from segdpo.preferences import whole_or_in_windows
 from segdpo.rl.algorithm import Algorithm
 from segdpo.rl.rewards import Reward, RewardRequest, rewards_of
 from segdpo.rl.rollout import Loss, Rollout, loss_of, mean_inside, roll_out
@@ -48,6 +49,7 @@ class PolicyGradientTask(Task):
         background: whether val/iou and val/dice count class 0.
         hold_statistics: keep BatchNorm and dropout as in evaluation, so that ratios start at 1.
         starts_at_reference: the policy has the reference's weights: check that the divergence starts at 0.
+        window: in validation and test, larger images are predicted in windows of this side; None: whole.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class PolicyGradientTask(Task):
         background: bool = False,
         hold_statistics: bool = True,
         starts_at_reference: bool = False,
+        window: int | None = None,
     ) -> None:
-        super().__init__(LOGGED, self._with_groups(optimizer), scheduler, background)
+        super().__init__(LOGGED, self._with_groups(optimizer), scheduler, background, window=window)
         self.automatic_optimization = False
         if algorithm.divergence.needs_reference and reference is None:
             raise ValueError(f"Expected a reference for the divergence of {algorithm.name} but got none.")
@@ -246,7 +249,7 @@ class PolicyGradientTask(Task):
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        logits = self.policy(batch.image)
+        logits = whole_or_in_windows(self.policy, batch.image, self.window)
         self.count_overlap(stage, logits, batch)
         index = torch.arange(len(logits), device=logits.device)
         request = RewardRequest(batch.image, predicted_classes(logits), index, batch.gold, batch.valid, self.classes)

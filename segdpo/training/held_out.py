@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from segdpo.checks import IGNORE
 from segdpo.data import RankingBatch
 from segdpo.metrics import pair_ious
+from segdpo.preferences import whole_or_in_windows
 from segdpo.scores import predicted_classes
 from segdpo.training.references import frozen_copy
 from segdpo.training.scoring import PreferenceBatch
@@ -23,10 +24,11 @@ class HeldOutGains:
     Args:
         start: the network that training began with; None: the policy's values are returned as they are.
         background: whether class 0 counts in IoU.
+        window: the start predicts larger images in windows of this side; None: whole.
     """
 
-    def __init__(self, start: nn.Module | None = None, background: bool = False) -> None:
-        self._start, self._background = start, background
+    def __init__(self, start: nn.Module | None = None, background: bool = False, window: int | None = None) -> None:
+        self._start, self._background, self._window = start, background, window
         self._copy: nn.Module | None = None
         self._kept: dict[Key, Tensor] = {}
 
@@ -57,8 +59,7 @@ class HeldOutGains:
         if self._copy is None:
             self._copy = frozen_copy(self._start).to(logits.device)
         weights = next(self._copy.parameters(), batch.image)
-        found: Tensor = self._copy(batch.image.to(weights.dtype))
-        return found
+        return whole_or_in_windows(self._copy, batch.image.to(weights.dtype), self._window)
 
 
 def _values(logits: Tensor, batch: PreferenceBatch, background: bool) -> Tensor:

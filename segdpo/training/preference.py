@@ -14,6 +14,7 @@ from segdpo.data import Batch, PairBatch, RankingBatch
 from segdpo.losses import LossTerms, PreferenceLoss
 from segdpo.metrics import kl_per_pixel
 from segdpo.models import hold_statistics as hold
+from segdpo.preferences import whole_or_in_windows
 from segdpo.scores import PairScores, Score
 from segdpo.training.held_out import GAINS
 from segdpo.training.references import Reference
@@ -53,6 +54,7 @@ class PreferenceTask(Task):
             None: over the whole image, because displacement does not show over the disagreement alone.
         background: whether class 0 counts in IoU and Dice.
         start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
+        window: in validation and test, larger images are predicted in windows of this side; None: whole.
         low_resolution: in training, score the logits before the upsampling that ends both networks; same numbers.
     """
 
@@ -70,9 +72,10 @@ class PreferenceTask(Task):
         watch: Score | None = None,
         background: bool = False,
         start: nn.Module | None = None,
+        window: int | None = None,
         low_resolution: bool = False,
     ) -> None:
-        super().__init__(_logged_names(loss), optimizer, scheduler, background, start)
+        super().__init__(_logged_names(loss), optimizer, scheduler, background, start, window)
         reference.check(loss)
         if low_resolution:
             check_low_resolution(policy)
@@ -112,7 +115,7 @@ class PreferenceTask(Task):
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
         if not isinstance(batch, PairBatch | RankingBatch):
-            self.count_overlap(stage, self.policy(batch.image), batch)
+            self.count_overlap(stage, whole_or_in_windows(self.policy, batch.image, self.window), batch)
             return
         weight = weight_of(batch)
         with batch_in_errors(batch.ids, self.global_step):
@@ -127,9 +130,12 @@ class PreferenceTask(Task):
     def _score(self, batch: PreferenceBatch, watch: bool) -> "_Scored":
         """Score the batch under reference and policy; with `watch`, also by the score that is logged."""
         # The reference first: its logits are freed before the policy's activations are allocated.
-        with self.reference.beside_policy(self.policy) if self.loss.needs_reference else nullcontext():
+        low_resolution, window = self._forward_options
+        # The reference may keep features for the policy: too many, with those of all windows.
+        beside = self.loss.needs_reference and window is None
+        with self.reference.beside_policy(self.policy) if beside else nullcontext():
             reference, reference_logits = self._score_reference(batch, watch)
-            logits = logits_of(self.policy, batch.image, self._low_resolution and self.training)
+            logits = logits_of(self.policy, batch.image, low_resolution, window)
         policy = score_batch(self.loss.scores, logits, batch, wants_chosen=self.loss.reads_chosen.policy)
         if watch and self.watched not in policy:
             with torch.no_grad():
@@ -144,6 +150,11 @@ class PreferenceTask(Task):
             margin = margin - reference[self.loss.score].margin
         return _Scored(logits, policy, reference, margin, kl_to_reference, kl_per_image, watch)
 
+    @property
+    def _forward_options(self) -> tuple[bool, int | None]:
+        """Whether logits are those before the upsampling, as only in training, and the window, only in evaluation."""
+        return (self._low_resolution, None) if self.training else (False, self.window)
+
     @torch.no_grad()
     def _score_reference(
         self, batch: PreferenceBatch, watch: bool
@@ -151,7 +162,7 @@ class PreferenceTask(Task):
         """Return the reference's scores, and its logits if the loss or the evaluation reads them."""
         if not self.loss.needs_reference:
             return None, None
-        self.reference.low_resolution = self._low_resolution and self.training
+        self.reference.low_resolution, self.reference.window = self._forward_options
         answer = self.reference(batch, self.policy)
         if isinstance(answer, Mapping):
             return answer, None

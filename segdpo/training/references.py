@@ -25,6 +25,8 @@ class Reference:
 
     low_resolution = False
     """Whether the task wants logits before their upsampling; set by the task."""
+    window: int | None = None
+    """Side of the windows in which larger images are predicted, in evaluation; set by the task."""
 
     def __call__(self, batch: PreferenceBatch, policy: nn.Module) -> Answer:
         """Return the reference's logits for the batch's images, or its scores of the batch's pairs.
@@ -37,7 +39,7 @@ class Reference:
 
     def logits(self, network: nn.Module, batch: PreferenceBatch) -> Logits:
         """Return a network's logits for the batch's images, at the resolution that the task wants."""
-        return logits_of(network, batch.image, self.low_resolution)
+        return logits_of(network, batch.image, self.low_resolution, self.window)
 
     def beside_policy(self, policy: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which first the reference and then the policy is called with a batch."""

@@ -24,7 +24,7 @@ from segdpo.files import MAX_FILE_BYTES, DataError, open_file
 from segdpo.losses import PreferenceLoss
 from segdpo.scores import PairScores, Score
 from segdpo.training.references import Answer, FrozenCopy, beside, moved
-from segdpo.training.scoring import PreferenceBatch, score_batch
+from segdpo.training.scoring import PreferenceBatch, at_image_size, logits_of, score_batch
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,9 @@ class CachedScores(FrozenCopy):
         """Choose the folder of these scores."""
         self._task, self._precision = task, _precision_of(task.trainer)
         self._scores, self._tables = tuple(sorted(scores, key=name_of)), {}
-        self._key = cache_key(self.network, self.fingerprint, self._scores, self._precision)
+        window = getattr(task, "window", None)
+        precision = self._precision if window is None else f"{self._precision} in windows of {window}"
+        self._key = cache_key(self.network, self.fingerprint, self._scores, precision)
 
     def see(self, batch: PreferenceBatch) -> None:
         """Compute the digests while the pixels are on the CPU."""
@@ -113,7 +115,7 @@ class CachedScores(FrozenCopy):
         """Return the rows of the batch; only those that are missing mean anything."""
         pairs = torch.from_numpy(missing).to(batch.image.device)
         images = pairs.nonzero()[:, 0] if isinstance(batch, RankingBatch) else batch.image_index[pairs].unique()
-        some: Tensor = beside(self.network, policy)(batch.image[images])
+        some = at_image_size(logits_of(beside(self.network, policy), batch.image[images], False, self.window))
         logits = some.new_zeros(len(batch.image), *some.shape[1:]).index_copy_(0, images, some)
         # All s⁺ at once: each one computed later would pass over the logits again.
         scored = score_batch(self._scores, logits, batch, wants_chosen=self._scores)

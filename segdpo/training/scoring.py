@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from segdpo.checks import IGNORE
 from segdpo.data import PairBatch, RankingBatch
 from segdpo.kernels import LowResolution
+from segdpo.preferences import whole_or_in_windows
 from segdpo.scores import (
     MaskPairs,
     Pairs,
@@ -29,10 +30,12 @@ Logits = Tensor | LowResolution
 """Logits at the image's size, or those before the upsampling that ends a network."""
 
 
-def logits_of(network: nn.Module, image: Tensor, low_resolution: bool) -> Logits:
-    """Return a network's logits for images [images, channels, height, width]."""
-    logits: Logits = network.low_resolution(image) if low_resolution else network(image)  # type: ignore[operator]
-    return logits
+def logits_of(network: nn.Module, image: Tensor, low_resolution: bool, window: int | None = None) -> Logits:
+    """Return a network's logits for images [images, channels, height, width]; larger ones than `window` in windows."""
+    if low_resolution:
+        logits: Logits = network.low_resolution(image)  # type: ignore[operator]
+        return logits
+    return whole_or_in_windows(network, image, window)
 
 
 def score_batch(

@@ -5,8 +5,10 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from segdpo.checks import IGNORE
 from segdpo.data import Batch, PairBatch, RankingBatch, SupervisedBatch
 from segdpo.models import hold_statistics as hold
+from segdpo.preferences import whole_or_in_windows
 from segdpo.training.losses import SupervisedLoss
 from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_errors
 
@@ -26,6 +28,7 @@ class SupervisedTask(Task):
         background: whether class 0 counts in IoU and Dice.
         hold_statistics: keep BatchNorm and dropout in evaluation mode, as preference training does.
         start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
+        window: in validation and test, larger images are predicted in windows of this side; None: whole.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class SupervisedTask(Task):
         background: bool = False,
         hold_statistics: bool = False,
         start: nn.Module | None = None,
+        window: int | None = None,
     ) -> None:
-        super().__init__(["loss"], optimizer, scheduler, background, start)
+        super().__init__(["loss"], optimizer, scheduler, background, start, window)
         self.network, self.loss = network, loss
         self._hold_statistics = hold_statistics
         self.train()
@@ -59,20 +63,23 @@ class SupervisedTask(Task):
         return loss * self.share(pixels)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
+        """Count the loss of targets (with pairs: of gold), the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the loss of targets, the IoU gains of pairs, and the overlap with gold."""
-        self._evaluate("test", batch)
+        """Count the loss of targets (with pairs: of gold), the IoU gains of pairs, and the overlap with gold."""
         self._evaluate("test", batch)
 
     @torch.no_grad()
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        logits = self.network(batch.image)
+        logits = whole_or_in_windows(self.network, batch.image, self.window)
+        target, valid = batch.gold, batch.valid
         if isinstance(batch, SupervisedBatch):
-            loss = self.loss(logits, batch.target, batch.valid)
-            self.count(stage, {"loss": loss[None]}, batch.valid.sum()[None])
+            target = batch.target
+        elif target is not None:
+            valid = valid & (target != IGNORE)
+        if target is not None and valid.any():
+            self.count(stage, {"loss": self.loss(logits, target, valid)[None]}, valid.sum()[None])
         if isinstance(batch, PairBatch | RankingBatch):
             self.count_held_out(stage, logits, batch)
         self.count_overlap(stage, logits, batch)

@@ -37,6 +37,7 @@ class Task(LightningModule):
         scheduler: called with the optimiser, and with `steps=` if it takes it; None: a constant learning rate.
         background: whether class 0 counts in IoU and Dice.
         start: the network that training started from, to which val/pairs/iou_gain is relative; None: to none.
+        window: in validation and test, larger images are predicted in windows of this side; None: whole.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Task(LightningModule):
         scheduler: MakeScheduler | None,
         background: bool,
         start: nn.Module | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         self.means = nn.ModuleDict(
             {f"on_{stage}": Means([*names, *(f"pairs/{gain}" for gain in GAINS)]) for stage in STAGES}
         )
-        self._held_out = HeldOutGains(start, background)
+        self._held_out = HeldOutGains(start, background, window)
+        self.window = window
         self.overlaps = nn.ModuleDict({f"on_{stage}": Overlap(2, background) for stage in STAGES[1:]})
         self.guard = FiniteGuard()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler

@@ -245,3 +245,17 @@ def test_an_encoder_that_runs_twice_gives_both_runs_their_own(loss, data, fit, m
     _, found = train(decoder_of(net), SharedEncoder(net), loss, fit, data())
     _, expected = train(decoder_of(net), FrozenCopy(net), loss, fit, data())
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_validation_in_windows_is_that_of_a_frozen_copy_and_keeps_no_features(net, data, noise, hinge, sgd):
+    found = []
+    for reference in (FrozenCopy, SharedEncoder):
+        task = PreferenceTask(decoder_of(net), reference(net), hinge, sgd, window=8)
+        task.reference.beside_policy = pytest.fail if reference is SharedEncoder else task.reference.beside_policy
+        batches = data(noise(size=21)).val_dataloader()
+        task.eval()
+        for batch in batches:
+            task._evaluate("val", batch)
+        found.append({name: float(value) for name, value in task.means["on_val"].compute().items()})
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert "score/reference_margin" in found[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdpo.data import SupervisedDataset
+from segdpo.data import PreferenceDataset, SupervisedDataset
 from segdpo.training import SupervisedTask, cross_entropy
 
 
@@ -55,6 +55,26 @@ def test_validation_is_over_pixels_and_images(network, supervised, fit):
         overlaps += (2 * both.sum((1, 2)) / (both.sum((1, 2)) + either.sum((1, 2)))).tolist()
     assert float(logged["val/loss"]) == pytest.approx(np.mean(costs), rel=1e-5)
     assert float(logged["val/dice"]) == pytest.approx(np.mean(overlaps), rel=1e-5)
+
+
+def test_validation_on_pairs_has_the_loss_of_gold(network, supervised, data, fit):
+    found = []
+    for module in (supervised(), data(items=partial(SupervisedDataset, target="gold"), eval_items=PreferenceDataset)):
+        task = SupervisedTask(copy.deepcopy(network), cross_entropy, partial(torch.optim.SGD, lr=0.0))
+        found.append(fit(task, module, max_steps=4).callback_metrics)
+    alone, pairs = found
+    assert float(pairs["val/loss"]) == pytest.approx(float(alone["val/loss"]), rel=1e-6)
+    assert "val/pairs/iou_gain" in pairs
+
+
+def test_a_test_batch_is_predicted_once(network, supervised, fit):
+    task = SupervisedTask(network, cross_entropy, partial(torch.optim.SGD, lr=0.0))
+    trainer = fit(task, supervised(test=0.25), max_steps=1)
+    seen = []
+    network.register_forward_hook(lambda module, given, made: seen.append(len(made)))
+    module = trainer.datamodule
+    trainer.test(task, datamodule=module, verbose=False)
+    assert sum(seen) == len(module.splits.test) > 0
 
 
 def test_a_loss_that_is_no_number_stops(network, supervised, fit, sgd):

@@ -13,7 +13,7 @@ from segdpo.checks import IGNORE
 from segdpo.data import Batch, Image, PairBatch, PanelRow, RankingBatch
 from segdpo.masks import Mask
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
-from segdpo.preferences import to_image
+from segdpo.preferences import to_image, whole_or_in_windows
 from segdpo.scores import predicted_classes
 
 Draw = Callable[..., None]
@@ -119,12 +119,12 @@ def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image
 @torch.no_grad()
 def _predicted(task: LightningModule, batch: Batch) -> dict[str, Tensor]:
     """Return the masks of the task's networks; those of the reference only if it returns logits."""
-    policy = getattr(task, "policy", None)
+    policy, window = getattr(task, "policy", None), getattr(task, "window", None)
     if not isinstance(policy, nn.Module):
         network = task.network
         assert isinstance(network, nn.Module)
-        return {"policy": predicted_classes(network(batch.image))}
-    masks = {"policy": predicted_classes(policy(batch.image))}
+        return {"policy": predicted_classes(whole_or_in_windows(network, batch.image, window))}
+    masks = {"policy": predicted_classes(whole_or_in_windows(policy, batch.image, window))}
     reference: Any = getattr(task, "reference", None)
     answer = None if reference is None or not isinstance(batch, PairBatch | RankingBatch) else reference(batch, policy)
     return masks | {"reference": predicted_classes(answer)} if isinstance(answer, Tensor) else masks
