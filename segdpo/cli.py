@@ -266,7 +266,7 @@ def evaluate(words: Words) -> int:
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
     parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
     _add_size(parser)
-    parser.add_argument("--out", type=Path, help="gets the files (of a run: its evaluation/)")
+    parser.add_argument("--out", type=Path, help="gets the files (of a run: its evaluation/, or evaluation_kept/)")
     _add_device_and_trust(parser)
     options = parser.parse_intermixed_args(words)
 

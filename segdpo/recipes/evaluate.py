@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("test", "val", "train", "all")
 REFERENCE = "reference.safetensors"
+TRAINED = "trained_policy.safetensors"
 # The groups that may be chosen again, with their keys, and the other values that an evaluation uses.
 GROUPS = {"data": "data", "transforms": "transforms", "datamodule/split": "datamodule.split"}
 VALUES = ("background", "measured_at")
@@ -98,7 +99,7 @@ def evaluate_weights(request: Request) -> Report:
     config = config_for(run, own, request.conf, request.trusted)
     source = _open_data(request, config, run)
     numbers = images_of_split(request.split, config, source)
-    networks, notes = {}, []
+    networks, notes = {}, _kept_reference(request.model)
     for name, path in (("policy", request.model), ("reference", against)):
         if path is not None:
             networks[name], note = _open_network(path, config, source, request)
@@ -245,13 +246,22 @@ def _against(request: Request) -> Path | None:
     return request.against or (own if own.is_file() else None)
 
 
+def _kept_reference(model: Path) -> list[str]:
+    """Return a remark on a run whose policy.safetensors is its reference."""
+    trained = model / TRAINED
+    if not trained.is_file():
+        return []
+    command = f"segdpo evaluate {trained} --against {model / REFERENCE} --out FOLDER"
+    return [f"the policy of this run is its reference, which the safety rule kept; the trained policy: {command}"]
+
+
 def _out(request: Request, run: Path | None) -> Path:
-    """Return the folder to write; RUN/evaluation only for the run's own test images and reference."""
+    """Return the folder to write; RUN/evaluation only for the run's own test images, policy and reference."""
     if request.out is not None:
         return request.out
     asked = request.data, request.against, list(request.overrides), request.native, request.window, request.split
     if run == request.model and asked == (None, None, [], False, None, "test"):
-        return run / "evaluation"
+        return run / ("evaluation_kept" if (run / TRAINED).is_file() else "evaluation")
     raise ValueError(
         "Expected --out FOLDER: RUN/evaluation is kept for the test images of the run as the run evaluates them, "
         "compared with its own reference, and this is another evaluation."

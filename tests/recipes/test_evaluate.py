@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_of_the_same_networks_it_is_what_the_run_wrote(run, tmp_path):
     evaluate_weights(request(run, metrics=WITHOUT_DISTANCES, out=tmp_path))
     assert (tmp_path / "images.csv").read_bytes() == (run / "evaluation" / "images.csv").read_bytes()
     assert (tmp_path / "classes.csv").read_bytes() == (run / "evaluation" / "classes.csv").read_bytes()
+
+
+def test_it_says_that_the_policy_of_a_run_is_its_reference(run, tmp_path):
+    """The run itself measured the policy that it trained, which is in another file."""
+    kept = shutil.copytree(run, tmp_path / "kept")
+    (kept / "trained_policy.safetensors").write_bytes((kept / "policy.safetensors").read_bytes())
+    (kept / "policy.safetensors").write_bytes((kept / "reference.safetensors").read_bytes())
+    before = contents(kept / "evaluation")
+    report = evaluate_weights(request(kept, metrics=("iou",)))
+    assert (report.folder, contents(kept / "evaluation")) == (kept / "evaluation_kept", before)
+    (note,) = report.notes
+    trained = f"segdpo evaluate {kept / 'trained_policy.safetensors'} --against {kept / 'reference.safetensors'} --out "
+    assert trained in note
+    asked = request(kept / "trained_policy.safetensors", against=kept / "reference.safetensors", out=tmp_path / "x")
+    assert evaluate_weights(asked).notes == []
 
 
 def test_twice_gives_the_same_files_and_old_pictures_go(run, tmp_path):

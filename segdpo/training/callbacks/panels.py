@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segdpo.checks import IGNORE
 from segdpo.data import Batch, Image, PairBatch, PanelRow, RankingBatch
+from segdpo.masks import Mask
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 from segdpo.preferences import to_image, whole_or_in_windows
 from segdpo.scores import predicted_classes
@@ -96,10 +97,15 @@ def panel_rows(
         PanelRow(
             name,
             _pixels(batch.image[number], mean, std),
-            **{column: mask[number] for column, mask in masks.items()},
+            **{column: mask[number] for column, mask in masks.items() if column != "gold" or _known(mask[number])},
         )
         for number, name in enumerate(batch.ids)
     ]
+
+
+def _known(gold: Mask) -> bool:
+    """Whether an image has gold; beside others that have it, a batch has 255 for it."""
+    return bool((gold != IGNORE).any())
 
 
 def _pixels(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:

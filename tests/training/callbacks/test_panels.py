@@ -1,5 +1,6 @@
 """Panels show the pixels, pairs and predictions of the validation batch, every n epochs."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -79,6 +80,14 @@ def test_pixels_pairs_and_gold_are_those_of_the_batch():
     for name, network in (("policy", policy), ("reference", other)):
         by_hand = (network(pair_batch().image)[0, 0] > 0).numpy().astype(np.uint8)
         assert np.array_equal(getattr(rows[0], name), by_hand)
+
+
+def test_an_image_without_gold_beside_one_with_gold_has_none():
+    """Its gold in the batch is 255 all over, which a panel would show as an image in which nothing is to be found."""
+    policy, other = networks()
+    batch = replace(pair_batch(), gold=torch.stack([MASKS[0], torch.full_like(MASKS[1], 255)]))
+    rows = rows_of(SimpleNamespace(policy=policy, reference=lambda batch, policy: other(batch.image)), batch)
+    assert [row.gold is None for row in rows] == [False, True]
 
 
 def test_a_ranking_shows_its_best_and_its_worst():
