@@ -116,8 +116,9 @@ def reward_model(root: Path, seed: int) -> None:
 def candidates(root: Path, seed: int) -> None:
     """Write the candidates that a run keeps for one record."""
     record = records(seed)[0]
-    KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), root)(record, np.random.default_rng(0))
-    (path,) = root.glob("*.npz")
+    kept = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), root / "made")
+    kept(record, np.random.default_rng(0))
+    (path,) = (root / "made").glob("*.npz")
     path.rename(root / "kept.npz")
 
 
@@ -174,12 +175,12 @@ def read_reward(folder: Path, out: Path) -> str:
 def read_candidates(folder: Path, out: Path) -> str:
     """Take kept candidates; damaged ones are made again."""
     record = records(0)[0]
-    name = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), out)
-    name(record, np.random.default_rng(0))
-    (path,) = out.glob("*.npz")
+    kept = KeptCandidates(lambda *_: Candidates(record.masks, record.mask_names), out / "made")  # its lock is beside it
+    kept(record, np.random.default_rng(0))
+    (path,) = (out / "made").glob("*.npz")
     path.unlink()
     path.symlink_to(folder / "kept.npz")
-    found = name(record, np.random.default_rng(0))
+    found = kept(record, np.random.default_rng(0))
     return digest(found.masks, found.names)
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from segdpo.files import write_atomically
 from segdpo.models import check_resolvers
 from segdpo.recipes.config import build
-from segdpo.recipes.monitor import with_monitor
+from segdpo.recipes.monitor import AUTO, with_monitor
 from segdpo.recipes.run import open_data
 from segdpo.recipes.sweep_folder import enter
 from segdpo.renamed import current_words
@@ -50,8 +50,7 @@ def run_search(
     config = _compose(overrides)
     if config.get("hparams_search") is None:
         raise ValueError(f"Expected hparams_search=… but got none; there are {', '.join(_choices())}.")
-    _, splits, has_gold = open_data(config)
-    settings = with_monitor(config, len(splits.val), int(has_gold[splits.val].sum())).hparams_search
+    settings = _monitored(config).hparams_search
     fixed = [word for word in overrides if not word.lstrip("+~").startswith(("hparams_search", "hydra."))]
     folder, search = Path(settings.folder), _search(settings, fixed)
     _check_keys(search, overrides)
@@ -72,6 +71,14 @@ def run_search(
         console.print(f"the best trial again:\n{command}", soft_wrap=True, markup=False, highlight=False)
     else:
         console.print("no trial finished; widen the ranges, or hparams_search/pruner=none")
+
+
+def _monitored(config: DictConfig) -> DictConfig:
+    """Return the configuration with the metric decided; the data are opened only if it depends on them."""
+    if config.get("optimise") != AUTO:
+        return config
+    _, splits, has_gold = open_data(config)
+    return with_monitor(config, len(splits.val), int(has_gold[splits.val].sum()))
 
 
 @dataclass(frozen=True)

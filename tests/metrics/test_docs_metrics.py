@@ -37,10 +37,11 @@ def test_the_command_prints_the_table(capsys):
     printed = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
     shown = [line.split(" | ") for line in TEXT.split(line)[1].splitlines() if line.startswith("|")]
     assert [cells[:3] for cells in printed] == [cells[:3] for cells in shown]
-    # 120 trials wander by .02 about .95, and four times that is rare in 14 rows; the page says what 2000 gave.
+    # 120 trials wander by .02 about .95, and four times that is rare in so many rows; the page says what 2000 gave.
+    # Where nearly all images are won, the interval of a win rate is wider than it has to be.
     for few, many in zip(printed[2:], shown[2:], strict=True):
         assert float(few[3]) == pytest.approx(float(many[3]), abs=0.08)
-        assert 0.9 <= float(many[3]) <= 0.99
+        assert 0.9 <= float(many[3]) <= (1.0 if "98 %" in many[1] else 0.99)
 
 
 def test_all_metrics_are_explained():

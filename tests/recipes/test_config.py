@@ -61,7 +61,7 @@ def test_what_no_yaml_can_say_is_bound_as_it_is():
     ("override", "said"),
     [
         ("reference_training=checkpoint", r"reference_training\.path"),
-        ("candidates=checkpoints", r"candidates\.networks\.early\.model\.path"),
+        ("candidates=checkpoints", r"candidates\.weights\.early"),
         ("loss.anchors.hinge.term.tau=[1]", "tau"),
         ("optimizer._target_=torch.optim.Adamm", "Adamm"),
         ("score.region=everywhere", "everywhere"),
