@@ -113,7 +113,7 @@ def commands(folder: Path) -> str:
     train = next(shlex.split(line)[1:] for line in said.splitlines() if line.startswith("segdpo train "))
     run(train, folder)
     run(predict, folder)
-    masks = list(folder.glob("predictions/masks/*.png"))
+    masks = list((folder / "predictions" / "masks").rglob("*.png"))
     return f"3 commands, 0 failures, {len(masks)} masks"
 
 
