@@ -69,6 +69,13 @@ def read_arrays(path: Path, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[A
     return decode_arrays(read_file(path, limit), str(path), limit)
 
 
+def encode_arrays(**arrays: NDArray[Any]) -> bytes:
+    """Return the bytes of a compressed .npz file with these arrays; `decode_arrays` reads them."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 def decode_arrays(data: bytes, name: str, limit: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
     """Return the arrays in the bytes of a .npz file by name, or the one of a .npy file as {"": array}.
 

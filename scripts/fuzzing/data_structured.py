@@ -6,7 +6,6 @@ import io
 import json
 import struct
 import tempfile
-import zipfile
 import zlib
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files
-from fuzzing.mutations import dump, mutate_bytes, mutate_value
+from fuzzing.mutations import dump, mutate_bytes, mutate_value, read_zip, write_zip
 from segdpo.data import checksum, write_table
 
 # More than the memory that a worker has.
@@ -234,17 +233,12 @@ def npz(name: str) -> Any:
     """Return a mutation of the array in a .npz file, with a right checksum."""
 
     def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
-        with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
-            arrays = {member: archive.read(member) for member in archive.namelist()}
+        arrays = read_zip(files[name])
         member = rng.choice(list(arrays))
         arrays[member] = _array(rng, arrays[member], hostile)
         if rng.random() < 0.1:
             arrays[rng.choice(("b.npy", "../b.npy", "/b"))] = arrays[member]
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-            for key, data in arrays.items():
-                archive.writestr(key, data)
-        return {name: content.getvalue()}
+        return {name: write_zip(arrays)}
 
     return mutate
 

@@ -1,9 +1,11 @@
 """Mutations of bytes and of JSON values; each draws from the case's own random numbers."""
 
 import copy
+import io
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -25,6 +27,21 @@ def mutate_value(rng: Random, value: Any, hostile: Hostile, calls: bool = False)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         value = _change_one(rng, value, hostile, calls)
     return value
+
+
+def read_zip(data: bytes) -> dict[str, bytes]:
+    """Return the members of an archive."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(members: Mapping[str, bytes]) -> bytes:
+    """Return an archive; equal members give equal bytes at any time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def dump(rng: Random, value: Any, ensure_ascii: bool = True) -> bytes:

@@ -5,7 +5,6 @@ import json
 import os
 import struct
 import warnings
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
@@ -26,7 +25,7 @@ from fuzzing.data_samples import records
 from fuzzing.data_steps import digest
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files, Kind
-from fuzzing.mutations import dump, mutate_bytes, mutate_value
+from fuzzing.mutations import dump, mutate_bytes, mutate_value, read_zip, write_zip
 from segdpo.data import Candidates, write_folder
 from segdpo.inference import open_segmenter
 from segdpo.models import (
@@ -257,8 +256,7 @@ def npz(name: str) -> Any:
     """Return a mutation of the arrays in a .npz: their headers, their bytes, or what they are."""
 
     def mutate(rng: Random, files: Files, hostile: Hostile) -> Files:
-        with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
-            members = {member: archive.read(member) for member in archive.namelist()}
+        members = read_zip(files[name])
         member = rng.choice(list(members))
         how = rng.random()
         if how < 0.4:
@@ -281,22 +279,14 @@ def npz(name: str) -> Any:
             return {name: _zip_bomb(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head, members, member)}
         else:
             members[member] = mutate_bytes(rng, members[member], [members[member]])
-        return {name: _zip(members)}
+        return {name: write_zip(members)}
 
     return mutate
 
 
-def _zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
 def _zip_bomb(head: bytes, members: dict[str, bytes], member: str) -> bytes:
     """Return an archive in which a member has 64 MiB where its header says 3 GiB."""
-    return _zip({**members, member: head + bytes(1 << 26)})
+    return write_zip({**members, member: head + bytes(1 << 26)})
 
 
 def run_config(rng: Random, files: Files, hostile: Hostile) -> Files:

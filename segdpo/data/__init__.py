@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from segdpo.data.preparation import Prepared as Prepared
     from segdpo.data.preparation import read_preparation as read_preparation
     from segdpo.data.preparation import unknown_preparation as unknown_preparation
+    from segdpo.data.readiness import SHOWING as SHOWING
     from segdpo.data.readiness import Verdict as Verdict
     from segdpo.data.readiness import command_line as command_line
     from segdpo.data.readiness import verdict as verdict

@@ -19,7 +19,7 @@ FEWEST = 4  # images: train, val and test, and one to judge that the reference h
 TRAIN, SEEN = 0.7, 16
 # Validation judgements show whether a policy is better than its reference: of so many images, if a quarter is enough.
 HELD_OUT, LARGEST_SHARE = 20, 0.25
-SHOWING = 5  # of fewer judgements the safety rule keeps the reference (FEWEST in segdpo/recipes/keep.py)
+SHOWING = 5  # judged images (or groups of them); of fewer the safety rule keeps the reference
 FIXES = {
     "empty mask": "if these images show no object, accept them with --allow 'empty mask'",
     "duplicate image": "remove the copies, or accept them with --allow 'duplicate image'",

@@ -1,6 +1,5 @@
 """Predict masks of image files, and write them."""
 
-import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float32
 
 from segdpo.data import SUFFIXES, Image, Preparation, encode_image, encode_mask, overlay
-from segdpo.files import DataError, path_inside, read_file, write_atomically
+from segdpo.files import DataError, encode_arrays, path_inside, read_file, write_atomically
 from segdpo.inference.load import Description
 from segdpo.masks import Mask
 from segdpo.models import Segmenter
@@ -120,9 +119,8 @@ def write_prediction(
     if "masks" in kinds:
         write(path_inside(folder, "masks", f"{name}.png"), encode_mask(mask))
     if "probabilities" in kinds:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
-        write(path_inside(folder, "probabilities", f"{name}.npz"), buffer.getvalue())
+        content = encode_arrays(probabilities=probabilities(logits).astype(np.float16), classes=np.array(classes))
+        write(path_inside(folder, "probabilities", f"{name}.npz"), content)
     if "overlays" in kinds:
         write(path_inside(folder, "overlays", f"{name}.png"), encode_image(overlay(image, mask, classes)).data)
     return mask

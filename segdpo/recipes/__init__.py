@@ -6,7 +6,6 @@ from segdpo.lazy import attach
 
 if TYPE_CHECKING:
     from segdpo.recipes.best_of import run_best_of as run_best_of
-    from segdpo.recipes.collect import KeptCandidates as KeptCandidates
     from segdpo.recipes.collect import answered as answered
     from segdpo.recipes.collect import collect_preferences as collect_preferences
     from segdpo.recipes.command_line import errors_as_messages as errors_as_messages
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.fitting import make_data as make_data
     from segdpo.recipes.fitting import make_policy as make_policy
     from segdpo.recipes.fitting import make_trainer as make_trainer
+    from segdpo.recipes.kept_preferences import KeptCandidates as KeptCandidates
     from segdpo.recipes.mine import run_mine as run_mine
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient
     from segdpo.recipes.preference import make_task as make_task

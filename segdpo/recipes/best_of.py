@@ -50,10 +50,11 @@ def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Summary:
     sizes = checked_sizes(config.best_of.k, config.best_of.samples)
     if not len(run.splits.test):
         raise ValueError("Expected test images for task=best_of but there is none; raise datamodule.split.test.")
-    images_with_reward(run, single_mask_judge(config))
+    judge = single_mask_judge(config)
+    images = images_with_reward(run, judge)
     device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
     reference = train_or_load_reference(run)
-    drawn = draw_all(run, evaluated_network(run, reference.network, device))
+    drawn = draw_all(run, evaluated_network(run, reference.network, device), judge, images)
     run.clock.lap("drawing")
     points = [_point(drawn, size, run.clock.seconds["drawing"]) for size in sizes]
     sampled = mean_interval([float(one.rewards.mean()) for one in drawn])
@@ -116,11 +117,9 @@ def images_with_reward(run: Run, judge: Judge) -> Numbers:
 
 
 @torch.no_grad()
-def draw_all(run: Run, network: Network) -> list[Drawn]:
-    """Draw masks for every test image that the judge can score masks of, and score them."""
+def draw_all(run: Run, network: Network, judge: Judge, images: Numbers) -> list[Drawn]:
+    """Draw masks for every image, and score them."""
     config, options = run.config, run.config.best_of
-    judge = single_mask_judge(config)
-    images = images_with_reward(run, judge)
     found = []
     for view in TestViews(run.source, network, images, config.seed):
         logits = network.logits(view.image, view.record.id)

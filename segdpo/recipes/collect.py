@@ -1,7 +1,6 @@
 """Collecting preferences: those that the data came with, or answers to questions about candidates."""
 
 import copy
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +13,16 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segdpo.data import (
-    Candidates,
     Joined,
     MaskSource,
     Numbers,
     RankingDataset,
-    Record,
     RecordInfo,
     RecordSource,
     Splits,
     Subset,
     info_of,
 )
-from segdpo.files import exists, read_arrays
 from segdpo.losses import PreferenceLoss
 from segdpo.preferences import (
     Mined,
@@ -42,7 +38,7 @@ from segdpo.preferences import (
 )
 from segdpo.progress import track
 from segdpo.recipes.config import Plain, build, function_of, key_for, leaves, plain, stamp_of_files
-from segdpo.recipes.kept_preferences import KeptMined, file_of, made_once
+from segdpo.recipes.kept_preferences import KeptCandidates, KeptMined
 from segdpo.recipes.run import Run, preparation_of
 from segdpo.scores import PairScores
 
@@ -217,23 +213,6 @@ def reads_rejected(loss: PreferenceLoss) -> bool:
     return torch.autograd.grad(total, margin, allow_unused=True)[0] is not None
 
 
-@dataclass(frozen=True, eq=False)
-class KeptCandidates:
-    """A source of candidates that keeps its masks in a folder, one file a record, and reads them from there.
-
-    The caller names the folder after the source, the weights of its network and the seed, see `candidates_key`. Jobs
-    that start together make each record's masks once.
-    """
-
-    mask_source: MaskSource
-    folder: Path
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> Candidates:
-        """Return the kept masks of the record, or make and keep them. Kept masks draw nothing from `rng`."""
-        path = self.folder / file_of(record.id)
-        return made_once(path, lambda: _read(path, record), lambda: self.mask_source(record, rng), _packed)
-
-
 # Packages whose functions change with their version alone; those of a user may change at any time.
 VERSIONED = ("segdpo", "segmentation_models_pytorch", "torch", "torchvision", "albumentations")
 
@@ -278,24 +257,3 @@ def _key(config: DictConfig, parts: Plain) -> str | None:
     if not all(target.split(".")[0] in VERSIONED for target in targets):
         return None
     return key_for(config, ("seed",), **parts, source_files=stamp_of_files(parts))
-
-
-def _read(path: Path, record: Record) -> Candidates | None:
-    """Return the kept candidates of the record; None if there are none, or they are damaged."""
-    if not exists(path):
-        return None
-    try:
-        kept = read_arrays(path)
-        masks, names = kept["masks"], kept["names"]
-        if masks.shape[1:] != record.image.shape[:2] or names.dtype.kind != "U":
-            raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
-        return Candidates(masks, tuple(names.tolist()))
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
-        return None
-
-
-def _packed(candidates: Candidates) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, masks=candidates.masks, names=np.asarray(candidates.names, dtype=np.str_))
-    return buffer.getvalue()

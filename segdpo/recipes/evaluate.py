@@ -18,15 +18,15 @@ from segdpo.models import EVALUATION, check_resolvers, checked
 from segdpo.preferences import Network, check_windows
 from segdpo.recipes.config import MISSING, Plain, build, leaves, plain, read_config
 from segdpo.recipes.evaluation import Evaluation, write_evaluation
+from segdpo.recipes.keep import TRAINED
 from segdpo.recipes.measure import DIRECTED, Measurement, measure_network
 from segdpo.recipes.run import preparation_of
-from segdpo.renamed import current_words
+from segdpo.renamed import ADDED_OPTIONS, current_words
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("test", "val", "train", "all")
 REFERENCE = "reference.safetensors"
-TRAINED = "trained_policy.safetensors"
 # The groups that may be chosen again, with their keys, and the other values that an evaluation uses.
 GROUPS = {"data": "data", "transforms": "transforms", "datamodule/split": "datamodule.split"}
 VALUES = ("background", "measured_at")
@@ -189,7 +189,7 @@ def _read(path: Path, trusted: Sequence[str]) -> DictConfig:
             raise ValueError(f"{path}: Expected {name} to name what builds it (_target_) but got {node!r:.200}.")
         OmegaConf.update(config, name, node, merge=False)
     # Runs of earlier versions measured at the size of their views.
-    config.setdefault("measured_at", "view")
+    config.setdefault("measured_at", ADDED_OPTIONS["measured_at"])
     return config
 
 

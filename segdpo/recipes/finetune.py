@@ -37,9 +37,10 @@ def run_finetune(run: Run, callbacks: Sequence[Callback]) -> Summary:
     config, target = run.config, run.config.finetune.target
     check_choice("finetune.target", target, ANSWERS)
     check_rounds(config)
-    check_judging(run, images_to_judge(run))
+    images = images_to_judge(run)
+    check_judging(run, images)
     if target == "gold":
-        check_gold(run, "finetune.target=gold", images_to_judge(run), ["finetune.target=chosen"])
+        check_gold(run, "finetune.target=gold", images, ["finetune.target=chosen"])
     reference = train_or_load_reference(run)
     for round_ in rounds_of(run, reference):
         fitted = fit(round_.run, make_task(round_), with_targets(round_.data, target), round_.policy, callbacks)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segdpo.checks import check_choice
-from segdpo.data import DataModule, Numbers, info_of
+from segdpo.data import SHOWING, DataModule, Numbers, info_of
 from segdpo.metrics import ClusteredInterval, Doubles, clustered_interval, win_rate
 from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.preferences import whole_or_in_windows
@@ -23,9 +23,8 @@ from segdpo.training import GAINS, HeldOutGains, images_of, weight_of
 
 log = logging.getLogger(__name__)
 
+TRAINED = "trained_policy.safetensors"  # where the rule keeps the reference
 RULES = ("safe", "always")
-# Fewer images (or groups of images) with judgements show nothing.
-FEWEST = 5
 # IoU with the chosen masks that a policy may lose: a reference is near all candidates of its own, and a better policy
 # further from them.
 LOST = 0.05
@@ -51,7 +50,7 @@ class HeldOut:
     def intervals(self) -> dict[str, ClusteredInterval]:
         """The mean of each gain with its interval over groups of images."""
         return {
-            name: clustered_interval(values, self.groups, self.weights, fewest=FEWEST)
+            name: clustered_interval(values, self.groups, self.weights, fewest=SHOWING)
             for name, values in self.gains.items()
         }
 
@@ -85,12 +84,12 @@ def check_rule(rule: str, data: DataModule) -> None:
     """Before training, refuse an unknown rule, and warn if there are too few held-out judgements to show anything."""
     check_choice("keep", rule, RULES)
     groups = set(_groups(data, _judged(data)).values())
-    if rule == "safe" and len(groups) < FEWEST:
+    if rule == "safe" and len(groups) < SHOWING:
         log.warning(
             "Judgements of %d validation images (or groups of them) cannot show that a policy is better: it takes %d. "
             "The reference will be kept as policy.safetensors. Raise datamodule.split.val, or set keep=always.",
             len(groups),
-            FEWEST,
+            SHOWING,
         )
 
 
@@ -131,10 +130,10 @@ def _groups(data: DataModule, images: Numbers) -> dict[str, str]:
 def save_kept(run: Run, kept: str, policy: nn.Module, reference: nn.Module) -> None:
     """Write reference.safetensors, and as policy.safetensors the network that is kept.
 
-    Where that is the reference, the trained policy is trained_policy.safetensors.
+    Where that is the reference, the trained policy is the file `TRAINED`.
     """
     folder, own, plain = run.folder, header_for(run, adapter=True), header_for(run)
-    trained = folder / "trained_policy.safetensors"
+    trained = folder / TRAINED
     _remove(trained, folder / "adapter")  # of the same run before it was resumed
     save_weights(folder / "reference.safetensors", reference, plain)
     if kept == "reference":

@@ -1,10 +1,10 @@
-"""Mined records kept in the cache: runs that share candidates, judge and questions mine a record once.
+"""Candidates and mined records kept in the cache: runs that share what they depend on make them once.
 
 A lock makes the second of two jobs that start together wait for the first.
 """
 
-import io
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,11 +14,35 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 
-from segdpo.data import Pair, Record
-from segdpo.files import exists, read_arrays, write_atomically
+from segdpo.data import Candidates, MaskSource, Pair, Record
+from segdpo.files import encode_arrays, exists, read_arrays, write_atomically
 from segdpo.preferences import Mined
 
+log = logging.getLogger(__name__)
+
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class KeptCandidates:
+    """A source of candidates that keeps its masks in a folder, one file a record, and reads them from there.
+
+    The caller names the folder after the source, the weights of its network and the seed, see `candidates_key` of
+    collect.py. Jobs that start together make each record's masks once.
+    """
+
+    mask_source: MaskSource
+    folder: Path
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Candidates:
+        """Return the kept masks of the record, or make and keep them. Kept masks draw nothing from `rng`."""
+        path = self.folder / file_of(record.id)
+        return made_once(
+            path,
+            lambda: _read_candidates(path, record),
+            lambda: self.mask_source(record, rng),
+            lambda made: encode_arrays(masks=made.masks, names=np.asarray(made.names, dtype=np.str_)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +106,21 @@ def _read(path: Path, record: Record) -> Record | None:
     return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
 
 
+def _read_candidates(path: Path, record: Record) -> Candidates | None:
+    """Return the kept candidates of the record; None if there are none, or they are damaged."""
+    if not exists(path):
+        return None
+    try:
+        kept = read_arrays(path)
+        masks, names = kept["masks"], kept["names"]
+        if masks.shape[1:] != record.image.shape[:2] or names.dtype.kind != "U":
+            raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
+        return Candidates(masks, tuple(names.tolist()))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
+        return None
+
+
 def _packed(made: Record, record: Record) -> bytes:
     new_meta = {name: value for name, value in made.meta.items() if record.meta.get(name) != value}
     arrays: dict[str, Any] = {
@@ -92,6 +131,4 @@ def _packed(made: Record, record: Record) -> bytes:
     }
     if made.mask_names != record.mask_names or not np.array_equal(made.masks, record.masks):
         arrays |= {"masks": made.masks, "names": np.array(made.mask_names, np.str_)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return encode_arrays(**arrays)

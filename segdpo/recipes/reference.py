@@ -29,11 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference network, the file of its weights, and the training images whose masks it was trained on."""
+    """The reference network, the file of its weights, and whether it was trained here."""
 
     network: Segmenter
     path: Path
-    seen: Numbers
     trained: bool
 
 
@@ -51,7 +50,7 @@ def train_or_load_reference(run: Run) -> Reference:
     run.clock.lap("reference")
     # The peak that is reported must not depend on whether the reference was trained here.
     reset_peak()
-    return Reference(network, path, seen, trained)
+    return Reference(network, path, trained)
 
 
 def seen_images(run: Run) -> Numbers:

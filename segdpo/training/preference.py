@@ -124,8 +124,9 @@ class PreferenceTask(Task):
         self.count(stage, self._values(scored, terms), weight)
         if scored.kl_per_image is not None:  # NaN: an image without a valid pixel
             self.count(stage, {"pairs/kl": scored.kl_per_image.nan_to_num()}, scored.kl_per_image.isfinite())
-        self.count_held_out(stage, at_image_size(scored.logits), batch)
-        self.count_overlap(stage, at_image_size(scored.logits), batch)
+        logits = at_image_size(scored.logits)
+        self.count_held_out(stage, logits, batch)
+        self.count_overlap(stage, logits, batch)
 
     def _score(self, batch: PreferenceBatch, watch: bool) -> "_Scored":
         """Score the batch under reference and policy; with `watch`, also by the score that is logged."""

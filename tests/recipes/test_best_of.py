@@ -10,7 +10,7 @@ from small import SMALL, composed
 from toy_records import record as toy
 
 from segdpo.metrics.preferences import best_of_kl_bound
-from segdpo.recipes.best_of import checked_sizes, draw_all, overlaps_of
+from segdpo.recipes.best_of import checked_sizes, draw_all, overlaps_of, single_mask_judge
 from segdpo.recipes.compare import evaluated_network
 from segdpo.recipes.frontier import View
 from segdpo.recipes.reference import train_or_load_reference
@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
     summary = run_recipe(config)
     run = open_run(composed(*SHORT, "judge=dice", folder=folder))
     network = evaluated_network(run, train_or_load_reference(run).network)
-    return summary, draw_all(run, network), folder
+    return summary, draw_all(run, network, single_mask_judge(run.config), run.splits.test), folder
 
 
 def test_every_size_is_the_mean_over_subsets(finished):

@@ -63,7 +63,11 @@ def read_annotations(path: Path) -> AnnotationFile:
     not say whether it was looked at.
     """
     data = read_file(path, MAX_TEXT_BYTES)
-    values = parse_json(data, str(path))
+    return _annotations_in(parse_json(data, str(path)), data, path)
+
+
+def _annotations_in(values: Any, data: bytes, path: Path) -> AnnotationFile:
+    """Return the annotations in a JSON file's values; Label Studio's are read from its bytes."""
     if is_coco(values):
         try:
             return _coco(values, path)
@@ -84,7 +88,7 @@ def read_annotation_files(root: Path, files: Iterable[str]) -> dict[str, Annotat
             continue
         values = parse_json(data, str(root / path))
         if is_coco(values) or is_label_studio(values):
-            found[path] = read_annotations(root / path)
+            found[path] = _annotations_in(values, data, root / path)
     return found
 
 

@@ -86,9 +86,10 @@ def decode_brush(numbers: Sequence[int], size: Size, where: str) -> np.ndarray:
     """Return bool [H, W] of a brush stroke: the pixels whose alpha is at least 128.
 
     The code is the run-length code of the package rle-pack: a stream of bits, the most significant first. 32 bits: how
-    many words follow; 5: the bits of a word, less 1; four times 4: sizes, less 1. Then runs: a bit that says whether
-    one word is repeated; two that choose a size; so many bits that hold the run's length, less 1; the word, or as many
-    words as the run is long. The words are the RGBA values of the image, row by row.
+    many words follow; 5: the bits of a word, less 1; four times 4: sizes, less 1. Then runs. A run begins with one bit
+    that says whether it repeats one word, two bits that choose a size, and as many bits as that size, which hold the
+    run's length, less 1. The word follows, or as many words as the run is long. The words are the RGBA values of the
+    image, row by row.
 
     Raises:
         DataError: the code is cut short, or is not one of H · W · 4 words of 8 bits.
