@@ -153,6 +153,14 @@ def test_reasons_are_whole_sentences_that_say_what_training_does(tmp_path, run):
     assert "; ." not in (tmp_path / "page/sheet.html").read_text()
 
 
+def test_gold_of_every_image_can_be_trained_on_directly(tmp_path, run):
+    images(tmp_path, "images/*.png")
+    for name in IDS:
+        save(tmp_path / f"masks/{name}.png", OBJECT[name])
+    reasons = run(tmp_path)[1].partition("ready to train:\n")[2].partition("\n\n")[0]
+    assert "every image has gold: task=supervised datamodule.items.target=gold" in reasons
+
+
 def test_a_yaml_of_the_menu_is_named(tmp_path, run, monkeypatch):
     (tmp_path / "conf/data").mkdir(parents=True)
     layouts.black_and_white(tmp_path / "photos")
