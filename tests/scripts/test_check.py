@@ -65,7 +65,7 @@ def test_the_command_and_the_yaml_read_the_same_records(tmp_path, run, build, mo
         return
     assert (status, "\nready to train:\n  - " in out) == (0, True)
     expected = instantiate({"_target_": "segdpo.data.plain_folder", "root": str(root)})
-    monkeypatch.setattr("segdpo.data.formats.guess.find_layout", None)
+    monkeypatch.setattr("segdpo.data.guessing.guess.find_layout", None)
     values = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     same(instantiate(values, _convert_="all"), expected)
     same(data_of(train_words(out)), expected)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from segdpo.data.formats.annotation_file import AnnotationFile, names_of_images, read_annotations
-from segdpo.data.formats.file_patterns import FilePattern
-from segdpo.data.formats.layout import MASK_SUFFIXES, SPLIT_NAMES, names_classes
+from segdpo.data.formats.file_patterns import MASK_SUFFIXES, SPLIT_NAMES, FilePattern, names_classes
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image, eight_bit_file
-from segdpo.data.mask_files import MaskFormat, decode_levels, decode_mask
+from segdpo.data.mask_files.annotations import AnnotationFile, names_of_images, read_annotations
+from segdpo.data.mask_files.decode import MaskFormat, decode_levels, decode_mask
 from segdpo.data.record import (
     Candidates,
     Pair,
