@@ -56,9 +56,8 @@ def test_causes_are_searched():
     assert missing_extra(ValueError("another")) is None
 
 
-# Triton comes with torch where there are kernels for it. Until they are declared: the others come with jinja2 and
-# hydra-core, or are installed by hand.
-UNDECLARED = {"triton", "markupsafe", "omegaconf", "transformers"}
+# Triton comes with torch where there are kernels for it.
+UNDECLARED = {"triton"}
 
 
 @pytest.mark.parametrize("module", [name for name in imported_modules() if name not in UNDECLARED])

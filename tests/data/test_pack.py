@@ -43,8 +43,8 @@ def test_reading_a_pack_imports_no_pandas(tmp_path):
         "import sys; from segdpo.data import PackDataset; source = PackDataset(sys.argv[1]); "
         "print(len(source), source[3].id, source.describe(3).id, 'pandas' in sys.modules)"
     )
-    words = [sys.executable, "-c", code, pack(tmp_path, DATA)]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() == ["7", "r3", "r3", "False"]
+    run = subprocess.run([sys.executable, "-c", code, pack(tmp_path, DATA)], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["7", "r3", "r3", "False"]
 
 
 def test_a_pack_of_the_first_release_is_read_and_continued(tmp_path):

@@ -56,7 +56,7 @@ class PackDataset:
                 f"{self.path}: the pack is not finished; run the command that wrote it again, which continues it."
             )
         self._records = open_table(self.path / RECORDS)
-        # Views of the mapped file: a cell of one is read ten times as fast as one of a table. `to_numpy` imports pandas.
+        # Views of the mapped file: a cell of one is read ten times as fast as one of a table. to_numpy imports pandas.
         self._places = tuple(np.from_dlpack(self._records.column(name)) for name in PLACE)
 
     def __len__(self) -> int:
