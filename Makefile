@@ -29,8 +29,8 @@ train: $(STAMP)  ## a complete run on the embedded data; options: make train ARG
 test: check  ## every check and every test, with coverage
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
-test-core:  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
-	$(PYTHON) scripts/test_environment.py core
+test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
+	$(BIN)/python scripts/test_environment.py core
 
 test-lowest: $(STAMP)  ## test the core and training with the lowest versions that pyproject.toml allows; takes long
 	$(BIN)/python scripts/test_environment.py lowest
@@ -53,6 +53,9 @@ check: $(STAMP)  ## lint, format, types, direction of imports, declared dependen
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry segdpo
+
+install-size: $(STAMP)  ## count packages and megabytes of segdpo and its extras (docs/performance.md)
+	$(BIN)/python scripts/install_size.py
 
 format: $(STAMP)  ## fix what can be fixed automatically, and format
 	$(BIN)/ruff check --fix-only .

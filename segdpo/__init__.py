@@ -25,5 +25,5 @@ if TYPE_CHECKING:
     from segdpo.scores import score_pairs as score_pairs
     from segdpo.scores import score_ranking as score_ranking
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__ = attach(__name__)
