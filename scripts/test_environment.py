@@ -46,7 +46,7 @@ def main() -> int:
         place = Path(folder)
         make_environment(options.kind, options.python, place)
         defaults = {"core": CORE, "lowest": LOWEST_TESTS, "locked": ["tests"]}
-        words = [place / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        words = [str(place / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         return subprocess.run([*words, *(options.tests or defaults[options.kind])], cwd=ROOT).returncode
 
 
