@@ -4,9 +4,11 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from segdpo.extras import extra_of, missing_extra
 
@@ -64,6 +66,27 @@ UNDECLARED = {"triton"}
 @pytest.mark.parametrize("module", [name for name in imported_modules() if name not in UNDECLARED])
 def test_what_segdpo_imports_is_in_an_extra(module):
     assert extra_of(module, LINES) is not None
+
+
+def brought_by(extra):
+    """Return the packages that an extra installs, by the metadata of those that are installed here."""
+    waiting = [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+    found = set()
+    while waiting:
+        one = waiting.pop()
+        if (one.name, *sorted(one.extras)) not in found:
+            found.add((one.name, *sorted(one.extras)))
+            further = [Requirement(line) for line in metadata.requires(one.name) or ()]
+            extras = one.extras or {""}
+            waiting += [r for r in further if not r.marker or any(r.marker.evaluate({"extra": e}) for e in extras)]
+    return {name.lower() for name, *_ in found}
+
+
+def test_training_needs_no_package_of_a_single_feature():
+    unwanted = "transformers datasets pandas sqlalchemy grpcio tensorboard onnx onnxruntime onnxscript optuna peft"
+    brought = brought_by("train")
+    assert {"lightning", "timm", "aiohttp"} <= brought
+    assert not brought & set(unwanted.split())
 
 
 # transformers and datasets are missing from the list: torchmetrics imports them where their metadata are there.
