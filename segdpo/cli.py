@@ -285,7 +285,8 @@ def evaluate(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import Request, conf_folder, evaluate_weights
+    from segdpo.files import conf_folder
+    from segdpo.recipes import Request, evaluate_weights
     from segdpo.reports import evaluation_table
 
     try:
@@ -386,7 +387,8 @@ def search(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import conf_folder, run_recipe, run_search, search_path
+    from segdpo.files import conf_folder
+    from segdpo.recipes import run_recipe, run_search, search_path
     from segdpo.renamed import current_words
 
     added = [] if options.config_dir is None else [search_path(options.config_dir)]
@@ -495,7 +497,7 @@ def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
 
 def _config_dir(choice: Path | None) -> list[str]:
     """Return the words that add a folder of the user's to the configuration, for a file CONF/data/NAME.yaml in it."""
-    from segdpo.recipes import conf_folder
+    from segdpo.files import conf_folder
 
     if choice is None or choice.absolute().parent.name != "data":
         return []
@@ -534,7 +536,7 @@ def _data(text: str) -> str:
     """Return the path of a data set; conf/… is the installed configuration where there is no such folder."""
     if Path(text).parts[:1] != ("conf",) or Path(text).exists():
         return text
-    from segdpo.recipes import conf_folder
+    from segdpo.files import conf_folder
 
     return str(conf_folder() / Path(*Path(text).parts[1:]))
 

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import segdpo
-from segdpo.extras import extra_of, missing_extra
+from segdpo.extras import extra_of, missing_extra, missing_module
+from segdpo.files import conf_folder
 from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import current_words
 
@@ -36,18 +37,6 @@ WITH_WORD = {
 # Launchers of cluster=…, by the beginning of the file that Hydra does not find.
 PLUGINS = {"hydra/launcher/submitit": "hydra_submitit_launcher", "hydra/launcher/ray": "hydra_ray_launcher"}
 UNKNOWN_OPTION = re.compile(r"Could not (?:override|delete).*?'([^']+)'")
-
-
-def conf_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or conf/ beside the package in a checkout."""
-    package = Path(segdpo.__file__).resolve().parent
-    places = (package / "conf", package.parent / "conf")
-    for folder in places:
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"Expected the configuration in {' or '.join(map(str, places))} but found none; install segdpo again."
-    )
 
 
 def run_application(name: str, task: Callable[[DictConfig], Any], words: Sequence[str]) -> None:
@@ -110,6 +99,10 @@ def errors_as_messages() -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if module := missing_module(error):
+            message = (
+                f"{message}\nThere is no module {module}; if it is yours: PYTHONPATH=FOLDER segdpo …, of its folder."
+            )
         sys.exit(f"\n{type(error).__name__}: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback.)")
 
 
