@@ -1,6 +1,7 @@
 """A package that is not installed: the message names the extra."""
 
 import ast
+import json
 import subprocess
 import sys
 import tomllib
@@ -133,3 +134,48 @@ def test_training_imports_no_package_of_another_extra(tmp_path):
         assert package in message
         assert f"pip install 'segdpo[{extra}]'" in message
     assert not list(tmp_path.iterdir())
+
+
+VERBS = {
+    "train": ["loss=sft"],
+    "mine": [],
+    "check": ["images"],
+    "pack": ["images", "new.pack"],
+    "predict": ["run", "images", "--out", "masks"],
+    "evaluate": ["run"],
+    "report": ["run"],
+    "collect": ["sweep"],
+    "search": ["hparams_search=anchors"],
+    "export": ["run", "network.onnx"],
+}
+# In the place of an environment that has the core alone.
+CORE_ALONE = """
+import contextlib, io, json, sys
+missing, verbs = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from segdpo import cli
+def run(words):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return cli.main(words), said.getvalue()
+found = {verb: run([verb, *words]) for verb, words in verbs.items()}
+print(json.dumps([list(cli.VERBS), found]))
+"""
+
+
+def test_every_verb_says_in_one_line_what_to_install(tmp_path):
+    missing = set(imported_modules()) - {"filelock", "jinja2", "markupsafe", "triton"}  # which torch brings
+    words = [json.dumps(sorted(missing)), json.dumps(VERBS)]
+    done = subprocess.run(
+        [sys.executable, "-c", CORE_ALONE, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    verbs, found = json.loads(done.stdout)
+    assert verbs == list(VERBS)
+    for verb, (status, said) in found.items():
+        assert status == 1, verb
+        assert said.count("\n") == 1, (verb, said)
+        assert "which is not installed; run pip install 'segdpo[" in said
+    assert not any(tmp_path.iterdir())
