@@ -57,7 +57,7 @@ _MODULE = ("torch.nn.modules.module.Module",)
 
 NETWORKS = Table(
     {
-        **_under("segdpo.models", "DenseRewardModel RewardModel Segmenter ValueHead segformer smp_model wrap"),
+        **_under("segdpo.models", "DenseRewardModel RewardModel Segmenter ValueHead smp_model transformers_model wrap"),
         **_under(
             "segmentation_models_pytorch",
             "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT create_model",
