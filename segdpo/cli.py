@@ -49,7 +49,15 @@ def main(words: Words | None = None) -> int:
     if verb not in VERBS:
         print(f"Expected a verb of segdpo but got {verb!r}.\n\n{listing()}", file=sys.stderr)
         return 2
-    return VERBS[verb](rest)
+    try:
+        return VERBS[verb](rest)
+    except ModuleNotFoundError as error:
+        from segdpo.extras import missing_extra
+
+        if (said := missing_extra(error)) is None:
+            raise
+        print(said, file=sys.stderr)
+        return 1
 
 
 def listing() -> str:

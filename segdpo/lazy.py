@@ -21,6 +21,7 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
     Raises:
         ImportError: the package was installed without its source.
         AttributeError: by `__getattr__`, for a name that is not listed.
+        ModuleNotFoundError: by `__getattr__`, for a package that is not installed; the message names its extra.
     """
     try:
         source = inspect.getsource(sys.modules[package])
@@ -38,7 +39,13 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
         if name == "__all__":  # of `from PACKAGE import *`
             return sorted(homes)
         if name in homes:
-            found = _member(*homes[name])
+            try:
+                found = _member(*homes[name])
+            except ModuleNotFoundError as error:
+                from segdpo.extras import missing_extra
+
+                error.msg = missing_extra(error) or error.msg
+                raise
         elif not name.startswith("_") and _is_package(f"{package}.{name}"):
             found = import_module(f"{package}.{name}")
         else:

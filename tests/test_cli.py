@@ -42,6 +42,19 @@ def test_version_and_unknown_verbs(capsys):
     assert all(verb in said for verb in VERBS)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_without_its_packages_names_the_extra(verb, capsys, monkeypatch):
+    def run(words):
+        raise ModuleNotFoundError("No module named 'optuna.samplers'", name="optuna.samplers")
+
+    monkeypatch.setattr(cli, "VERBS", {verb: run})
+    assert cli.main([verb]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "optuna," in said.err
+    assert "pip install 'segdpo[" in said.err
+
+
 def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,55 @@
+"""Which extra of segdpo installs a package that is missing."""
+
+import re
+from collections.abc import Sequence
+from importlib import metadata
+
+# Packages whose module has another name than what pip installs.
+INSTALLED_AS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core", "yaml": "pyyaml"}
+REQUIREMENT = re.compile(r"""(?P<package>[\w.-]+).*;.*\bextra\s*==\s*["'](?P<extra>[\w.-]+)["']""")
+
+
+def extra_of(module: str, requirements: Sequence[str] | None = None) -> str | None:
+    """Return the first extra that has the package of a module, in the order of pyproject.toml; None: no extra has it.
+
+    Args:
+        module: what was imported, such as "lightning.pytorch".
+        requirements: lines of `Requires-Dist`; by default those that segdpo was installed with.
+
+    >>> extra_of("cv2", ['opencv-python-headless>=4.9; extra == "train"'])
+    'train'
+    """
+    if requirements is None:
+        try:
+            requirements = metadata.requires("segdpo") or []
+        except metadata.PackageNotFoundError:  # a folder on the path
+            requirements = []
+    top = module.partition(".")[0]
+    wanted = _normalised(INSTALLED_AS.get(top, top))
+    for found in filter(None, map(REQUIREMENT.match, requirements)):
+        if _normalised(found["package"]) == wanted:
+            return found["extra"]
+    return None
+
+
+def missing_extra(error: BaseException | None) -> str | None:
+    """Return the sentence for a package that is not installed: which it is, and the extra that installs it.
+
+    Args:
+        error: what was raised. The errors that caused it are looked at too, since Hydra wraps them.
+
+    Returns:
+        None if no package of an extra is missing.
+    """
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
+            return (
+                f"Expected the package {error.name.partition('.')[0]}, which is not installed; run "
+                f"pip install 'segdpo[{extra}]'."
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _normalised(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

@@ -1,0 +1,66 @@
+"""A package that is not installed: the message names the extra."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from segdpo.extras import extra_of, missing_extra
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LINES = [
+    f'{package}; extra == "{extra}"' for extra, found in PROJECT["optional-dependencies"].items() for package in found
+]
+CORE = {"torch", "jaxtyping", "segdpo"}
+
+
+def imported_modules():
+    """Return the packages that files of segdpo import, apart from Python's own."""
+    names = set()
+    for path in (ROOT / "segdpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(str(node.module).split(".")[0])
+    return sorted(names - sys.stdlib_module_names - CORE)
+
+
+def test_the_first_extra_is_named():
+    lines = [
+        "torch>=2.6",
+        'segdpo[train]; extra == "dev"',
+        'opencv-python-headless>=4.9; extra == "train"',
+        'Some.Package>=1,<2; python_version > "3.8" and extra == "coco"',
+        'some-package>=1; extra == "dev"',
+    ]
+    found = [extra_of(name, lines) for name in ("cv2", "some_package.part", "torch", "elsewhere")]
+    assert found == ["train", "coco", None, None]
+
+
+def test_causes_are_searched():
+    try:
+        try:
+            raise ModuleNotFoundError("No module named 'lightning.pytorch'", name="lightning.pytorch")
+        except ModuleNotFoundError as cause:
+            raise ValueError("Error locating target") from cause
+    except ValueError as error:
+        said = missing_extra(error)
+    assert said is not None
+    assert "lightning," in said
+    assert "pip install 'segdpo[train]'" in said
+    assert missing_extra(ModuleNotFoundError("No module named 'my_module'", name="my_module")) is None
+    assert missing_extra(ValueError("another")) is None
+
+
+# Triton comes with torch where there are kernels for it. Until they are declared: the others come with jinja2 and
+# hydra-core, or are installed by hand.
+UNDECLARED = {"triton", "markupsafe", "omegaconf", "transformers"}
+
+
+@pytest.mark.parametrize("module", [name for name in imported_modules() if name not in UNDECLARED])
+def test_what_segdpo_imports_is_in_an_extra(module):
+    assert extra_of(module, LINES) is not None
