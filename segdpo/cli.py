@@ -206,7 +206,7 @@ def predict(words: Words) -> int:
         "describes the files.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
-    parser.add_argument("images", type=Path, help="an image, or a folder and all folders in it")
+    parser.add_argument("images", type=Path, help="an image; or a folder and all folders in it, or its images/")
     parser.add_argument("--out", type=Path, required=True, help="gets masks/, probabilities/ and overlays/")
     parser.add_argument(
         "--probabilities", action="store_true", help="also write .npz: float16 [classes, height, width]"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import io
+import json
 import math
 import os
 import secrets
@@ -111,6 +112,18 @@ def decode_text(data: bytes, name: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: Expected UTF-8 but got {error}; save it as UTF-8.", "manifest") from None
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """Return the value of a JSON text of at most MAX_TEXT_BYTES."""
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(f"{name}: Expected at most {MAX_TEXT_BYTES} bytes but got {len(data)}; split the file.", "size")
+    text = decode_text(data, name)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{name}: Expected JSON but got {reason}; correct the file.", "manifest") from None
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -21,29 +21,27 @@ if TYPE_CHECKING:
     from segdpo.data.datasets import RankingDataset as RankingDataset
     from segdpo.data.datasets import RecordViews as RecordViews
     from segdpo.data.datasets import SupervisedDataset as SupervisedDataset
-    from segdpo.data.formats.class_files import ClassFile as ClassFile
-    from segdpo.data.formats.class_files import read_classes as read_classes
-    from segdpo.data.formats.class_files import voc_colors as voc_colors
     from segdpo.data.formats.coco import CocoDataset as CocoDataset
     from segdpo.data.formats.coco import encode_coco_mask as encode_coco_mask
     from segdpo.data.formats.coco import write_coco as write_coco
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
-    from segdpo.data.formats.guess import Guess as Guess
-    from segdpo.data.formats.guess import guess as guess
-    from segdpo.data.formats.guess import plain_folder as plain_folder
-    from segdpo.data.formats.label_studio import label_studio_tasks as label_studio_tasks
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import PackWriter as PackWriter
     from segdpo.data.formats.pack_files import write_table as write_table
     from segdpo.data.formats.plain_folder import PlainFolder as PlainFolder
-    from segdpo.data.formats.regions import decode_region as decode_region
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset
     from segdpo.data.formats.torchvision_sets import VocDataset as VocDataset
     from segdpo.data.gold import needs_gold as needs_gold
     from segdpo.data.gold import reads_gold as reads_gold
     from segdpo.data.gold import with_gold as with_gold
+    from segdpo.data.guessing.class_files import ClassFile as ClassFile
+    from segdpo.data.guessing.class_files import read_classes as read_classes
+    from segdpo.data.guessing.class_files import voc_colors as voc_colors
+    from segdpo.data.guessing.guess import Guess as Guess
+    from segdpo.data.guessing.guess import guess as guess
+    from segdpo.data.guessing.guess import plain_folder as plain_folder
     from segdpo.data.images import SUFFIXES as SUFFIXES
     from segdpo.data.images import ImageFile as ImageFile
     from segdpo.data.images import decode_image as decode_image
@@ -51,12 +49,14 @@ if TYPE_CHECKING:
     from segdpo.data.images import encode_image as encode_image
     from segdpo.data.images import encode_mask as encode_mask
     from segdpo.data.images import value_range_of as value_range_of
-    from segdpo.data.mask_facts import MaskFacts as MaskFacts
-    from segdpo.data.mask_facts import describe_mask as describe_mask
-    from segdpo.data.mask_files import MaskFormat as MaskFormat
-    from segdpo.data.mask_files import decode_levels as decode_levels
-    from segdpo.data.mask_files import decode_mask as decode_mask
-    from segdpo.data.mask_files import decode_objects as decode_objects
+    from segdpo.data.mask_files.decode import MaskFormat as MaskFormat
+    from segdpo.data.mask_files.decode import decode_levels as decode_levels
+    from segdpo.data.mask_files.decode import decode_mask as decode_mask
+    from segdpo.data.mask_files.decode import decode_objects as decode_objects
+    from segdpo.data.mask_files.facts import MaskFacts as MaskFacts
+    from segdpo.data.mask_files.facts import describe_mask as describe_mask
+    from segdpo.data.mask_files.label_studio import label_studio_tasks as label_studio_tasks
+    from segdpo.data.mask_files.regions import decode_region as decode_region
     from segdpo.data.pictures import DIFFERENCE as DIFFERENCE
     from segdpo.data.pictures import PanelRow as PanelRow
     from segdpo.data.pictures import class_colours as class_colours

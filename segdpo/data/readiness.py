@@ -84,6 +84,10 @@ def _learning(check: Check) -> list[tuple[str, str]]:
             half = max(1, int(TRAIN * check.records / 2))
             reason = f"it sees {half} images, since others are left to judge"
             chosen.append((f"reference_training.images={half}", reason))
+        if check.gold == check.records:
+            chosen.append(
+                ("", "every image has gold: task=supervised datamodule.items.target=gold learns from all of it alone")
+            )
     else:
         chosen.append(("", "the reference learns from the candidates' first masks"))
     if check.judged:

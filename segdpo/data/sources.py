@@ -85,8 +85,8 @@ def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
 
 def _guessed(path: Path, values: Mapping[str, Any], channels: int | None) -> Opened:
     """Open a folder as people have it."""
-    from segdpo.data.formats.guess import guess
     from segdpo.data.formats.plain_folder import PlainFolder
+    from segdpo.data.guessing.guess import guess
 
     found = guess(path, values)
     options = {"data": "plain", "data.root": str(path)} | {f"data.{name}": value for name, value in found.plain.items()}

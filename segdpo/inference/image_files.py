@@ -26,13 +26,15 @@ def find_images(where: Path, leave_out: Path) -> dict[str, Path]:
     A name is the path in the folder without suffix; images that differ only in their suffix keep it.
 
     Args:
-        where: a file, or a folder with its subfolders.
+        where: a file, or a folder with its subfolders; of a folder that has a folder `images`, that one.
         leave_out: a folder that is skipped, so that predictions may be written into the folder of the images.
     """
     if where.is_file():
         return {where.stem: where}
     if not where.is_dir():
         raise DataError(f"{where}: no such file or folder; give an image, or a folder of images.")
+    if (where / "images").is_dir():  # its masks lie beside them
+        where /= "images"
     paths = [
         path
         for path in sorted(where.rglob("*"))

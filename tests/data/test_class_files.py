@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segdpo.data.formats.class_files import read_classes, voc_colors
+from segdpo.data.guessing.class_files import read_classes, voc_colors
 from segdpo.files import DataError
 
 CVAT = b"# label:color_rgb:parts:actions\nbackground:0,0,0::\nred cell:250,50,83:a,b:\nvessel:50,83,250::\n"

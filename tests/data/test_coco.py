@@ -13,8 +13,8 @@ from stored import CLASSES, contents, draw_many, folder, same
 from segdpo.data.formats.coco import CocoDataset, encode_coco_mask, write_coco
 from segdpo.data.formats.folder import FolderDataset, write_folder
 from segdpo.data.formats.pack import PackDataset
-from segdpo.data.formats.regions import decode_region
 from segdpo.data.images import encode_image
+from segdpo.data.mask_files.regions import decode_region
 from segdpo.data.sources import write_pack
 from segdpo.files import DataError
 

@@ -98,7 +98,7 @@ def test_an_id_twice_is_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "Expected a JSON object"),
+        ("{", "Expected JSON but got"),
         ("[]", "Expected a JSON object but got list"),
         ('{"classes": ["a", "b"], "version": 2}', "Expected version 1 but got 2"),
         ('{"classes": ["a"]}', "2 to 255 different class names"),

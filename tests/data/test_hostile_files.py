@@ -31,8 +31,8 @@ from segdpo.data.formats.pack_files import (
     write_table,
 )
 from segdpo.data.formats.pack_records import LENGTH, compress, decompress, encode_record, frame_size
-from segdpo.data.formats.regions import decode_region
 from segdpo.data.images import ImageFile, decode_image, encode_image
+from segdpo.data.mask_files.regions import decode_region
 from segdpo.files import DataError
 from segdpo.preferences.journal import Journal
 
@@ -48,7 +48,7 @@ def bounded(code, *arguments):
         from pathlib import Path
         import segdpo.data
         from segdpo.data.formats.pack_files import open_table, read_index
-        from segdpo.data.formats.regions import decode_region
+        from segdpo.data.mask_files.regions import decode_region
         from segdpo.files import DataError
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room = pages * resource.getpagesize() + {ROOM}

@@ -10,7 +10,7 @@ from image_bytes import DEFLATE, LZW, by_opencv, npy, npz, png, tiff, tiff_by_ha
 from PIL import Image as Pillow
 
 from segdpo.data.images import decode_image, eight_bit_file, encode_image, encode_mask, value_range_of
-from segdpo.data.mask_files import decode_mask
+from segdpo.data.mask_files.decode import decode_mask
 from segdpo.files import DataError
 
 GREY = np.arange(60, dtype=np.uint8).reshape(6, 10)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from image_bytes import dumped
 
-from segdpo.data.formats.label_studio import decode_brush, label_studio_tasks
-from segdpo.data.mask_files import MaskFormat, decode_mask, decode_objects
+from segdpo.data.mask_files.decode import MaskFormat, decode_mask, decode_objects
+from segdpo.data.mask_files.label_studio import decode_brush, label_studio_tasks
 from segdpo.files import DataError
 
 CLASSES = ("background", "cell", "vessel")

@@ -12,7 +12,7 @@ from stored import contents
 
 import segdpo.files
 from segdpo.data.checking import check_source
-from segdpo.data.formats.guess import guess, plain_folder
+from segdpo.data.guessing.guess import guess, plain_folder
 from segdpo.data.sources import find_source
 from segdpo.files import DataError
 
@@ -50,7 +50,7 @@ def compare(record, info, expected, name):
 def test_nothing_is_guessed_once_all_options_are_set(tmp_path, build, monkeypatch):
     build(tmp_path)
     found = guess(tmp_path)
-    monkeypatch.setattr("segdpo.data.formats.guess.find_layout", None)
+    monkeypatch.setattr("segdpo.data.guessing.guess.find_layout", None)
     again = guess(tmp_path, found.plain)
     assert (again.line, dict(again.options)) == ("", dict(found.options))
 
@@ -310,7 +310,7 @@ def test_gold_of_no_image_of_one_and_of_all(tmp_path):
 
 def test_a_number_that_no_sampled_mask_has_is_an_error_when_it_is_read(tmp_path, monkeypatch):
     """A sample of 4 of 6 masks does not show what the others hold: never a silent class, nor silent ignore."""
-    monkeypatch.setattr("segdpo.data.formats.guess.SAMPLE", 4)
+    monkeypatch.setattr("segdpo.data.guessing.guess.SAMPLE", 4)
     for number, white in ((1, 255), (255, 1)):
         root = tmp_path / str(number)
         images(root, "images/*.png")

@@ -7,8 +7,8 @@ import pytest
 from image_bytes import by_opencv, dumped, jpeg, npy, npz, png, tiff, tiff_by_hand
 from PIL import Image as Pillow
 
-from segdpo.data.mask_facts import describe_mask
-from segdpo.data.mask_files import MaskFormat, decode_levels, decode_mask, decode_objects
+from segdpo.data.mask_files.decode import MaskFormat, decode_levels, decode_mask, decode_objects
+from segdpo.data.mask_files.facts import describe_mask
 from segdpo.files import DataError
 
 CLASSES = ("background", "cell", "vessel")

@@ -1,7 +1,9 @@
+import layouts
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from segdpo.data.formats import plain_folder
 from segdpo.data.formats.plain_folder import PlainFolder
 from segdpo.data.record import Pair
 from segdpo.files import DataError
@@ -138,3 +140,13 @@ def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "images/a.png").mkdir(parents=True)
     with pytest.raises(DataError, match=r"images: Expected images but found none"):
         PlainFolder(tmp_path, ("background", "cell"), index=None)
+
+
+def test_one_file_with_the_masks_of_several_people_is_read_once(tmp_path, monkeypatch):
+    layouts.label_studio_brush(tmp_path)
+    read, opened = plain_folder.read_annotations, []
+    monkeypatch.setattr(plain_folder, "read_annotations", lambda path: opened.append(path) or read(path))
+    people = {f"p{number}": f"project-2.json#annotator {number}" for number in (7, 8)}
+    source = PlainFolder(tmp_path, ("background", "cell"), people, index=None, mask_format={"kind": "label_studio"})
+    assert source[0].mask_names == ("p7", "p8")
+    assert opened == [tmp_path / "project-2.json"]

@@ -65,7 +65,7 @@ def test_the_command_and_the_yaml_read_the_same_records(tmp_path, run, build, mo
         return
     assert (status, "\nready to train:\n  - " in out) == (0, True)
     expected = instantiate({"_target_": "segdpo.data.plain_folder", "root": str(root)})
-    monkeypatch.setattr("segdpo.data.formats.guess.find_layout", None)
+    monkeypatch.setattr("segdpo.data.guessing.guess.find_layout", None)
     values = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     same(instantiate(values, _convert_="all"), expected)
     same(data_of(train_words(out)), expected)
@@ -151,6 +151,14 @@ def test_reasons_are_whole_sentences_that_say_what_training_does(tmp_path, run):
     assert held_out.startswith("  - 1 of 6 images validate: with fewer than 5")
     assert "keep=always" in held_out
     assert "; ." not in (tmp_path / "page/sheet.html").read_text()
+
+
+def test_gold_of_every_image_can_be_trained_on_directly(tmp_path, run):
+    images(tmp_path, "images/*.png")
+    for name in IDS:
+        save(tmp_path / f"masks/{name}.png", OBJECT[name])
+    reasons = run(tmp_path)[1].partition("ready to train:\n")[2].partition("\n\n")[0]
+    assert "every image has gold: task=supervised datamodule.items.target=gold" in reasons
 
 
 def test_a_yaml_of_the_menu_is_named(tmp_path, run, monkeypatch):

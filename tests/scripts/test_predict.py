@@ -114,6 +114,12 @@ def test_images_of_one_name_and_predictions_among_the_images(tmp_path):
     assert {name: path.name for name, path in found.items()} == {"a.jpg": "a.jpg", "a.png": "a.png", "b": "b.png"}
 
 
+def test_of_a_data_folder_only_its_images_are_predicted(tmp_path):
+    for name in ("images/a.png", "images/deep/b.png", "masks/a.png"):
+        save(tmp_path / name, picture(4, 4))
+    assert set(find_images(tmp_path, leave_out=tmp_path / "out")) == {"a", "deep/b"}
+
+
 def test_probabilities_of_one_channel_are_two_and_never_overflow():
     logits = np.array([[[0.0, np.log(3), 500.0, -500.0]]], np.float32)
     np.testing.assert_allclose(probabilities(logits)[:, 0], [[0.5, 0.25, 0, 1], [0.5, 0.75, 1, 0]], atol=1e-7)

@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 from segdpo.checks import IGNORE
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
-from segdpo.data.formats.regions import paint, region_code
 from segdpo.data.images import ImageFile, ValueRange, check_value_range, decode_image, eight_bit_file, encode_image
+from segdpo.data.mask_files.regions import paint, region_code
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically

@@ -1,4 +1,4 @@
-"""Patterns of file names: which files of a folder belong together, and the id that each has.
+"""Names of files: which files of a folder belong together, and the id that each has.
 
 `*` stands for a name and `**` for any folders, as in the shell; what they match, joined by "/", is the id. A pattern
 without a star is a folder: `images` means `images/**/*`. Without a suffix, any suffix that can be read matches.
@@ -10,9 +10,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segdpo.data.images import SUFFIXES
 from segdpo.files import DataError
 
 MAX_FILES = 2_000_000
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
+CLASS_FILES = (
+    *(
+        "labelmap.txt",
+        "label_map.txt",
+        "classes.txt",
+        "classes.json",
+        "class_dict.csv",
+        "label_colors.txt",
+        "labels.txt",
+    ),
+    *("label_names.txt", "obj.names", "data.yaml", "dataset.yaml", "notes.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,3 +138,8 @@ def list_files(folder: Path, depth: int | None = None) -> list[str]:
         if len(found) > MAX_FILES:
             raise DataError(f"{folder}: Expected at most {MAX_FILES} files; name a folder of images alone.", "size")
     return sorted(found, key=lambda path: path.split("/"))
+
+
+def names_classes(path: str) -> bool:
+    """Return whether a file names classes, and is none of a mask."""
+    return path.rpartition("/")[2].lower() in (*CLASS_FILES, "readme.txt")

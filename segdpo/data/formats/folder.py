@@ -20,10 +20,10 @@ from segdpo.data.images import (
     encode_image,
     encode_mask,
 )
-from segdpo.data.mask_files import MaskFormat, decode_mask
+from segdpo.data.mask_files.decode import MaskFormat, decode_mask
 from segdpo.data.record import Image, Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
-from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, exists, path_inside, raise_all, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, exists, parse_json, path_inside, raise_all, read_file
 from segdpo.masks import Mask, Masks
 
 VERSION = 1
@@ -197,11 +197,7 @@ def read_masks(files: Sequence[tuple[Path, MaskFormat]], image: Image, classes: 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in `data`."""
-    try:
-        values = json.loads(decode_text(data, name))
-    except (ValueError, RecursionError, MemoryError) as error:
-        reason = error if str(error) else type(error).__name__
-        raise DataError(f"{name}: Expected a JSON object but got {reason}; correct the file.", "manifest") from None
+    values = parse_json(data, name)
     if not isinstance(values, dict):
         raise DataError(f"{name}: Expected a JSON object but got {type(values).__name__}.", "manifest")
     return values

@@ -5,18 +5,18 @@ Nothing is written to such a folder. `guess` finds the options; conf/data/{plain
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segdpo.data.formats.annotation_file import names_of_images, read_annotations
-from segdpo.data.formats.file_patterns import FilePattern
-from segdpo.data.formats.layout import MASK_SUFFIXES, SPLIT_NAMES, names_classes
+from segdpo.data.formats.file_patterns import MASK_SUFFIXES, SPLIT_NAMES, FilePattern, names_classes
 from segdpo.data.images import SUFFIXES, ImageFile, decode_image, eight_bit_file
-from segdpo.data.mask_files import MaskFormat, decode_levels, decode_mask
+from segdpo.data.mask_files.annotations import AnnotationFile, names_of_images, read_annotations
+from segdpo.data.mask_files.decode import MaskFormat, decode_levels, decode_mask
 from segdpo.data.record import (
     Candidates,
     Pair,
@@ -91,9 +91,10 @@ class PlainFolder:
         self._group, self._split = group, split
         self._pattern = re.compile(group_pattern) if group_pattern else None
         gold_format = _format(mask_format) or MaskFormat(values=values or {})
-        self._gold = MaskSet.open(self.root, gold, gold_format) if gold else MaskSet(self.root, {}, gold_format)
+        open_masks = partial(MaskSet.open, self.root, read=cache(read_annotations))
+        self._gold = open_masks(gold, gold_format) if gold else MaskSet(self.root, {}, gold_format)
         self._masks = {
-            check_mask_name(name): MaskSet.open(self.root, text, _format(candidates_format) or gold_format)
+            check_mask_name(name): open_masks(text, _format(candidates_format) or gold_format)
             for name, text in (masks or {}).items()
         }
         self._pairs = _check_pairs(pairs, self._masks)
@@ -199,11 +200,13 @@ class MaskSet:
     where: str = ""
 
     @classmethod
-    def open(cls, root: Path, text: str, mask_format: MaskFormat) -> "MaskSet":
-        """Return the masks that a pattern names."""
+    def open(
+        cls, root: Path, text: str, mask_format: MaskFormat, read: Callable[[Path], AnnotationFile] = read_annotations
+    ) -> "MaskSet":
+        """Return the masks that a pattern names; `read` opens a .json with the masks of many images."""
         file, _, maker = text.partition("#")
         if file.lower().endswith(".json") and "*" not in file:
-            return cls(root, read_annotations(root / file).of(maker, str(root / file)), mask_format, str(root / file))
+            return cls(root, read(root / file).of(maker, str(root / file)), mask_format, str(root / file))
         suffixes = (".json",) if text.lower().endswith(".json") else MASK_SUFFIXES
         found = FilePattern(text, suffixes).find(root)
         return cls(root, {name: path for name, path in found.items() if not names_classes(path)}, mask_format)

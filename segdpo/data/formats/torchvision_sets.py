@@ -10,7 +10,7 @@ import numpy as np
 from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
 from segdpo.data.images import ImageFile, decode_image
-from segdpo.data.mask_files import decode_mask
+from segdpo.data.mask_files.decode import decode_mask
 from segdpo.data.record import Record, RecordInfo, check_id, check_mask
 from segdpo.files import MAX_TEXT_BYTES, DataError, decode_text, read_file
 from segdpo.masks import Mask

@@ -14,16 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segdpo.data.formats.annotation_file import PREDICTION, names_of_images, read_annotation_files
-from segdpo.data.formats.class_files import read_classes
-from segdpo.data.formats.file_patterns import list_files
+from segdpo.data.formats.file_patterns import CLASS_FILES, list_files
 from segdpo.data.formats.folder import parse_object
-from segdpo.data.formats.guess_format import BINARY, MANY, Asked, FormatGuess, Names, guess_format, question
-from segdpo.data.formats.layout import CLASS_FILES, Layout, MaskFiles, Role, find_layout, with_files
 from segdpo.data.formats.plain_folder import FOLDER, PlainFolder, read_index
+from segdpo.data.guessing.class_files import read_classes
+from segdpo.data.guessing.layout import Layout, MaskFiles, Role, find_layout, with_files
+from segdpo.data.guessing.mask_format import BINARY, MANY, Asked, FormatGuess, Names, guess_format, question
 from segdpo.data.images import value_range_of
-from segdpo.data.mask_facts import describe_mask
-from segdpo.data.mask_files import MaskFormat
+from segdpo.data.mask_files.annotations import PREDICTION, names_of_images, read_annotation_files
+from segdpo.data.mask_files.decode import MaskFormat
+from segdpo.data.mask_files.facts import describe_mask
 from segdpo.data.record import SPLITS, check_classes
 from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
 

@@ -7,10 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.label_studio import label_studio_regions
-from segdpo.data.formats.polygons import coco_regions, yolo_regions
-from segdpo.data.formats.regions import Region, decode_code, paint
-from segdpo.data.mask_numbers import (
+from segdpo.data.mask_files.label_studio import label_studio_regions
+from segdpo.data.mask_files.numbers import (
     WRONG,
     Size,
     chances_of,
@@ -20,6 +18,7 @@ from segdpo.data.mask_numbers import (
     instance_numbers,
     mask_colours,
 )
+from segdpo.data.mask_files.regions import Region, coco_regions, decode_code, paint, yolo_regions
 from segdpo.data.pixels import Numbers
 from segdpo.data.record import Candidates, check_mask
 from segdpo.files import DataError

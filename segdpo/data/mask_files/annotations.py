@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.label_studio import LABELS, label_studio_tasks
-from segdpo.data.formats.polygons import parse_json
+from segdpo.data.mask_files.label_studio import LABELS, label_studio_tasks
 from segdpo.data.record import check_classes
-from segdpo.files import MAX_TEXT_BYTES, DataError, read_file
+from segdpo.files import MAX_TEXT_BYTES, DataError, parse_json, read_file
 
 PREDICTION = "prediction"
 MOST_FILES = 20  # more .json files are of one image each

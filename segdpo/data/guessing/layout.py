@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from segdpo.data.formats.annotation_file import AnnotationFile
-from segdpo.data.formats.file_patterns import FilePattern
+from segdpo.data.formats.file_patterns import MASK_SUFFIXES, SPLIT_NAMES, FilePattern, names_classes
 from segdpo.data.images import SUFFIXES
+from segdpo.data.mask_files.annotations import AnnotationFile
 from segdpo.files import DataError
 
 Role = Literal["gold", "masks", "predictions", "annotator", "unknown"]
@@ -42,27 +42,9 @@ IMAGE_ENDS = ("_0000", "_image", "-image", "_img", "-img", "_sat", "_rgb", "_raw
 IMAGE_STARTS = ("image_", "image-", "img_", "img-")
 # ID_mask and ID_mask_NAME.
 BESIDE = re.compile(rf"(.+?)((?:{'|'.join(sorted(MASK_ENDS, key=len, reverse=True))})(?:[_-]([^/]+))?)")
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 SPLIT_MASKS = re.compile(rf"({'|'.join(SPLIT_NAMES)})([_-]{KIND})", re.IGNORECASE)  # train_masks beside train
 # Formats that may change the values of pixels.
 LOSSY = (".jpg", ".jpeg", ".webp")
-MASK_SUFFIXES = (*SUFFIXES, ".npy", ".npz", ".txt")
-CLASS_FILES = (
-    *(
-        "labelmap.txt",
-        "label_map.txt",
-        "classes.txt",
-        "classes.json",
-        "class_dict.csv",
-        "label_colors.txt",
-        "labels.txt",
-    ),
-    *("label_names.txt", "obj.names", "data.yaml", "dataset.yaml", "notes.json"),
-)
 
 
 @dataclass(frozen=True)
@@ -433,11 +415,6 @@ def with_name(text: str, start: str, end: str) -> str:
     ('images/*_mask', '*.png', '*/images/**/*_gt')
     """
     return f"{text}/{start}*{end}" if "*" not in text else f"{text.rpartition('*')[0]}{start}*{end}"
-
-
-def names_classes(path: str) -> bool:
-    """Return whether a file names classes, and is none of a mask."""
-    return path.rpartition("/")[2].lower() in (*CLASS_FILES, "readme.txt")
 
 
 def _folder_of(path: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image as Pillow
 
-from segdpo.data.mask_numbers import LOSSY, colour_codes, stored_numbers
+from segdpo.data.mask_files.numbers import LOSSY, colour_codes, stored_numbers
 from segdpo.data.pixels import Numbers, convert, open_pixels, white_is_zero
 
 MOST = 300  # how many distinct numbers or colours are listed

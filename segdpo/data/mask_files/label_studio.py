@@ -8,11 +8,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from segdpo.data.formats.polygons import parse_json
-from segdpo.data.formats.regions import Code, Region, encode_code, region_code
-from segdpo.files import DataError
+from segdpo.data.mask_files.regions import Code, Region, Size, encode_code, region_code
+from segdpo.files import DataError, parse_json
 
-Size = tuple[int, int]
 Results = Sequence[Mapping[str, Any]]
 # The keys under which a result of a control tag names its label.
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "labels")

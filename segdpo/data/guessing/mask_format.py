@@ -24,10 +24,10 @@ from PIL import Image as Pillow
 from scipy import ndimage
 
 from segdpo.checks import IGNORE
-from segdpo.data.formats.polygons import yolo_regions
-from segdpo.data.mask_facts import MaskFacts, describe_mask
-from segdpo.data.mask_files import MaskFormat
-from segdpo.data.mask_numbers import class_numbers
+from segdpo.data.mask_files.decode import MaskFormat
+from segdpo.data.mask_files.facts import MaskFacts, describe_mask
+from segdpo.data.mask_files.numbers import class_numbers
+from segdpo.data.mask_files.regions import yolo_regions
 from segdpo.data.pixels import open_pixels
 from segdpo.files import DataError
 

@@ -1,4 +1,4 @@
-"""Regions of an image as polygons and run-length codes, and the masks that several of them make.
+"""Regions of an image as polygons and run-length codes, of COCO and YOLO, and the masks that several of them make.
 
 A code is that of COCO: runs of 0 and 1 in turn, down the columns, compressed or not.
 """
@@ -10,9 +10,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from pycocotools import mask as rle
 
-from segdpo.files import DataError
+from segdpo.files import DataError, decode_text, parse_json
 from segdpo.masks import Mask
 
+Size: TypeAlias = tuple[int, int]
 Code: TypeAlias = dict[str, Any]
 """{"size": [height, width], "counts": bytes}, as pycocotools has it; much shorter than a mask."""
 # How long the polygons of a region may be together, in pixels; pycocotools takes 120 bytes for each.
@@ -66,6 +67,59 @@ def region_code(segmentation: Any, size: tuple[int, int], where: str) -> Code:
         raise
     except (TypeError, KeyError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise DataError(f"{where}Expected polygons or a run-length code but got neither ({error}).") from None
+
+
+def yolo_regions(data: bytes, name: str, size: Size) -> list[Region]:
+    """Return the polygons of a text file of YOLO segmentation, labelled with its numbers.
+
+    Each line is a class and the points of one polygon, x y x y …, as parts of the image's width and height. A file
+    without lines has no objects. Lines of boxes (class, x, y, width, height) are an error.
+    """
+    regions = []
+    for number, line in enumerate(decode_text(data, name).splitlines(), 1):
+        where = f"{name}, line {number}: "
+        if not (words := line.split()):
+            continue
+        try:
+            label, points = int(words[0]), [float(word) for word in words[1:]]
+        except ValueError as error:
+            raise DataError(
+                f"{where}Expected a class and the points of a polygon but got {error}.", "manifest"
+            ) from None
+        if len(points) < 6 or len(points) % 2:
+            raise DataError(
+                f"{where}Expected a class and x y of at least three points but got {len(points)} numbers; "
+                "boxes are no masks.",
+                "manifest",
+            )
+        if not all(-0.01 <= point <= 1.01 for point in points):
+            raise DataError(f"{where}Expected points from 0 to 1, parts of the image, but got {max(points)}.", "size")
+        scaled = [point * size[1 - k % 2] for k, point in enumerate(points)]
+        regions.append(Region(region_code([scaled], size, where), label))
+    return regions
+
+
+def coco_regions(data: bytes, name: str, size: Size) -> list[Region]:
+    """Return the regions of one image in JSON, labelled with `category_id`, or with None where there is none.
+
+    The JSON is a segmentation of COCO (a run-length code, compressed or not, or a list of polygons), an annotation that
+    has one under `segmentation`, a list of either, or an object with such a list under `annotations`.
+    """
+    values = parse_json(data, name)
+    items = values.get("annotations", [values]) if isinstance(values, dict) else values
+    if not isinstance(items, list):
+        raise DataError(f"{name}: Expected a run-length code or a list of annotations but got {items!r:.60}.")
+    if items and all(isinstance(item, list) for item in items):
+        items = [items]  # the polygons of one region
+    return [_coco_region(item, size, f"{name}, annotation {number}: ") for number, item in enumerate(items, 1)]
+
+
+def _coco_region(item: Any, size: Size, where: str) -> Region:
+    annotation = item if isinstance(item, dict) and "segmentation" in item else {"segmentation": item}
+    label = annotation.get("category_id")
+    if label is not None and type(label) is not int:
+        raise DataError(f"{where}Expected category_id as a whole number but got {label!r:.60}.", "class")
+    return Region(region_code(annotation["segmentation"], size, where), label)
 
 
 def encode_code(mask: np.ndarray) -> Code:

@@ -1,0 +1,1 @@
+"""Mask files: what they store, and how it becomes class ids."""
