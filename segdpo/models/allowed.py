@@ -106,6 +106,7 @@ EVALUATION = Table(
     {
         **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
         **_under("segdpo.data", "FolderDataset", ("root",)),
+        **_under("segdpo.data", "HuggingFaceDataset", ("path",)),
         **_under("segdpo.data", "PackDataset", ("path",)),
         **_under("segdpo.data", "PlainFolder plain_folder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),

@@ -36,7 +36,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         description: what builds the network (`model`), names of the classes (`classes`), how images are prepared
-            (`mean`, `std`, `preparation`), and what it was trained from (`training`), None: not known.
+            (`mean`, `std`, `preparation`), and what it was trained from (`training`); None: not known.
 
     >>> Segmenter(nn.Conv2d(3, 4, 1), classes=4)(torch.zeros(2, 3, 5, 7)).shape
     torch.Size([2, 4, 5, 7])
