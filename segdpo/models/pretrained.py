@@ -15,7 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -24,11 +24,9 @@ from segdpo.models.adapters import has_adapter, merge_adapter
 from segdpo.models.allowed import ADAPTERS
 from segdpo.models.hugging_face import is_of_transformers, load_transformers, without_download
 from segdpo.models.model_card import check_license, model_card, training_of
+from segdpo.models.segmenter import Segmenter
 from segdpo.models.trust import build_named, without_interpolations
 from segdpo.models.weights import from_json, load_weights, read_checkpoint, read_header, save_tensors
-
-if TYPE_CHECKING:
-    from segdpo.models.segmenter import Segmenter
 
 POLICY, WEIGHTS, CONFIG, CARD = "policy.safetensors", "model.safetensors", "config.json", "README.md"
 # smp gives every key to its constructors, but those that begin with an underscore.
@@ -38,15 +36,16 @@ MAX_CONFIG_BYTES = 2**24
 ON_THE_HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def load_pretrained(path: str | Path, trusted: Sequence[str], kind: type["Segmenter"]) -> "Segmenter":
+def load_pretrained(path: str | Path, trusted: Sequence[str] = ()) -> Segmenter:
     """Return the Segmenter of a run, a file or a repository; see `Segmenter.from_pretrained`."""
     path = weights_path(path)
     description = read_description(path)
-    segmenter = build_named(description["model"], path, "model", trusted=trusted)
-    if not isinstance(segmenter, kind):
+    front = f"{CONFIG}: " if path.name == WEIGHTS else ""
+    segmenter = build_named(description["model"], path, f"{front}model", trusted=trusted)
+    if not isinstance(segmenter, Segmenter):
         raise ValueError(f"{path}: Expected model to build a Segmenter but it builds a {type(segmenter).__name__}.")
     if description.get("adapter"):
-        adapt = build_named(description["adapter"], path, "adapter", table=ADAPTERS, trusted=trusted)
+        adapt = build_named(description["adapter"], path, f"{front}adapter", table=ADAPTERS, trusted=trusted)
         segmenter = _adapted(segmenter, adapt, path)
     try:
         if path.name == WEIGHTS and is_of_transformers(segmenter.network):
@@ -64,7 +63,7 @@ def load_pretrained(path: str | Path, trusted: Sequence[str], kind: type["Segmen
 
 
 def save_pretrained(
-    segmenter: "Segmenter",
+    segmenter: Segmenter,
     folder: str | Path,
     license: str | None = None,  # noqa: A002
     repo_id: str | None = None,
@@ -175,7 +174,7 @@ def check_description(found: Mapping[str, Any], source: object) -> None:
             )
 
 
-def _checked_description(segmenter: "Segmenter") -> dict[str, Any]:
+def _checked_description(segmenter: Segmenter) -> dict[str, Any]:
     description = dict(segmenter.description or {})
     if missing := [key for key in NEEDED if key not in description]:
         raise ValueError(
@@ -231,8 +230,8 @@ def _was_pretrained(config: Any) -> bool:
     return isinstance(config, list) and any(map(_was_pretrained, config))
 
 
-def _adapted(segmenter: "Segmenter", adapt: Any, path: Path) -> "Segmenter":
+def _adapted(segmenter: Segmenter, adapt: Any, path: Path) -> Segmenter:
     try:
-        return cast("Segmenter", adapt(segmenter))
+        return cast(Segmenter, adapt(segmenter))
     except (AttributeError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path}: adapter cannot be added from its description: {error}") from error

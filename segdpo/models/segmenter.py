@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +52,8 @@ class Segmenter(nn.Module):
         self.multiple = multiple
         self.description: Mapping[str, Any] | None = None
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, trusted: Sequence[str] = ()) -> Self:
+    @staticmethod
+    def from_pretrained(path: str | Path, *, trusted: Sequence[str] = ()) -> "Segmenter":
         """Return a trained network in evaluation mode, an adapter merged, with its description.
 
         Args:
@@ -69,7 +69,7 @@ class Segmenter(nn.Module):
         """
         from segdpo.models.pretrained import load_pretrained
 
-        return cast(Self, load_pretrained(path, trusted, cls))
+        return load_pretrained(path, trusted)
 
     def save_pretrained(
         self,

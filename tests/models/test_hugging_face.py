@@ -1,6 +1,7 @@
 """Networks of transformers, from tiny configurations: built, saved for both libraries, and loaded."""
 
 import json
+import socket
 import sys
 
 import pytest
@@ -8,6 +9,18 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from segdpo.models import Segmenter, build_named, fingerprint, save_weights, transformers_model, without_download
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test opens a connection, nor tries to."""
+
+    def refuse(*_):
+        pytest.fail("opened a connection")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CONVNEXT = {

@@ -36,12 +36,33 @@ RECORDS_IN_A_GROUP = 32
 DISK, DISKS = "state.json", "dataset_dict.json"
 
 
+@dataclass(frozen=True)
+class File:
+    """A file as it was when it was opened: what is read is kept, but not of a file that was written again since."""
+
+    path: Path
+    size: int
+    changed: int
+
+    @classmethod
+    def at(cls, path: Path) -> "File":
+        """Return the file at a path."""
+        with _as_data_error(path):
+            found = path.stat()
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """The rows of one file; `names`: our names of columns → those of the file."""
 
-    path: Path
+    file: File
     names: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self.file.path
 
     def column(self, name: str) -> list[Any]:
         """Return a column of text, numbers or lists; where there is none, None a row."""
@@ -53,40 +74,40 @@ class Table:
 
     def _parts(self, name: str) -> Iterator[pa.ChunkedArray]:
         own = self.names[name]
-        for group in range(len(_lengths(self.path))) if own in self.present else ():
-            yield _read(self.path, group, (own,)).column(0)
+        for group in range(len(_lengths(self.file))) if own in self.present else ():
+            yield _read(self.file, group, (own,)).column(0)
 
     def row(self, number: int) -> Row:
         """Return a row by our names."""
-        starts = list(accumulate(_lengths(self.path), initial=0))
+        starts = list(accumulate(_lengths(self.file), initial=0))
         group = bisect_right(starts, number) - 1
         wanted = {name: own for name, own in self.names.items() if own in self.present}
-        table = _read(self.path, group, tuple(sorted(set(wanted.values()))))
+        table = _read(self.file, group, tuple(sorted(set(wanted.values()))))
         row = table.slice(number - starts[group], 1).to_pylist()[0]
         return {name: row[own] for name, own in wanted.items()}
 
     @property
     def length(self) -> int:
         """Number of rows."""
-        return sum(_lengths(self.path))
+        return sum(_lengths(self.file))
 
     @property
     def present(self) -> frozenset[str]:
         """Names of the file's columns."""
-        return frozenset(_schema(self.path).names)
+        return frozenset(_schema(self.file).names)
 
 
-def files_of(path: Path) -> list[tuple[Path, str]]:
+def files_of(path: Path) -> list[tuple[File, str]]:
     """Return the files of a data set, train first, and the split of each; "": its name says none."""
     if path.is_file():
-        return [(path, "")]
+        return [(File.at(path), "")]
     if exists(path / DISKS) or exists(path / DISK):
         files = sorted(path.glob("*.arrow")) or sorted(path.glob("*/*.arrow"))
     else:
         files = sorted(path.rglob("*.parquet"))
     if not files:
         raise DataError(f"{path}: Expected .parquet files, or what Dataset.save_to_disk wrote, but found neither.")
-    found = [(file, _split_of(file.relative_to(path))) for file in files]
+    found = [(File.at(file), _split_of(file.relative_to(path))) for file in files]
     order = list(SPLITS.values())
     return sorted(found, key=lambda one: order.index(one[1]) if one[1] else len(order))
 
@@ -99,7 +120,7 @@ def _split_of(path: Path) -> str:
 
 def classes_in(tables: Sequence[Table]) -> list[str]:
     """Return the names of the classes in the metadata of the first file."""
-    metadata = _schema(tables[0].path).metadata or {}
+    metadata = _schema(tables[0].file).metadata or {}
     try:
         classes = json.loads(metadata.get(b"segdpo", b"null"))["classes"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -119,40 +140,44 @@ def _is_arrow(path: Path) -> bool:
 
 # Opened again in every process, since what pyarrow opens cannot be sent to the workers of a loader.
 @lru_cache(maxsize=64)
-def _schema(path: Path) -> pa.Schema:
-    with _as_data_error(path):
-        open_file(path).close()  # pyarrow waits for a FIFO's writer
-        return _stream(path).schema if _is_arrow(path) else pq.read_schema(path)
+def _schema(file: File) -> pa.Schema:
+    with _as_data_error(file.path):
+        open_file(file.path).close()  # pyarrow waits for a FIFO's writer
+        return _stream(file).schema if _is_arrow(file.path) else pq.read_schema(file.path)
 
 
 @lru_cache(maxsize=64)
-def _lengths(path: Path) -> tuple[int, ...]:
+def _lengths(file: File) -> tuple[int, ...]:
     """Return how many rows each group of a file has."""
-    with _as_data_error(path):
-        if _is_arrow(path):
-            return (_stream(path).num_rows,)
-        metadata = pq.read_metadata(path)
+    with _as_data_error(file.path):
+        if _is_arrow(file.path):
+            return (_stream(file).num_rows,)
+        metadata = pq.read_metadata(file.path)
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         largest = max((group.total_byte_size for group in groups), default=0)
         if largest > MAX_FILE_BYTES:
-            raise DataError(f"{path}: Expected row groups of at most {MAX_FILE_BYTES} bytes but got {largest}.", "size")
+            raise DataError(
+                f"{file.path}: Expected row groups of at most {MAX_FILE_BYTES} bytes but got {largest}.", "size"
+            )
         return tuple(group.num_rows for group in groups)
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
-    with _as_data_error(path):
-        if _is_arrow(path):
-            return _stream(path).select(list(columns))
-        table = pq.ParquetFile(path).read_row_group(group, columns=list(columns))
+def _read(file: File, group: int, columns: tuple[str, ...]) -> pa.Table:
+    with _as_data_error(file.path):
+        if _is_arrow(file.path):
+            return _stream(file).select(list(columns))
+        table = pq.ParquetFile(file.path).read_row_group(group, columns=list(columns))
         table.validate(full=True)
+        if table.num_rows != (expected := _lengths(file)[group]):
+            raise ValueError(f"a group of {expected} rows has {table.num_rows}")
         return table.select(list(columns))
 
 
 @lru_cache(maxsize=64)
-def _stream(path: Path) -> pa.Table:
+def _stream(file: File) -> pa.Table:
     """Return the table of a file of `save_to_disk`; its bytes stay on the disk until they are used."""
-    table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    table = pa.ipc.open_stream(pa.memory_map(str(file.path))).read_all()
     table.validate(full=True)
     return table
 
