@@ -16,6 +16,7 @@ TARGET = "segdpo.models.transformers_model"
 NOT_OPTIONS = {
     "kwargs",
     *("architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "transformers_version"),
+    *("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone"),
     *("chunk_size_feed_forward", "is_encoder_decoder", "output_attentions", "output_hidden_states", "return_dict"),
 }
 # These build whatever their options name in another library.
