@@ -4,34 +4,37 @@
     python scripts/choose_defaults.py --seeds 1 2 3 --settings hinge_60 … --out multirun/defaults  # to report
 
 Every run is a `python train.py` in the folder OUT/DATA/SETTING/SEED; finished runs are not run again. Prints, for each
-setting, the gain in IoU of the policy over its reference: by data set, the mean over data sets, and the worst. Seed s
-has fold s of five as its test images (shapes: images of its own). Data sets that are not there are left out and named.
+setting, the gain in IoU of the policy over its reference: by data set, the mean over data sets and the worst, and how
+many policies the safety rule keeps. Seed s has fold s of five as its test images (shapes: images of its own).
+Hippocampus needs the slices that scripts/cut_slices.py writes.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+from segdpo.metrics import student
 
 FEW = ["reference_training=few_masks", "candidates=own_candidates"]
-FOLDS = ["datamodule/split=folds", "datamodule.split.folds=5", "transforms=resized", "transforms.size=96"]
+FOLDS = ["datamodule/split=folds", "datamodule.split.folds=5", "transforms=resized", "transforms.size=64"]
 DATA = {
     "shapes": ["data=shapes", "datamodule.split.test=0.3"],
     "bubil_noisy": ["data=bubil", *FOLDS, "reference_training.target=any"],
     "bubil_few": ["data=bubil", *FOLDS, *FEW],
-    "dsb2018": ["data=dsb2018", *FOLDS, *FEW],
-    "hippocampus": ["data=hippocampus_slices", *FOLDS, *FEW, "transforms.size=64"],
+    "dsb2018": ["data=dsb2018", *FOLDS, *FEW, "transforms.size=96"],
+    "hippocampus": ["data=hippocampus_slices", *FOLDS, *FEW],
 }
 COSINE = ["scheduler=warmup_cosine", "trainer.max_steps=100"]
 SLOW = ["optimizer.lr=1e-4"]
 SETTINGS = {
-    "hinge_60": ["loss=hinge_anchor", "trainer.max_steps=60"],
+    "hinge_60": ["loss=hinge_anchor", "scheduler=constant", "trainer.max_steps=60"],  # the defaults of version 0.1
     "hinge": ["loss=hinge_anchor", *COSINE],
     "hinge_slow": ["loss=hinge_anchor", *COSINE, *SLOW],
     "hinge_weight_100": ["loss=hinge_anchor", *COSINE, *SLOW, "loss.anchors.hinge.weight=100"],
@@ -48,8 +51,16 @@ SETTINGS = {
 SAME = ["callbacks=none", "trainer.enable_checkpointing=false", "logger=csv", "threads=1"]
 
 
-def run(data: str, setting: str, seed: int, out: Path) -> dict[str, float] | None:
-    """Return the IoU of policy and reference, and their difference; None if the run failed."""
+@dataclass(frozen=True)
+class Result:
+    """What a run ended in: the policy's gain in IoU over its reference, and whether the safety rule kept it."""
+
+    gain: float
+    kept: bool
+
+
+def run(data: str, setting: str, seed: int, out: Path) -> Result | None:
+    """Train, if it was not done before, and return the result; None if the run failed."""
     folder = out / data / setting / str(seed)
     own = [f"data.seed={seed}"] if data == "shapes" else [f"datamodule.split.fold={seed % 5}"]
     words = [*DATA[data], *SETTINGS[setting], *SAME, *own, f"seed={seed}", f"hydra.run.dir={folder}"]
@@ -60,16 +71,25 @@ def run(data: str, setting: str, seed: int, out: Path) -> dict[str, float] | Non
     if not (folder / "summary.json").exists():
         return None
     summary = json.loads((folder / "summary.json").read_text())
-    return {name: summary[name]["iou"]["mean"] for name in ("policy", "reference", "difference")}
+    return Result(summary["difference"]["iou"]["mean"], summary["kept"]["network"] == "policy")
 
 
-def print_table(gains: dict[tuple[str, str], list[float]], data: Sequence[str], settings: Sequence[str]) -> None:
-    """Print the mean gain over seeds of each setting on each data set."""
-    table = Table("setting", *data, "mean", "worst")
+def table(results: Mapping[tuple[str, str], Sequence[Result]], data: Sequence[str], settings: Sequence[str]) -> str:
+    """Return a table in Markdown: the mean gain of each setting over seeds, with half of Student's interval."""
+    lines = [f"| setting | {' | '.join(data)} | mean | worst | kept |", "|---" * (len(data) + 4) + "|"]
     for setting in settings:
-        means = [float(np.mean(gains[one, setting])) if gains.get((one, setting)) else np.nan for one in data]
-        table.add_row(setting, *(f"{mean:+.3f}" for mean in (*means, np.mean(means), np.min(means))))
-    Console(width=120).print(table)
+        rows = [results.get((one, setting), []) for one in data]
+        means = [float(np.mean([result.gain for result in row])) if row else math.nan for row in rows]
+        cells = [f"{mean:+.3f}{_half([result.gain for result in row])}" for mean, row in zip(means, rows, strict=True)]
+        kept = [result.kept for row in rows for result in row]
+        cells += [f"{np.mean(means):+.3f}", f"{np.min(means):+.3f}", f"{sum(kept)} of {len(kept)}"]
+        lines.append(f"| `{setting}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _half(gains: Sequence[float]) -> str:
+    count = len(gains)
+    return f" ± {student(count - 1) * np.std(gains, ddof=1) / math.sqrt(count):.3f}" if count > 1 else ""
 
 
 def main() -> None:
@@ -80,14 +100,14 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    gains: dict[tuple[str, str], list[float]] = {}
+    results: dict[tuple[str, str], list[Result]] = {}
     for seed in options.seeds:
         for data in options.data:
             for setting in options.settings:
                 found = run(data, setting, seed, options.out)
                 print(data, setting, seed, found or "failed", flush=True)
-                gains.setdefault((data, setting), []).extend([found["difference"]] if found else [])
-    print_table(gains, options.data, options.settings)
+                results.setdefault((data, setting), []).extend([found] if found else [])
+    print(table(results, options.data, options.settings))
 
 
 if __name__ == "__main__":

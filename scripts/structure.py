@@ -99,8 +99,7 @@ def files_of_one_step() -> set[str]:
     from hydra import compose, initialize_config_dir
     from lightning import Callback
 
-    from segdpo.cli import conf_folder
-    from segdpo.recipes import run_recipe
+    from segdpo.recipes import conf_folder, run_recipe
 
     found: set[str] = set()
 

@@ -75,26 +75,28 @@ def renamed_script(old: str, verb: str, words: Words) -> int:
 
 def train(words: Words) -> int:
     """Train a model as conf/train.yaml and the options key=value say."""
-    from segdpo.recipes import errors_as_messages
+    from segdpo.recipes import run_application
 
     def task(config: "DictConfig") -> Any:
-        with errors_as_messages():
-            from segdpo.recipes import run_recipe
+        from segdpo.recipes import run_recipe
 
-            return run_recipe(config).get("metric")
+        return run_recipe(config).get("metric")
 
-    return _hydra("train", "train.py", task, words)
+    run_application("train", task, words)
+    return 0
 
 
 def mine(words: Words) -> int:
     """Make a data set of preferences: candidate masks, a judge, questions (conf/mine.yaml)."""
+    from segdpo.recipes import run_application
 
     def task(config: "DictConfig") -> None:
         from segdpo.recipes import run_mine
 
         run_mine(config)
 
-    return _hydra("mine", "scripts/mine.py", task, words)
+    run_application("mine", task, words)
+    return 0
 
 
 def check(words: Words) -> int:
@@ -112,7 +114,7 @@ def check(words: Words) -> int:
     parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
     parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
     parser.add_argument(
-        "--yaml", type=Path, help="write the options of a folder to this file; conf/data/NAME.yaml: data=NAME"
+        "--yaml", type=Path, help="write the options of a folder to this file; CONF/data/NAME.yaml is used as data=NAME"
     )
     parser.add_argument("--images", type=int, default=40, help="images on that page besides faulty ones (40)")
     parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is an error")
@@ -150,7 +152,8 @@ def check(words: Words) -> int:
         console.print(f"contact sheet: {options.html}")
     if opened.guessed is not None:
         opened = _print_options(opened, options)
-    _print_verdict(judged, opened, options.data)
+    described = Path(options.data) if options.data.endswith(".yaml") else options.yaml
+    _print_verdict(judged, opened, options.data, _config_dir(described))
     return int(found.failed)
 
 
@@ -285,7 +288,7 @@ def evaluate(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import Request, evaluate_weights
+    from segdpo.recipes import Request, conf_folder, evaluate_weights
     from segdpo.reports import evaluation_table
 
     try:
@@ -305,7 +308,7 @@ def evaluate(words: Words) -> int:
 def report(words: Words) -> int:
     """Write one HTML page about a run, several runs or a sweep."""
     parser = _parser("report", report, "segdpo report outputs/mine\nsegdpo report multirun/losses --against sft")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what train.py wrote")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what segdpo train wrote")
     parser.add_argument("--out", type=Path, help="the file (of one folder: its report.html; else report.html here)")
     _add_dense_and_against(parser)
     options = parser.parse_args(words)
@@ -334,7 +337,7 @@ def collect(words: Words) -> int:
     parser = _parser(
         "collect",
         collect,
-        "python train.py -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses\n"
+        "segdpo train -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses\n"
         "segdpo collect multirun/losses\n"
         "segdpo collect multirun/worth_few_masks --dense dense_gold --against sft\n"
         "segdpo collect multirun/frontier --frontier\n\n"
@@ -371,24 +374,28 @@ def search(words: Words) -> int:
     parser = _parser(
         "search",
         search,
-        "segdpo search hparams_search=anchors [any override of train.py …]\n\n"
+        "segdpo search hparams_search=anchors [any override of segdpo train …]\n\n"
         "Started again with the same options, it resumes; several processes share the work with\n"
         "hparams_search.seed=null. conf/hparams_search/ says what is searched, with which sampler and pruner.",
     )
-    parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of train.py")
-    overrides = parser.parse_args(words).overrides
+    parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of segdpo train")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="CONF", help="a folder of yaml files like conf/, as of train"
+    )
+    options = parser.parse_intermixed_args(words)
 
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import run_recipe, run_search
+    from segdpo.recipes import conf_folder, run_recipe, run_search, search_path
     from segdpo.renamed import current_words
 
+    added = [] if options.config_dir is None else [search_path(options.config_dir)]
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            run_search(run_recipe, current_words(overrides), Console())
+            run_search(run_recipe, [*current_words(options.overrides), *added], Console())
     except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
         return _error(error)
     except KeyboardInterrupt:
@@ -489,45 +496,6 @@ VERBS: Mapping[str, Callable[[Words], int]] = {
 }
 
 
-def conf_folder() -> Path:
-    """Return the folder of the configuration, conf/, which lies beside the package in a checkout of the repository."""
-    folder = Path(__file__).resolve().parents[1] / "conf"
-    if not (folder / "train.yaml").is_file():
-        sys.exit(
-            f"Expected the configuration in {folder} but found none; run from a checkout of the repository "
-            "(pip install -e .)."
-        )
-    return folder
-
-
-def _hydra(name: str, script: str, task: Callable[["DictConfig"], Any], words: Words) -> int:
-    """Run `task` as a Hydra application on conf/NAME.yaml, as if by `script`, which lies beside conf/."""
-    import hydra
-
-    from segdpo.recipes import run_application
-
-    folder = conf_folder()
-    application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(task)
-    path = folder.parent / script
-    # Hydra reads sys.argv; Lightning starts further processes (trainer=ddp) with it.
-    before, sys.argv = sys.argv, [str(path), *_with_absolute_config_path(words, path.parent)]
-    try:
-        run_application(application, folder, name)
-    finally:
-        sys.argv = before
-    return 0
-
-
-def _with_absolute_config_path(words: Words, start: Path) -> list[str]:
-    """Return the words with --config-path from the folder of the script; Hydra would take that of this module."""
-    found, flags = [], ("-cp", "--config-path")
-    for before, word in zip(("", *words), words, strict=False):
-        flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_path = before in flags or (flag in flags and sign)
-        found.append(f"{flag}{sign}{start / value}" if is_path and "://" not in value else word)
-    return found
-
-
 def _print_findings(console: "Console", found: "Check") -> None:
     from rich.markup import escape
 
@@ -551,16 +519,27 @@ def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     if options.yaml is None:
         print(
-            f"\nAll options, for a file conf/data/NAME.yaml (--yaml writes it) that is used with data=NAME:\n\n{text}"
+            "\nAll options, for a file CONF/data/NAME.yaml (--yaml writes it) that is used with --config-dir CONF "
+            f"data=NAME:\n\n{text}"
         )
         return opened
     write_atomically(options.yaml, f"# {opened.line or options.data}\n{text}".encode())
     print(f"options: {options.yaml}")
-    in_menu = options.yaml.resolve().parent == conf_folder() / "data"
-    return replace(opened, options={"data": options.yaml.stem}) if in_menu else opened
+    in_group = options.yaml.absolute().parent.name == "data"
+    return replace(opened, options={"data": options.yaml.stem}) if in_group else opened
 
 
-def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
+def _config_dir(choice: Path | None) -> list[str]:
+    """Return the words that add a folder of the user's to the configuration, for a file CONF/data/NAME.yaml in it."""
+    from segdpo.recipes import conf_folder
+
+    if choice is None or choice.absolute().parent.name != "data":
+        return []
+    folder = choice.parent.parent if choice.parent.parent != choice.parent else Path()
+    return [] if folder.resolve() == conf_folder() else ["--config-dir", str(folder)]
+
+
+def _print_verdict(judged: "Verdict", opened: "Opened", data: str, more: Words) -> None:
     """Print whether the data can be trained on: with which commands, or what is missing."""
     from segdpo.data import command_line
 
@@ -574,7 +553,7 @@ def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
     print("ready to train:")
     for reason in judged.reasons:
         print(f"  - {reason}")
-    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
+    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}", *more]))
     print(f"segdpo predict {folder} NEW_IMAGES --out {folder}/predictions")
 
 

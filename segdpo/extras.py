@@ -36,7 +36,7 @@ def missing_extra(error: BaseException | None) -> str | None:
     """Return the sentence for a package that is not installed: which it is, and the extra that installs it.
 
     Args:
-        error: what was raised. The errors that caused it are looked at too, since Hydra wraps them.
+        error: what was raised. The errors that it was raised from are looked at too, since Hydra wraps them.
 
     Returns:
         None if no package of an extra is missing.
@@ -47,7 +47,7 @@ def missing_extra(error: BaseException | None) -> str | None:
                 f"Expected the package {error.name.partition('.')[0]}, which is not installed; run "
                 f"pip install 'segdpo[{extra}]'."
             )
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 

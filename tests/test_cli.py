@@ -74,8 +74,8 @@ def test_a_script_calls_the_same_function(verb):
     path = ROOT / "train.py" if verb == "train" else ROOT / "scripts" / f"{verb}.py"
     tree = ast.parse(path.read_text())
     imported = [(node.module, node.names[0].name) for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert imported == [("segdpo.cli", verb)]
-    assert ast.unparse(tree.body[-1].body[0]) == f"sys.exit({verb}(sys.argv[1:]))"
+    assert imported == [("segdpo.cli", "main")]
+    assert ast.unparse(tree.body[-1].body[0]) == f"sys.exit(main(['{verb}', *sys.argv[1:]]))"
 
 
 @pytest.mark.parametrize("former", FORMER)
@@ -97,6 +97,8 @@ def test_train_is_a_verb(tmp_path, capsys):
     assert "lr, weight_decay" in said
 
 
-@pytest.mark.parametrize("words", [["-cp", "conf"], ["--config-path=conf"]])
-def test_a_folder_of_configuration_is_relative_to_the_script(words, tmp_path):
-    assert "\nbackground: false\n" in Warm([*words, "--cfg", "job"], tmp_path).finish()
+@pytest.mark.parametrize("words", [["-cp", "own"], ["--config-path=own"]])
+def test_a_folder_of_configuration_is_relative_to_the_current_folder(words, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/train.yaml").write_text("mine: 7\n")
+    assert Warm([*words, "--cfg", "job"], tmp_path).finish().split() == ["mine:", "7"]

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from segdpo.data.readiness import SHOWING as SHOWING
     from segdpo.data.readiness import Verdict as Verdict
     from segdpo.data.readiness import command_line as command_line
+    from segdpo.data.readiness import override as override
     from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
     from segdpo.data.record import DescribesRecords as DescribesRecords

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from segdpo.data.images import decode_image
+from segdpo.data.images import convert_image, decode_image
+from segdpo.data.pixels import Numbers
 from segdpo.data.record import Image
 from segdpo.data.transforms import Box, Pipeline, Step, coordinate_masks, image_box
 from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, build_named, checked
@@ -82,6 +84,10 @@ class Preparation:
     def decode(self, data: bytes, name: str) -> Image:
         """Return the image in a file's bytes as training decoded it; `name` is for messages."""
         return decode_image(data, name, self.channels, self.value_range)
+
+    def convert(self, image: Pillow.Image | Numbers, name: str) -> Image:
+        """Return an image in memory as `decode` returns that of a file."""
+        return convert_image(image, name, self.channels, self.value_range)
 
     def input_of(self, image: Image, name: str = "transforms.eval") -> Prepared:
         """Return an image as the network receives it.

@@ -34,11 +34,10 @@ Segmentation of images into {number} classes: {classes}.
 `pip install 'segdpo[hub]'`, then:
 
 ```python
-from segdpo.inference import open_network
-from segdpo.preferences import masks_of
+import segdpo
 
-network, _ = open_network({argument})
-mask = masks_of(network.predict(image[None]))[0]  # image: uint8 [height, width, channels]; mask: class ids, uint8
+model = segdpo.load({argument})
+mask = model.predict("photo.png")  # class ids, uint8 [height, width]
 ```
 {other}
 ## Images

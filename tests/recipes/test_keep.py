@@ -16,6 +16,7 @@ from segdpo.recipes.run import run_recipe
 GUARDED = [*(word for word in SMALL if not word.startswith("keep")), "callbacks=[best]", "logger=csv"]
 # Ten validation images, and a learning rate at which plain DPO moves far from the reference and back.
 COLLAPSING = [
+    "scheduler=constant",
     *GUARDED,
     *("loss=dpo", "optimizer.lr=0.05", "trainer.max_steps=40", "datamodule.batch_size=5"),
     *("data.count=40", "datamodule.split.val=0.25", "reference_training.steps=40", "optimise=val/pairs/iou_gain"),

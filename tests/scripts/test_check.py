@@ -164,7 +164,7 @@ def test_gold_of_every_image_can_be_trained_on_directly(tmp_path, run):
 def test_a_yaml_of_the_menu_is_named(tmp_path, run, monkeypatch):
     (tmp_path / "conf/data").mkdir(parents=True)
     layouts.black_and_white(tmp_path / "photos")
-    monkeypatch.setattr("segdpo.cli.conf_folder", lambda: tmp_path / "conf")
+    monkeypatch.setattr("segdpo.recipes.conf_folder", lambda: tmp_path / "conf")
     out = run(tmp_path / "photos", "--yaml", tmp_path / "conf/data/mine.yaml")[1]
     assert train_words(out)[:2] == ["data=mine", "reference_training=few_masks"]
 

@@ -78,7 +78,7 @@ def test_all_of_hub_runs(tmp_path, monkeypatch):
     assert [words[0] for words in ran] == ["publish", "predict", "pack", "pack"]
     for words in ran:
         assert cli.main(words) == 0, words
-    names = {"image": photo}
+    names = {}
     for block in blocks("hub.md", "python"):
         exec(block, names)
     np.testing.assert_array_equal(names["mask"], Pillow.open("predictions/masks/one.png"))
