@@ -5,7 +5,7 @@ The same as `segdpo publish`; `python scripts/publish.py --help` has the options
 
 import sys
 
-from segdpo.cli import publish
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(publish(sys.argv[1:]))
+    sys.exit(main(["publish", *sys.argv[1:]]))
