@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test bench own-data structure fuzz check format lock clean
+.PHONY: help setup train test test-core test-lowest bench own-data structure fuzz check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ setup: $(STAMP)  ## install everything into .venv, once
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segdpo needs Python 3.11 or newer; set PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
@@ -28,6 +28,12 @@ train: $(STAMP)  ## a complete run on the embedded data; options: make train ARG
 
 test: check  ## every check and every test, with coverage
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+
+test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
+	$(BIN)/python scripts/test_environment.py core
+
+test-lowest: $(STAMP)  ## test the core and training with the lowest versions that pyproject.toml allows; takes long
+	$(BIN)/python scripts/test_environment.py lowest
 
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
@@ -41,11 +47,15 @@ structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files t
 fuzz: $(STAMP)  ## open mutated files of every kind and count the outcomes; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
 	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
 
-check: $(STAMP)  ## lint, format, types, direction of imports
+check: $(STAMP)  ## lint, format, types, direction of imports, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry segdpo
+
+install-size: $(STAMP)  ## count packages and megabytes of segdpo and its extras (docs/performance.md)
+	$(BIN)/python scripts/install_size.py
 
 format: $(STAMP)  ## fix what can be fixed automatically, and format
 	$(BIN)/ruff check --fix-only .
@@ -53,7 +63,7 @@ format: $(STAMP)  ## fix what can be fixed automatically, and format
 
 lock: $(STAMP)  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-package segdpo \
-	  --no-header --no-annotate --quiet --output-file requirements.lock
+	  --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built or run
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

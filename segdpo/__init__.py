@@ -32,5 +32,5 @@ if TYPE_CHECKING:  # these need segdpo[train], so that `from segdpo import *` le
     from segdpo.recipes import train as train
     from segdpo.training import PreferenceTask as PreferenceTask
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__ = attach(__name__)

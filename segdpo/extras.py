@@ -1,7 +1,8 @@
 """Which extra of segdpo installs a package that is missing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 
 # Packages whose module has another name than what pip installs.
@@ -49,6 +50,16 @@ def missing_extra(error: BaseException | None) -> str | None:
             )
         error = error.__cause__
     return None
+
+
+@contextmanager
+def extra_named() -> Iterator[None]:
+    """Let the error for a package that is imported inside of the `with` name its extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        error.msg = missing_extra(error) or error.msg
+        raise
 
 
 def _normalised(package: str) -> str:
