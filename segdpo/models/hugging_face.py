@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from segdpo.extras import extra_named
 from segdpo.models.weights import read_tensors
 
 TARGET = "segdpo.models.transformers_model"
@@ -122,14 +123,11 @@ def without_download(node: Any) -> Any:
 
 
 def _transformers() -> Any:
-    try:
-        # An optional library, and slow to import.
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            "Expected the library transformers for this network but it is not installed; "
-            "pip install 'segdpo[hub]', or choose another network, such as model=segformer_smp."
-        ) from error
+    with extra_named():
+        # Slow to import.
+        import transformers
+
+    return transformers
 
 
 def _check_options(model_type: str, options: Mapping[str, Any]) -> None:

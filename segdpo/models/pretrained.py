@@ -8,7 +8,6 @@ The folder of `save_pretrained`, which is also what a repository of the hub hold
     README.md           the model card
 """
 
-import importlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from segdpo.extras import extra_named
 from segdpo.files import read_file, write_atomically
 from segdpo.models.adapters import has_adapter, merge_adapter
 from segdpo.models.allowed import ADAPTERS
@@ -215,12 +215,10 @@ def _library_of(network: nn.Module) -> str | None:
 
 
 def _hub() -> Any:
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise ImportError(
-            "Expected the package huggingface_hub, which is not installed; run pip install 'segdpo[hub]'."
-        ) from error
+    with extra_named():
+        import huggingface_hub
+
+    return huggingface_hub
 
 
 def _was_pretrained(config: Any) -> bool:

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -153,5 +154,6 @@ def test_options_that_transformers_would_keep_or_follow_are_refused(options, mes
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'segdpo\[hub\]'.*segformer_smp"):
+    monkeypatch.setattr(metadata, "requires", lambda _: ['transformers; extra == "hub"'])
+    with pytest.raises(ImportError, match=r"transformers.*pip install 'segdpo\[hub\]'"):
         transformers_model(2)

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import huggingface_hub
@@ -249,7 +251,8 @@ def test_the_hub_is_asked_for_names_alone_and_its_error_is_explained(tmp_path, h
 
 
 def test_without_huggingface_hub_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr(metadata, "requires", lambda _: ['huggingface-hub>=1; extra == "hub"'])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImportError, match=r"pip install 'segdpo\[hub\]'"):
         open_segmenter("me/cells")
