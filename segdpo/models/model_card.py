@@ -9,6 +9,7 @@ from typing import Any
 
 from segdpo.files import exists, read_file
 from segdpo.models.allowed import NETWORKS
+from segdpo.models.targets import current_name
 
 SUMMARY, MAX_SUMMARY_BYTES = "summary.json", 2**24
 # Entries of summary.json that the card repeats.
@@ -201,7 +202,7 @@ def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _targets(node: Any) -> Iterator[str]:
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
+            yield current_name(node["_target_"])
         node = list(node.values())
     for part in node if isinstance(node, Sequence) and not isinstance(node, str) else ():
         yield from _targets(part)

@@ -132,6 +132,15 @@ def test_a_network_of_ones_own_names_its_package_on_the_card(tmp_path):
         Segmenter.from_pretrained(tmp_path / "own")
 
 
+def test_a_run_of_an_earlier_version_needs_no_trust(tmp_path):
+    stored = Path(__file__).parents[1] / "stored/run"
+    Segmenter.from_pretrained(stored).save_pretrained(tmp_path)
+    assert torch.equal(Segmenter.from_pretrained(tmp_path)(IMAGE), Segmenter.from_pretrained(stored)(IMAGE))
+    card = (tmp_path / "README.md").read_text()
+    assert "trusted" not in card
+    assert "| this network | 0.219 (0.102 to 0.332) |" in card
+
+
 def test_a_description_can_be_set_by_hand(tmp_path):
     segmenter = Segmenter(nn.Conv2d(3, 1, 1), 2)
     with pytest.raises(ValueError, match=r"segmenter\.description with model, classes, mean, std"):
