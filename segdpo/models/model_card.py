@@ -1,12 +1,12 @@
 """The model card: what a network was trained from, how good it is, and how it is loaded, as README.md of the hub."""
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segdpo.checks import is_finite
 from segdpo.files import exists, read_file
 from segdpo.models.allowed import NETWORKS
 from segdpo.models.targets import current_name
@@ -186,12 +186,8 @@ def _intervals(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {
         metric: {key: _mapping(found, metric)[key] for key in INTERVAL}
         for metric in FIGURES
-        if all(_is_finite(_mapping(found, metric).get(key)) for key in INTERVAL)
+        if all(is_finite(_mapping(found, metric).get(key)) for key in INTERVAL)
     }
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

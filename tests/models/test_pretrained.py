@@ -114,7 +114,15 @@ def test_where_the_reference_was_kept_the_figures_are_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "summary", ["", "[1]", '{"policy": 3, "pairs": [], "seed": {}}', '{"policy": {"iou": {"mean": "x"}}}']
+    "summary",
+    [
+        "",
+        "[1]",
+        '{"policy": 3, "pairs": [], "seed": {}}',
+        '{"policy": {"iou": {"mean": "x"}}}',
+        json.dumps({"policy": {"iou": interval(0.5) | {"mean": 10**400}}}),
+    ],
+    ids=len,
 )
 def test_a_damaged_summary_leaves_the_card_without_figures(tmp_path, summary):
     unet_run(tmp_path)
@@ -176,6 +184,7 @@ HOSTILE = {
     "wrong classes": ({"classes": {"a": 1}}, "classes"),
     "wrong mean": ({"mean": "0.5"}, "mean"),
     "an adapter that is none": ({"adapter": {"_target_": "os.system"}}, r"os\.system"),
+    "a huge value range": ({"preparation": {**preparation_of(), "value_range": [0, 10**400]}}, "value_range"),
     "a transform that reads": (
         {"preparation": {**preparation_of(), "views": {"_target_": "albumentations.load", "_args_": ["x"]}}},
         r"albumentations\.load",
