@@ -20,7 +20,9 @@ from segdpo.inference import open_segmenter
 from segdpo.models import Segmenter, add_lora, save_weights, smp_model
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-UNET = {"architecture": "unet", "encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+# One of the smallest.
+ENCODER = "timm-mobilenetv3_small_minimal_100"
+UNET = {"architecture": "unet", "encoder_name": ENCODER, "encoder_depth": 3, "decoder_channels": [8, 4, 2]}
 NAMES = ["background", "cell", "nucleus"]
 
 
