@@ -63,7 +63,7 @@ format: $(STAMP)  ## fix what can be fixed automatically, and format
 
 lock: $(STAMP)  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-package segdpo \
-	  --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
+	  --generate-hashes --no-strip-extras --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built or run
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

@@ -52,7 +52,7 @@ def main() -> int:
 
 def make_environment(kind: str, python: str, place: Path) -> None:
     """Install segdpo and the test tools into a new environment."""
-    run("venv", "--python", python, place)
+    run("venv", "--no-python-downloads", "--python", python, place)
     install = ("pip", "install", "--python", place)
     if kind == "core":
         run(*install, "--editable", ROOT, *(tool for tool in TOOLS if tool != "pytest-cov"))
