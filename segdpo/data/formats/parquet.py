@@ -66,7 +66,8 @@ class Table:
 
     def column(self, name: str) -> list[Any]:
         """Return a column of text, numbers or lists; where there is none, None a row."""
-        return [value for part in self._parts(name) for value in part.to_pylist()] or [None] * self.length
+        with _as_data_error(self.path):
+            return [value for part in self._parts(name) for value in part.to_pylist()] or [None] * self.length
 
     def has(self, name: str) -> list[bool]:
         """Return in which rows a column of images holds one."""
@@ -83,7 +84,8 @@ class Table:
         group = bisect_right(starts, number) - 1
         wanted = {name: own for name, own in self.names.items() if own in self.present}
         table = _read(self.file, group, tuple(sorted(set(wanted.values()))))
-        row = table.slice(number - starts[group], 1).to_pylist()[0]
+        with _as_data_error(self.path):  # validation sees no text in an image's cell that is not UTF-8
+            row = table.slice(number - starts[group], 1).to_pylist()[0]
         return {name: row[own] for name, own in wanted.items()}
 
     @property
