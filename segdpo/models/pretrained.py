@@ -19,7 +19,7 @@ from typing import Any, cast
 from torch import nn
 
 from segdpo.extras import extra_named
-from segdpo.files import read_file, write_atomically
+from segdpo.files import exists, read_file, write_atomically
 from segdpo.models.adapters import has_adapter, merge_adapter
 from segdpo.models.allowed import ADAPTERS
 from segdpo.models.hugging_face import is_of_transformers, load_transformers, without_download
@@ -121,10 +121,10 @@ def local_copy(path: str | Path, files: Iterable[str]) -> Path:
     The hub is asked only for OWNER/NAME or OWNER/NAME@REVISION where there is no folder OWNER here.
     """
     path = Path(path)
-    if path.exists():
+    if exists(path):
         return path
     named = ON_THE_HUB.fullmatch(path.as_posix())
-    if named is None or Path(path.parts[0]).exists() or path.suffix in (".safetensors", ".ckpt"):
+    if named is None or exists(Path(path.parts[0])) or path.suffix in (".safetensors", ".ckpt"):
         raise FileNotFoundError(f"{path}: no such run or file; give a run's folder, a .safetensors or a .ckpt.")
     hub = _hub()
     try:
