@@ -72,7 +72,9 @@ def training_of(folder: Path) -> dict[str, Any]:
         return {}
     if not isinstance(summary, Mapping):
         return {}
-    found: dict[str, Any] = {name: summary[name] for name in CHOICES if isinstance(summary.get(name), str | int)}
+    found: dict[str, Any] = {
+        name: summary[name] for name in CHOICES if isinstance(summary.get(name), str | int) and _is_used(name, summary)
+    }
     pairs = _mapping(summary, "pairs")
     found |= {name: pairs[name] for name in COUNTS if type(pairs.get(name)) is int}
     kept = _mapping(summary, "kept").get("network", "policy")
@@ -86,6 +88,13 @@ def training_of(folder: Path) -> dict[str, Any]:
         "segdpo": str(version),
         "figures": {role: intervals for role, intervals in figures.items() if intervals},
     }
+
+
+def _is_used(name: str, summary: Mapping[str, Any]) -> bool:
+    """Return whether a choice had a part in the run: summary.json has the choice of every group."""
+    if summary.get("task") == "supervised":
+        return name in ("task", "data", "seed", "max_steps")
+    return summary.get("questions") != "answered" or name not in ("candidates", "judge")
 
 
 def model_card(description: Mapping[str, Any], library: str | None, license: str | None, name: str) -> str:  # noqa: A002

@@ -105,6 +105,23 @@ def test_the_card_says_what_the_run_measured(tmp_path):
     assert "*cell" not in card
 
 
+@pytest.mark.parametrize(
+    ("choices", "named"),
+    [
+        ({"task": "supervised", "judge": "iou"}, ["task", "data", "seed", "max_steps"]),
+        (
+            {"questions": "answered", "judge": "iou"},
+            ["task", "loss", "data", "reference_training", "questions", "seed", "max_steps"],
+        ),
+    ],
+)
+def test_the_card_names_no_choice_that_had_no_part_in_the_run(tmp_path, choices, named):
+    unet_run(tmp_path, summary=SUMMARY | choices)
+    Segmenter.from_pretrained(tmp_path).save_pretrained(tmp_path / "cells")
+    table = (tmp_path / "cells/README.md").read_text().split("|---|---|\n")[1]
+    assert [row.split(" | ")[0].lstrip("| ") for row in table.splitlines()[: len(named)]] == named
+
+
 def test_where_the_reference_was_kept_the_figures_are_its_own(tmp_path):
     unet_run(tmp_path, summary={**SUMMARY, "kept": {"rule": "safe", "network": "reference"}})
     Segmenter.from_pretrained(tmp_path).save_pretrained(tmp_path / "cells")
