@@ -158,7 +158,7 @@ def check(words: Words) -> int:
 
 
 def pack(words: Words) -> int:
-    """Convert a data set, without loss, between folder, pack, COCO and Hugging Face's datasets."""
+    """Convert a data set, without loss, between folder, pack, COCO and parquet."""
     parser = _parser(
         "pack",
         pack,
