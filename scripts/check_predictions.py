@@ -19,8 +19,9 @@ from PIL import Image as Pillow
 
 from segdpo.cli import evaluate, predict
 from segdpo.data import ImageFile, RecordSource, encode_image, file_of
+from segdpo.files import conf_folder
 from segdpo.masks import Mask
-from segdpo.recipes import build, conf_folder, config_for, images_of_split
+from segdpo.recipes import build, config_for, images_of_split
 
 CLOSE = 1e-6
 

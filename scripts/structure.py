@@ -99,7 +99,8 @@ def files_of_one_step() -> set[str]:
     from hydra import compose, initialize_config_dir
     from lightning import Callback
 
-    from segdpo.recipes import conf_folder, run_recipe
+    from segdpo.files import conf_folder
+    from segdpo.recipes import run_recipe
 
     found: set[str] = set()
 

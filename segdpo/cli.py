@@ -110,7 +110,7 @@ def check(words: Words) -> int:
         "with the command that trains on the data, or with what is missing. Exit status 1 when anything is wrong.\n"
         "docs/data.md explains the findings.",
     )
-    parser.add_argument("data", help=DATA)
+    parser.add_argument("data", type=_data, help=DATA)
     parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
     parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
     parser.add_argument(
@@ -169,7 +169,7 @@ def pack(words: Words) -> int:
         "segdpo pack conf/data/bubil.yaml bubil.pack [key=value …]\n\n"
         "The target's suffix chooses its format, or --to does. An interrupted pack is resumed.",
     )
-    parser.add_argument("source", help=DATA)
+    parser.add_argument("source", type=_data, help=DATA)
     parser.add_argument("target", type=Path, help="where to write")
     parser.add_argument("options", nargs="*", help="key=value for a .yaml")
     parser.add_argument(
@@ -275,7 +275,7 @@ def evaluate(words: Words) -> int:
     parser.add_argument("model", type=Path, help=MODEL)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of data, transforms, datamodule.split …")
     parser.add_argument("--against", type=Path, help="the model to compare with (of a run: its reference)")
-    parser.add_argument("--data", help=f"{DATA} (of a run: its data)")
+    parser.add_argument("--data", type=_data, help=f"{DATA} (of a run: its data)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which images (test)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
     parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
@@ -288,7 +288,8 @@ def evaluate(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import Request, conf_folder, evaluate_weights
+    from segdpo.files import conf_folder
+    from segdpo.recipes import Request, evaluate_weights
     from segdpo.reports import evaluation_table
 
     try:
@@ -389,7 +390,8 @@ def search(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import conf_folder, run_recipe, run_search, search_path
+    from segdpo.files import conf_folder
+    from segdpo.recipes import run_recipe, run_search, search_path
     from segdpo.renamed import current_words
 
     added = [] if options.config_dir is None else [search_path(options.config_dir)]
@@ -531,7 +533,7 @@ def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
 
 def _config_dir(choice: Path | None) -> list[str]:
     """Return the words that add a folder of the user's to the configuration, for a file CONF/data/NAME.yaml in it."""
-    from segdpo.recipes import conf_folder
+    from segdpo.files import conf_folder
 
     if choice is None or choice.absolute().parent.name != "data":
         return []
@@ -564,6 +566,15 @@ def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentP
         description=f"{run.__doc__}\n\n{text}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
     )
+
+
+def _data(text: str) -> str:
+    """Return the path of a data set; conf/… is the installed configuration where there is no such folder."""
+    if Path(text).parts[:1] != ("conf",) or Path(text).exists():
+        return text
+    from segdpo.files import conf_folder
+
+    return str(conf_folder() / Path(*Path(text).parts[1:]))
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:

@@ -33,21 +33,26 @@ def extra_of(module: str, requirements: Sequence[str] | None = None) -> str | No
     return None
 
 
-def missing_extra(error: BaseException | None) -> str | None:
+def missing_extra(error: BaseException) -> str | None:
     """Return the sentence for a package that is not installed: which it is, and the extra that installs it.
-
-    Args:
-        error: what was raised. The errors that it was raised from are looked at too, since Hydra wraps them.
 
     Returns:
         None if no package of an extra is missing.
     """
+    module = missing_module(error)
+    if module is None or (extra := extra_of(module)) is None:
+        return None
+    return f"Expected the package {module}, which is not installed; run pip install 'segdpo[{extra}]'."
+
+
+def missing_module(error: BaseException | None) -> str | None:
+    """Return the module, without what is in it, whose absence caused an error; None if none did.
+
+    The errors that it was raised from are looked at too, since Hydra wraps them.
+    """
     while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name and (extra := extra_of(error.name)):
-            return (
-                f"Expected the package {error.name.partition('.')[0]}, which is not installed; run "
-                f"pip install 'segdpo[{extra}]'."
-            )
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
         error = error.__cause__
     return None
 

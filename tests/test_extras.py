@@ -1,12 +1,15 @@
 """A package that is not installed: the message names the extra."""
 
 import ast
+import json
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from segdpo.extras import extra_of, missing_extra
 
@@ -66,6 +69,27 @@ def test_what_segdpo_imports_is_in_an_extra(module):
     assert extra_of(module, LINES) is not None
 
 
+def brought_by(extra):
+    """Return the packages that an extra installs, by the metadata of those that are installed here."""
+    waiting = [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+    found = set()
+    while waiting:
+        one = waiting.pop()
+        if (one.name, *sorted(one.extras)) not in found:
+            found.add((one.name, *sorted(one.extras)))
+            further = [Requirement(line) for line in metadata.requires(one.name) or ()]
+            extras = one.extras or {""}
+            waiting += [r for r in further if not r.marker or any(r.marker.evaluate({"extra": e}) for e in extras)]
+    return {name.lower() for name, *_ in found}
+
+
+def test_training_needs_no_package_of_a_single_feature():
+    unwanted = "transformers datasets pandas sqlalchemy grpcio tensorboard onnx onnxruntime onnxscript optuna peft"
+    brought = brought_by("train")
+    assert {"lightning", "timm", "aiohttp"} <= brought
+    assert not brought & set(unwanted.split())
+
+
 # transformers and datasets are missing from the list: torchmetrics imports them where their metadata are there.
 OTHER_EXTRAS = ["onnx", "onnxruntime", "onnxscript", "optuna", "peft", "pycocotools", "submitit", "tensorboard"]
 WITHOUT = f"""
@@ -110,3 +134,48 @@ def test_training_imports_no_package_of_another_extra(tmp_path):
         assert package in message
         assert f"pip install 'segdpo[{extra}]'" in message
     assert not list(tmp_path.iterdir())
+
+
+VERBS = {
+    "train": ["loss=sft"],
+    "mine": [],
+    "check": ["images"],
+    "pack": ["images", "new.pack"],
+    "predict": ["run", "images", "--out", "masks"],
+    "evaluate": ["run"],
+    "report": ["run"],
+    "collect": ["sweep"],
+    "search": ["hparams_search=anchors"],
+    "export": ["run", "network.onnx"],
+}
+# In the place of an environment that has the core alone.
+CORE_ALONE = """
+import contextlib, io, json, sys
+missing, verbs = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from segdpo import cli
+def run(words):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return cli.main(words), said.getvalue()
+found = {verb: run([verb, *words]) for verb, words in verbs.items()}
+print(json.dumps([list(cli.VERBS), found]))
+"""
+
+
+def test_every_verb_says_in_one_line_what_to_install(tmp_path):
+    missing = set(imported_modules()) - {"filelock", "jinja2", "markupsafe", "triton"}  # which torch brings
+    words = [json.dumps(sorted(missing)), json.dumps(VERBS)]
+    done = subprocess.run(
+        [sys.executable, "-c", CORE_ALONE, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    verbs, found = json.loads(done.stdout)
+    assert verbs == list(VERBS)
+    for verb, (status, said) in found.items():
+        assert status == 1, verb
+        assert said.count("\n") == 1, (verb, said)
+        assert "which is not installed; run pip install 'segdpo[" in said
+    assert not any(tmp_path.iterdir())

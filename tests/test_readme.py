@@ -46,5 +46,5 @@ def test_a_config_opens_with_what_it_is_and_the_command_that_uses_it(path):
     opening = [line for line in path.read_text().splitlines()[:8] if not line.startswith("# @package")]
     assert opening[0].startswith("# ")
     # Some groups are used from Python: docs/data.md has the lines around their overrides.
-    uses = ("python ", "overrides=[", "compose(")
+    uses = ("segdpo ", "python ", "overrides=[", "compose(")
     assert any(use in line for line in opening for use in uses if line.startswith("#"))

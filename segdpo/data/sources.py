@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkabl
 
 from segdpo.data.images import ImageFile
 from segdpo.data.record import Record, RecordInfo, RecordSource, info_of
-from segdpo.files import DataError
+from segdpo.files import DataError, conf_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -115,13 +115,18 @@ def _from_yaml(path: Path, options: Sequence[str]) -> RecordSource:
     from hydra.utils import instantiate
     from omegaconf.errors import OmegaConfBaseException
 
+    from segdpo.data.readiness import override
+
     if not path.exists():
         raise DataError(f"{path}: no such file.")
-    # The folder of the yaml is a group of the configuration around it: a yaml may name others of that configuration.
-    group = path.resolve().parent
+    # The folder of the yaml is a group of the configuration around it: a yaml may name others of that configuration,
+    # and of ours.
+    group, ours = path.resolve().parent, override("hydra.searchpath", [f"file://{conf_folder()}"])
     try:
         with initialize_config_dir(str(group.parent), version_base=None):
-            config = compose(overrides=[f"+{group.name}={path.stem}", *(_inside(group.name, one) for one in options)])
+            config = compose(
+                overrides=[f"+{group.name}={path.stem}", ours, *(_inside(group.name, one) for one in options)]
+            )
             return cast(RecordSource, instantiate(_checked_content(config, group.name, path), _convert_="all"))
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra wraps what a target raises; the error in the data is more useful than where it was called from.

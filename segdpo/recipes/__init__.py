@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from segdpo.recipes.best_of import run_best_of as run_best_of
     from segdpo.recipes.collect import answered as answered
     from segdpo.recipes.collect import collect_preferences as collect_preferences
-    from segdpo.recipes.command_line import conf_folder as conf_folder
     from segdpo.recipes.command_line import run_application as run_application
     from segdpo.recipes.command_line import search_path as search_path
     from segdpo.recipes.config import build as build

@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import segdpo
-from segdpo.extras import missing_extra
+from segdpo.extras import extra_of, missing_extra, missing_module
+from segdpo.files import conf_folder
 from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import current_words
 
 EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, InstantiationException, OmegaConfBaseException)
 WITH_VALUE = re.compile(r"~|[^-].*?=")
+# Flags of Hydra that a word follows, by their short names.
+WITH_WORD = {
+    "-c": "--cfg",
+    "-p": "--package",
+    "-cp": "--config-path",
+    "-cn": "--config-name",
+    "-cd": "--config-dir",
+    "--experimental-rerun": "--experimental-rerun",
+}
+# Launchers of cluster=…, by the beginning of the file that Hydra does not find.
+PLUGINS = {"hydra/launcher/submitit": "hydra_submitit_launcher", "hydra/launcher/ray": "hydra_ray_launcher"}
 UNKNOWN_OPTION = re.compile(r"Could not (?:override|delete).*?'([^']+)'")
-
-
-def conf_folder() -> Path:
-    """Return the folder of the configuration: in the installed package, or conf/ beside the package in a checkout."""
-    package = Path(segdpo.__file__).resolve().parent
-    places = (package / "conf", package.parent / "conf")
-    for folder in places:
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"Expected the configuration in {' or '.join(map(str, places))} but found none; install segdpo again."
-    )
 
 
 def run_application(name: str, task: Callable[[DictConfig], Any], words: Sequence[str]) -> None:
@@ -52,13 +53,13 @@ def run_application(name: str, task: Callable[[DictConfig], Any], words: Sequenc
 
     @wraps(task)
     def job(config: DictConfig) -> Any:
-        with errors_as_messages():
+        with command_line(sys.argv[1:]), errors_as_messages():
             return task(config)
 
     application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(job)
     with errors_as_messages():
-        words = _with_absolute_config_path(current_words(words))
-    with command_line(words):
+        words = in_order(current_words(words))
+    with command_line(words, f"segdpo {name}"):
         try:
             application()
         except SystemExit as stop:
@@ -68,14 +69,16 @@ def run_application(name: str, task: Callable[[DictConfig], Any], words: Sequenc
 
 
 @contextmanager
-def command_line(words: Sequence[str]) -> Iterator[None]:
-    """Let `sys.argv` be a command that Lightning can start again, for the further processes of trainer=ddp.
+def command_line(words: Sequence[str], program: str | None = None) -> Iterator[None]:
+    """Let `sys.argv` be a command: Hydra reads its words, and Lightning starts the processes of trainer=ddp with it.
 
-    Hydra reads the options there, too.
+    Args:
+        words: what is typed after the program.
+        program: its name in messages; None: a file that Python can run. train.py is itself in both cases.
     """
     before = sys.argv
-    script = before[0] if Path(before[0]).name == "train.py" else str(Path(segdpo.__file__).with_name("ddp_process.py"))
-    sys.argv = [script, *words]
+    program = program or str(Path(segdpo.__file__).with_name("ddp_process.py"))
+    sys.argv = [before[0] if Path(before[0]).name == "train.py" else program, *words]
     try:
         yield
     finally:
@@ -96,17 +99,36 @@ def errors_as_messages() -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if module := missing_module(error):
+            message = (
+                f"{message}\nThere is no module {module}; if it is yours: PYTHONPATH=FOLDER segdpo …, of its folder."
+            )
         sys.exit(f"\n{type(error).__name__}: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback.)")
 
 
-def _with_absolute_config_path(words: Sequence[str]) -> list[str]:
-    """Return the words with --config-path from the current folder; Hydra would take that of a module of segdpo."""
-    found, flags = [], ("-cp", "--config-path")
-    for before, word in zip(("", *words), words, strict=False):
-        flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_path = before in flags or (flag in flags and sign)
-        found.append(f"{flag}{sign}{Path.cwd() / value}" if is_path and "://" not in value else word)
-    return found
+def in_order(words: Sequence[str]) -> list[str]:
+    """Return a command line with its flags first: Hydra reads no options on both sides of a flag.
+
+    The folder of --config-path is that of the current folder; Hydra would take that of a module of segdpo.
+
+    >>> in_order(["loss=dpo", "--config-dir", "own", "seed=0,1", "-m"])
+    ['--config-dir=own', '-m', 'loss=dpo', 'seed=0,1']
+    """
+    flags, rest, remaining = [], [], iter(words)
+    for word in remaining:
+        name, sign, value = word.partition("=")
+        name = WITH_WORD.get(name, name)
+        if not word.startswith("-"):
+            rest.append(word)
+        elif name in WITH_WORD.values():
+            value = value if sign else next(remaining, "")
+            is_path = name == "--config-path" and "://" not in value
+            flags.append(f"{name}={Path.cwd() / value if is_path else value}")
+        elif name in ("-i", "--info"):  # may have a value, so that it is last
+            rest += [word, *remaining]
+        else:
+            flags.append(word)
+    return [*flags, *rest]
 
 
 def search_path(folder: str | Path) -> str:
@@ -117,7 +139,7 @@ def search_path(folder: str | Path) -> str:
 
 
 def existing_options(words: Sequence[str], name: str) -> str:
-    """Return the options beside the first one that does not exist; "" if all exist.
+    """Return the options beside the first one that does not exist, or the plugin to install; "" if all exist.
 
     Hydra names that option and has ended by now, so the configuration is composed again.
 
@@ -126,25 +148,35 @@ def existing_options(words: Sequence[str], name: str) -> str:
         name: the main configuration, without .yaml.
     """
     overrides = [word for word in words if WITH_VALUE.match(word)]
-    overrides += [search_path(folder) for folder in _config_dirs(words)]
+    folders = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    overrides += [search_path(folder) for folder in folders]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         try:
-            compose(name, overrides=overrides)
+            _compose(name, overrides)
+        except MissingConfigException as error:
+            return _plugin_of(str(error.missing_cfg_file))
         except ConfigCompositionException as error:
             found = UNKNOWN_OPTION.search(str(error))
             rest = [word for word in overrides if found and found[1] not in word]
-            return _listing(compose(name, overrides=rest), found[1]) if found and len(rest) < len(overrides) else ""
+            return _listing(_compose(name, rest), found[1]) if found and len(rest) < len(overrides) else ""
     return ""
 
 
-def _config_dirs(words: Sequence[str]) -> list[str]:
-    """Return the values of --config-dir on a command line."""
-    return [
-        word.partition("=")[2] or after
-        for word, after in zip(words, (*words[1:], ""), strict=True)
-        if word in ("-cd", "--config-dir") or word.startswith("--config-dir=")
-    ]
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose as for a sweep, so that an option may have several values."""
+    loader = GlobalHydra.instance().config_loader()
+    return loader.load_configuration(name, list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
+
+
+def _plugin_of(choice: str) -> str:
+    """Return how to install the plugin of a launcher; "" for other choices."""
+    plugin = next((plugin for start, plugin in PLUGINS.items() if choice.startswith(start)), None)
+    if plugin is None:
+        return ""
+    extra = extra_of(plugin)
+    package = f"'segdpo[{extra}]'" if extra else plugin.replace("_", "-")
+    return f"\nThis launcher is a plugin of Hydra, which is not installed; run pip install {package}.\n"
 
 
 def _listing(config: DictConfig, unknown: str) -> str:
@@ -154,6 +186,6 @@ def _listing(config: DictConfig, unknown: str) -> str:
         parent = ".".join(parts[:end])
         node = OmegaConf.select(config, parent) if parent else config
         if isinstance(node, DictConfig):
-            keys = sorted(str(key) for key in node if not str(key).startswith("_"))
+            keys = sorted(str(key) for key in node if key != "hydra" and not str(key).startswith("_"))
             return f"\n{parent or 'The configuration'} has: {', '.join(keys)}\n"
     return ""

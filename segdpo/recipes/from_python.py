@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from segdpo.data import override
+from segdpo.files import conf_folder
 from segdpo.inference import TrainedSegmenter, load
-from segdpo.recipes.command_line import command_line, conf_folder, existing_options, search_path
+from segdpo.recipes.command_line import command_line, existing_options, search_path
 from segdpo.recipes.run import run_recipe
 from segdpo.renamed import current_words
 from segdpo.reports import comparison_table
