@@ -52,8 +52,8 @@ def open_segmenter(path: str | Path, *, trusted: Sequence[str] = ()) -> tuple[Se
 
     Args:
         path: the folder of a run (its policy), a .safetensors with "config" in the header, or a .ckpt of a run.
-        trusted: packages that the description may build networks from, in addition to the table in docs/deploy.md.
-            What a description names is called, so name only packages that you know.
+        trusted: packages that the description may build networks from, in addition to the table in
+            docs/howto/predict.md. What a description names is called, so name only packages that you know.
 
     Returns:
         The network, with an adapter merged, and what the file says of it. Files of earlier versions do not say how
