@@ -91,6 +91,7 @@ COMPOSED = [
     for page in ("../README.md", "sweeps.md", "training.md", "rlhf.md", "hub.md")
     for words in commands(page)
     if words[1:2] in (["train.py"], ["scripts/search.py"], ["train"])
+    if "--config-dir" not in words  # a folder of the user's
 ]
 
 
