@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test test-core test-lowest bench own-data structure fuzz check install-size format lock clean
+.PHONY: help setup train test test-core test-lowest docs bench own-data structure fuzz check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP)  ## a complete run on the embedded data; options: make train ARGS="loss=dpo seed=1"
 	$(BIN)/python train.py loss=hinge_anchor $(ARGS)
 
-test: check  ## every check and every test, with coverage
+test: check docs  ## every check and every test, with coverage
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
@@ -34,6 +34,10 @@ test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed 
 
 test-lowest: $(STAMP)  ## test the core and training with the lowest versions that pyproject.toml allows; takes long
 	$(BIN)/python scripts/test_environment.py lowest
+
+docs: $(STAMP)  ## build the documentation site into outputs/docs; warnings and dead references are errors
+	$(BIN)/python -m sphinx -W --keep-going -n -q -E docs outputs/docs
+	@echo "outputs/docs/index.html"
 
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)

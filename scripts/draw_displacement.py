@@ -1,6 +1,6 @@
 """Draw likelihood displacement on two pixels, with and without anchors (the case of tests/test_displacement.py).
 
-python scripts/draw_displacement.py docs/displacement.svg
+python scripts/draw_displacement.py docs/figures/displacement.svg
 """
 
 import argparse
@@ -46,7 +46,7 @@ def train(terms: dict[str, Anchor]) -> tuple[list[float], list[float]]:
 def main() -> None:
     """Draw both curves of every case into one file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", help="where to write, e.g. docs/displacement.svg")
+    parser.add_argument("path", help="where to write, e.g. docs/figures/displacement.svg")
     path = parser.parse_args().path
     mpl.use("Agg")
     # Makes the file reproducible.

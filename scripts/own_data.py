@@ -6,7 +6,7 @@ predictions   whether `segdpo predict` gives the masks that `segdpo evaluate` sc
 thin          thin structures: IoU after training on crops ÷ after training on whole images, data=vessels
 layouts       folders as people have them that are read without a question, of those that the tests make
 start         10,000 images, 16 with gold: seconds from the command to the first optimiser step of the reference
-commands      from an unknown folder to masks of new images: the commands of docs/data.md, and how many fail
+commands      from an unknown folder to masks of new images: the commands of docs/own_data.md, and how many fail
 """
 
 import argparse
@@ -102,7 +102,7 @@ def start(folder: Path) -> str:
 
 
 def commands(folder: Path) -> str:
-    """Run the commands that docs/data.md begins with, the second as the first prints it."""
+    """Run the commands that docs/own_data.md begins with, the second as the first prints it."""
     write_folder(folder / "MY_FOLDER", images=40, gold=8, size=64)
     write_folder(folder / "NEW_IMAGES", images=3, gold=0, size=64)
     page = (ROOT / "docs" / "data.md").read_text()

@@ -108,7 +108,7 @@ def check(words: Words) -> int:
         "segdpo check conf/data/bubil.yaml [key=value …]\n\n"
         "Of a folder of images and masks, the options are guessed and printed; --yaml writes them to a file. Ends\n"
         "with the command that trains on the data, or with what is missing. Exit status 1 when anything is wrong.\n"
-        "docs/data.md explains the findings.",
+        "docs/own_data.md explains the findings.",
     )
     parser.add_argument("data", type=_data, help=DATA)
     parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
@@ -208,7 +208,7 @@ def predict(words: Words) -> int:
         "predict",
         predict,
         "segdpo predict MODEL IMAGES --out predictions --probabilities --overlays\n\n"
-        "Exit status 1 when an image cannot be read: it is named, and the others are predicted. docs/deploy.md\n"
+        "Exit status 1 when an image cannot be read: it is named, and the others are predicted. docs/howto/predict.md\n"
         "describes the files.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
@@ -270,7 +270,7 @@ def evaluate(words: Words) -> int:
         "segdpo evaluate outputs/mine\n"
         "segdpo evaluate outputs/mine --split all --out elsewhere --data conf/data/bubil.yaml data.gold=masks_gold\n\n"
         "For a run, its own data, transforms and split are used unless others are given, and it is compared with its\n"
-        "reference. docs/evaluation.md describes the files.",
+        "reference. docs/howto/evaluate.md describes the files.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of data, transforms, datamodule.split …")
@@ -414,7 +414,7 @@ def export(words: Words) -> int:
         "segdpo export MODEL network.onnx --height 256 --width 256\n"
         "segdpo export MODEL network.pt2 --format torch_export --dynamic\n"
         "segdpo export MODEL masks.onnx --with-preparation --dynamic\n\n"
-        "docs/deploy.md describes inputs and outputs.",
+        "docs/howto/export.md describes inputs and outputs.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
     parser.add_argument("out", type=Path, help="the file to write")
@@ -467,7 +467,7 @@ def publish(words: Words) -> int:
         publish,
         "segdpo publish outputs/mine cells --license mit\n"
         "segdpo publish outputs/mine cells --license mit --push OWNER/NAME\n\n"
-        "The folder is a MODEL too. docs/hub.md describes it, and how others load it.",
+        "The folder is a MODEL too. docs/howto/hub.md describes it, and how others load it.",
     )
     parser.add_argument("model", type=Path, help=MODEL)
     parser.add_argument("folder", type=Path, help="gets model.safetensors, config.json and README.md")

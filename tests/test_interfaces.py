@@ -14,7 +14,7 @@ NAME = re.compile(r"(?<![\w./-])segdpo(?:\.[A-Za-z_]\w*)+")
 INNER = "segdpo.data.albumentations"
 SUFFIXES = (".py", ".md", ".yaml", ".json", ".toml")
 
-PROSE = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
 SCRIPTS = [ROOT / "train.py", *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 MODULES = sorted((ROOT / "segdpo").rglob("*.py"))
@@ -81,3 +81,7 @@ def test_every_public_name_is_there(name):
         if public != "attach":
             assert getattr(package, public) is not None
             assert public in dir(package)
+
+
+def test_every_package_has_a_page_of_the_reference():
+    assert {path.stem for path in (ROOT / "docs/api").glob("*.md")} == {*PACKAGES, "index"}

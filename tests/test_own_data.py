@@ -1,4 +1,4 @@
-"""From an unknown folder to masks of new images, by the commands of docs/data.md: three, and none fails."""
+"""From an unknown folder to masks of new images, by the commands of docs/own_data.md: three, and none fails."""
 
 import re
 import shlex
@@ -32,8 +32,8 @@ def folder(tmp_path):
 
 
 def commands():
-    """The commands of docs/data.md that begin with segdpo, in their order."""
-    text = (ROOT / "docs/data.md").read_text()
+    """The commands of docs/own_data.md that begin with segdpo, in their order."""
+    text = (ROOT / "docs/own_data.md").read_text()
     lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("segdpo ")]
 

@@ -1,14 +1,16 @@
-"""The Python blocks of the documents run as they stand, and their links lead somewhere."""
+"""The Python blocks and notebooks of the documents run as they stand, and links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # These need a trained network: tests/scripts/test_docs.py runs their blocks and commands.
-NEEDS_A_RUN = {"deploy.md", "hub.md"}
+NEEDS_A_RUN = {"predict.md", "export.md", "hub.md"}
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
 
 
@@ -20,6 +22,17 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL):
         exec(compile(block, path.name, "exec"), {})
+
+
+@pytest.mark.untraced
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run_and_are_stored_without_outputs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    names = {}
+    for cell in cells:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        exec(compile("".join(cell["source"]), path.name, "exec"), names)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +48,7 @@ def test_the_readme_is_short():
 
 
 def test_every_loss_of_the_table_exists():
-    table = (ROOT / "docs" / "losses.md").read_text().split("| `loss=` |")[1].split("\n\n")[0]
+    table = (ROOT / "docs/methods/index.md").read_text().split("| `loss=` |")[1].split("\n\n")[0]
     names = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert len(names) >= 19
     assert names <= {config.stem for config in (ROOT / "conf" / "loss").glob("*.yaml")}

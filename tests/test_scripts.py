@@ -18,7 +18,7 @@ def test_a_folder_without_runs_is_named(tmp_path):
 
 def test_the_picture_is_drawn(tmp_path):
     Warm([str(tmp_path / "picture.svg")], tmp_path, script="scripts/draw_displacement.py").finish()
-    drawn, kept = (file.read_text() for file in (tmp_path / "picture.svg", ROOT / "docs" / "displacement.svg"))
+    drawn, kept = (file.read_text() for file in (tmp_path / "picture.svg", ROOT / "docs/figures/displacement.svg"))
     assert NUMBER.split(drawn) == NUMBER.split(kept)
     # The last digits are those of a processor's arithmetic.
     close = [abs(float(a) - float(b)) < 1e-3 for a, b in zip(NUMBER.findall(drawn), NUMBER.findall(kept), strict=True)]
@@ -26,7 +26,7 @@ def test_the_picture_is_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )
 def test_scripts_that_documents_name_are_there_under_their_new_names(path):
     named = set(re.findall(r"scripts/[a-z_]+\.py", path.read_text()))

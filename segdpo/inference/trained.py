@@ -63,7 +63,7 @@ def load(path: str | Path, *, trusted: Sequence[str] = ()) -> TrainedSegmenter:
     Args:
         path: the folder of a run (its policy), a folder of `save_pretrained`, a .safetensors that segdpo wrote, a .ckpt
             of a run, or OWNER/NAME on the Hugging Face hub; see `Segmenter.from_pretrained`.
-        trusted: packages that the file may build networks from, such as your own; see docs/deploy.md. What a file names
+        trusted: packages that the file may build networks from, such as your own; see docs/howto/predict.md. What a file names
             is called, so name only packages that you know.
 
     Raises:

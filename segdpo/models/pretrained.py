@@ -179,7 +179,7 @@ def _checked_description(segmenter: Segmenter) -> dict[str, Any]:
     if missing := [key for key in NEEDED if key not in description]:
         raise ValueError(
             f"Expected segmenter.description with {', '.join(NEEDED)} but {', '.join(missing)} is missing; open the "
-            "network of a run with Segmenter.from_pretrained, or set the description (docs/hub.md)."
+            "network of a run with Segmenter.from_pretrained, or set the description (docs/howto/hub.md)."
         )
     check_description(description, "segmenter.description")
     if has_adapter(segmenter):

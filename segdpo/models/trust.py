@@ -6,7 +6,7 @@ Three kinds of files, three rules:
 - the config.yaml of a run: data and eval transforms, `EVALUATION`; only data sources take paths, in marked parameters;
 - a yaml that the user chose: any package, but nothing of the standard library and nothing of `DANGEROUS`.
 
-`--trust PACKAGE` adds a package to the first two; docs/deploy.md documents the rules.
+`--trust PACKAGE` adds a package to the first two; docs/howto/predict.md documents the rules.
 """
 
 import inspect

@@ -119,7 +119,7 @@ def evaluate_weights(request: Request) -> Report:
     if measured["policy"] is None:
         raise DataError(
             f"Expected gold of the {len(numbers)} images of --split {request.split} but none has any; choose another "
-            "split, or data with gold (docs/data.md)."
+            "split, or data with gold (docs/own_data.md)."
         )
     said = _said(networks, measurement, native=request.native)
     evaluation = Evaluation(measured["policy"], measured.get("reference"))

@@ -191,7 +191,7 @@ def quieten() -> None:
     """Hide messages of libraries that say nothing about the run: advertisements, missing devices, internals."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Loaders without workers are right for small images; docs/training.md says when they are not.
+    # Loaders without workers are right for small images; docs/howto/several_gpus.md says when they are not.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Few images have few batches; metrics are logged every so many steps, whatever the epoch.
     warnings.filterwarnings("ignore", message=r".*is smaller than the logging interval.*")

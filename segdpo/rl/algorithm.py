@@ -74,7 +74,7 @@ class Algorithm:
         value_lr: learning rate of the value head.
         temperature: of the policy that draws and is trained: softmax(z/T).
         smoothness: standard deviation, in pixels, of the Gaussian that smooths the noise of drawn masks; above 0,
-            drawn masks are off-policy: see docs/rlhf.md.
+            drawn masks are off-policy: see docs/methods/policy_gradient.md.
         collapse: number of consecutive rollouts whose predicted masks all have a single class that stops the run;
             None: never.
     """

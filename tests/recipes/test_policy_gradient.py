@@ -112,7 +112,7 @@ def test_settings_are_what_the_yamls_say(name):
 @pytest.mark.untraced
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_it_raises_iou(algorithm, cache, tmp_path):
-    """A reference of eight steps has much to learn; docs/rlhf.md has the command for real ones."""
+    """A reference of eight steps has much to learn; docs/methods/policy_gradient.md has the command for real ones."""
     choices = ["trainer.max_steps=60", "optimizer.lr=0.01", "algorithm.masks=16", "algorithm.smoothness=0"]
     choices += ["algorithm.epochs=2", "logger=none"]
     summary = run_with(cache, tmp_path, f"algorithm={algorithm}", *choices)

@@ -1,4 +1,4 @@
-"""The commands of docs/deploy.md run on a small network; those of train.py and search.py in other pages compose."""
+"""The commands of prediction and export run on a small network; those of train and search in all pages compose."""
 
 import json
 import re
@@ -11,8 +11,10 @@ import torch
 from fake_hub import stand_in
 from hydra import compose, initialize_config_dir
 from PIL import Image as Pillow
+from small import SMALL
 from toy_records import toys
 from trained import description, preparation_of
+from warm import Warm
 
 from segdpo import cli
 from segdpo.data import write_folder
@@ -44,12 +46,13 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     save_weights("outputs/mine/policy.safetensors", *small_network())
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
-    ran = commands("deploy.md")
+    pages = ("howto/predict.md", "howto/export.md")
+    ran = [words for page in pages for words in commands(page)]
     assert len(ran) == 7
-    for _, script, *words in ran:
-        assert cli.main([Path(script).stem, *words]) == 0, words
+    for _, *words in ran:
+        assert cli.main(words) == 0, words
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["masks", "overlays", "probabilities"]
-    files, array, onnx_masks, program_masks, onnx = blocks("deploy.md", "python")
+    files, array, onnx_masks, program_masks, onnx = (block for page in pages for block in blocks(page, "python"))
     names = {}
     exec(files, names)
     exec(array, names)
@@ -74,31 +77,51 @@ def test_all_of_hub_runs(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(photo).save("photos/one.png")
     write_folder("outputs/mined", toys(3), toys().classes)
-    ran = [words[1:] for words in commands("hub.md") if words[1] != "train"]
+    ran = [words[1:] for words in commands("howto/hub.md") if words[1] != "train"]
     assert [words[0] for words in ran] == ["publish", "predict", "pack", "pack"]
     for words in ran:
         assert cli.main(words) == 0, words
     names = {}
-    for block in blocks("hub.md", "python"):
+    for block in blocks("howto/hub.md", "python"):
         exec(block, names)
     np.testing.assert_array_equal(names["mask"], Pillow.open("predictions/masks/one.png"))
     assert (type(names["unet"]).__name__, names["segformer"].config.num_labels) == ("Unet", 3)
     assert len(names["rows"]) == 3
 
 
-COMPOSED = [
-    words[1:]
-    for page in ("../README.md", "sweeps.md", "training.md", "rlhf.md", "hub.md")
-    for words in commands(page)
-    if words[1:2] in (["train.py"], ["scripts/search.py"], ["train"])
-    if "--config-dir" not in words  # a folder of the user's
-]
+@pytest.mark.untraced
+def test_the_quickstart_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = [words for words in commands("quickstart.md") if words[0] == "segdpo"]
+    verbs = [words[1] for words in ran]
+    assert verbs == ["train", "report", "mine", "pack", "predict", "train", "train", "train"]
+    for _, verb, *words in ran[:5]:
+        if verb in ("train", "mine"):
+            short = [*SMALL, f"cache={tmp_path / 'cache'}"] if verb == "train" else []
+            Warm([*words, *short], tmp_path, script="train.py" if verb == "train" else f"scripts/{verb}.py").finish()
+        else:
+            assert cli.main([verb, *words]) == 0, words
+    assert (tmp_path / "outputs/first/report.html").is_file()
+    assert len(list((tmp_path / "outputs/predictions/masks").rglob("*.png"))) == 20
+
+
+# Commands of the results are those of conf/experiment/, which have tests of their own. "…" stands for options,
+# and --config-dir names a folder of the user's.
+PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "results.md"]
+TYPED = [words for page in [ROOT / "README.md", *PAGES] for words in commands(page)]
+COMPOSED = sorted(
+    {
+        tuple(words[2:])
+        for words in TYPED
+        if words[1:2] in (["train.py"], ["train"], ["search"]) and not {"…", "--help", "--config-dir"} & set(words)
+    }
+)
 
 
 @pytest.mark.parametrize("words", COMPOSED, ids=" ".join)
 def test_the_commands_of_other_pages_compose(words):
     """Of each sweep its first run; where a launcher's plugin is not installed, all but the launcher."""
-    overrides = [word.split(",")[0] for word in words[1:] if not word.startswith("-")]
+    overrides = [word.split(",")[0] for word in words if not word.startswith("-")]
     if "cluster=ray" in overrides:
         pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     if "cluster=slurm" in overrides:

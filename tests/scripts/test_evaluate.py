@@ -1,4 +1,4 @@
-"""segdpo evaluate as people call it, and every command of docs/evaluation.md."""
+"""segdpo evaluate as people call it, and every command of docs/howto/evaluate.md."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def test_mistakes_end_in_words(words, said, run, capsys):
 
 
 def photos(folder):
-    """Make a folder of images and masks as docs/evaluation.md has it."""
+    """Make a folder of images and masks as docs/howto/evaluate.md has it."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for number in range(3):
@@ -65,7 +65,7 @@ def test_every_command_of_the_docs_runs(run, tmp_path, monkeypatch):
         (tmp_path / "outputs" / name).symlink_to(run)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     photos(tmp_path / "photos")
-    text = (ROOT / "docs" / "evaluation.md").read_text()
+    text = (ROOT / "docs/howto/evaluate.md").read_text()
     lines = [
         shlex.split(line, comments=True)
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
@@ -73,6 +73,6 @@ def test_every_command_of_the_docs_runs(run, tmp_path, monkeypatch):
     ]
     commands = [words for words in lines if words]
     assert len(commands) == 7
-    for _, script, *words in commands:
-        assert script == "scripts/evaluate.py"
+    for command, verb, *words in commands:
+        assert (command, verb) == ("segdpo", "evaluate")
         assert evaluate(words) == 0, words

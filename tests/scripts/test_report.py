@@ -58,7 +58,7 @@ def test_no_run_no_page(tmp_path, capsys):
 
 @functools.cache
 def commands():
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/reports.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/howto/report.md").read_text(), re.DOTALL)
     return [line.split() for block in blocks for line in block.splitlines()]
 
 
@@ -69,7 +69,7 @@ def test_the_commands_of_the_document_run(tmp_path, monkeypatch):
     write_run(tmp_path / "multirun/losses/0", summary_of(), ["loss=dpo", "seed=0"])
     for number, cell in enumerate(("dense_gold", "sft")):
         write_run(tmp_path / f"multirun/worth/{number}", summary_of(), [f"+experiment/variant={cell}", "seed=0"])
-    ran = [words[2:] for words in commands() if words[:2] == ["python", "scripts/report.py"]]
+    ran = [words[2:] for words in commands() if words[:2] == ["segdpo", "report"]]
     assert len(ran) == 4
     for words in ran:
         assert report(words) == 0

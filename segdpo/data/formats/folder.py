@@ -214,7 +214,7 @@ def _read_description(root: Path) -> tuple[tuple[str, ...], list[Entry]]:
     path = root / DESCRIPTION
     if not exists(path):
         raise DataError(
-            f"{path}: no such file; for images and mask folders without it, see data=plain in docs/data.md."
+            f"{path}: no such file; for images and mask folders without it, see data=plain in docs/own_data.md."
         )
     values = parse_object(read_file(path, MAX_DESCRIPTION_BYTES), str(path))
     check_version(values.get("version", VERSION), VERSION, str(path), "write the folder again with this program.")

@@ -1,7 +1,7 @@
 """Data sets of Hugging Face: parquet files, folders of `Dataset.save_to_disk`, and downloaded data sets of the hub.
 
 One row a pair, in the columns of TRL: image, chosen, rejected; or one row a mask that was accepted or not: image, mask,
-label. Rows of one `id` are one record. Further columns are in docs/hub.md. pyarrow reads and writes the files.
+label. Rows of one `id` are one record. Further columns are in docs/howto/hub.md. pyarrow reads and writes the files.
 """
 
 import json
