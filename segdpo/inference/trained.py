@@ -63,8 +63,8 @@ def load(path: str | Path, *, trusted: Sequence[str] = ()) -> TrainedSegmenter:
     Args:
         path: the folder of a run (its policy), a folder of `save_pretrained`, a .safetensors that segdpo wrote, a .ckpt
             of a run, or OWNER/NAME on the Hugging Face hub; see `Segmenter.from_pretrained`.
-        trusted: packages that the file may build networks from, such as your own; see docs/howto/predict.md. What a file names
-            is called, so name only packages that you know.
+        trusted: packages that the file may build networks from, such as your own; see docs/howto/predict.md. What a
+            file names is called, so name only packages that you know.
 
     Raises:
         ValueError: the file is damaged, has no description of its network, or names something that is not trusted.

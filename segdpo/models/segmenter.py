@@ -60,8 +60,8 @@ class Segmenter(nn.Module):
             path: a run's folder (its policy), a folder of `save_pretrained`, a .safetensors with "config" in the
                 header, a .ckpt of a run, or, where no such path exists, OWNER/NAME or OWNER/NAME@REVISION on the
                 Hugging Face hub, which is downloaded once.
-            trusted: packages that the description may build networks from, in addition to the table in docs/howto/predict.md.
-                What a description names is called, so name only packages that you know.
+            trusted: packages that the description may build networks from, in addition to the table in
+                docs/howto/predict.md. What a description names is called, so name only packages that you know.
 
         Raises:
             ValueError: if the file is damaged, has no description, or names something that is not trusted.
