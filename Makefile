@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test docs bench own-data structure fuzz check format lock clean
+.PHONY: help setup train test test-core test-lowest docs bench own-data structure fuzz check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ setup: $(STAMP)  ## install everything into .venv, once
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segdpo needs Python 3.11 or newer; set PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
@@ -33,6 +33,12 @@ docs: $(STAMP)  ## build the documentation site into outputs/docs; warnings and 
 	$(BIN)/python -m sphinx -W --keep-going -n -q -E docs outputs/docs
 	@echo "outputs/docs/index.html"
 
+test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
+	$(BIN)/python scripts/test_environment.py core
+
+test-lowest: $(STAMP)  ## test the core and training with the lowest versions that pyproject.toml allows; takes long
+	$(BIN)/python scripts/test_environment.py lowest
+
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
@@ -45,11 +51,15 @@ structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files t
 fuzz: $(STAMP)  ## open mutated files of every kind and count the outcomes; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
 	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
 
-check: $(STAMP)  ## lint, format, types, direction of imports
+check: $(STAMP)  ## lint, format, types, direction of imports, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry segdpo
+
+install-size: $(STAMP)  ## count packages and megabytes of segdpo and its extras (docs/performance.md)
+	$(BIN)/python scripts/install_size.py
 
 format: $(STAMP)  ## fix what can be fixed automatically, and format
 	$(BIN)/ruff check --fix-only .
@@ -57,7 +67,7 @@ format: $(STAMP)  ## fix what can be fixed automatically, and format
 
 lock: $(STAMP)  ## write requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-emit-package segdpo \
-	  --no-header --no-annotate --quiet --output-file requirements.lock
+	  --generate-hashes --no-strip-extras --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built or run
 	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

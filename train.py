@@ -6,7 +6,7 @@ python train.py -m loss=dpo,lse_anchor,hinge_anchor seed=0,1,2
 
 import sys
 
-from segdpo.cli import train
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train(sys.argv[1:]))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ The same as `segdpo check`; `python scripts/check.py --help` has the options.
 
 import sys
 
-from segdpo.cli import check
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(check(sys.argv[1:]))
+    sys.exit(main(["check", *sys.argv[1:]]))

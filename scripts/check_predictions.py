@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image as Pillow
 
-from segdpo.cli import conf_folder, evaluate, predict
+from segdpo.cli import evaluate, predict
 from segdpo.data import ImageFile, RecordSource, encode_image, file_of
+from segdpo.files import conf_folder
 from segdpo.masks import Mask
 from segdpo.recipes import build, config_for, images_of_split
 

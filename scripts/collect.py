@@ -5,7 +5,7 @@ The same as `segdpo collect`; `python scripts/collect.py --help` has the options
 
 import sys
 
-from segdpo.cli import collect
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(collect(sys.argv[1:]))
+    sys.exit(main(["collect", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ The same as `segdpo evaluate`; `python scripts/evaluate.py --help` has the optio
 
 import sys
 
-from segdpo.cli import evaluate
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate(sys.argv[1:]))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

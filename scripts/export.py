@@ -5,7 +5,7 @@ The same as `segdpo export`; `python scripts/export.py --help` has the options.
 
 import sys
 
-from segdpo.cli import export
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(export(sys.argv[1:]))
+    sys.exit(main(["export", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ The same as `segdpo mine`; `python scripts/mine.py --help` has the options.
 
 import sys
 
-from segdpo.cli import mine
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(mine(sys.argv[1:]))
+    sys.exit(main(["mine", *sys.argv[1:]]))

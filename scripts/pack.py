@@ -5,7 +5,7 @@ The same as `segdpo pack`; `python scripts/pack.py --help` has the options.
 
 import sys
 
-from segdpo.cli import pack
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(pack(sys.argv[1:]))
+    sys.exit(main(["pack", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ The same as `segdpo predict`; `python scripts/predict.py --help` has the options
 
 import sys
 
-from segdpo.cli import predict
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(predict(sys.argv[1:]))
+    sys.exit(main(["predict", *sys.argv[1:]]))

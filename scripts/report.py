@@ -5,7 +5,7 @@ The same as `segdpo report`; `python scripts/report.py --help` has the options.
 
 import sys
 
-from segdpo.cli import report
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(report(sys.argv[1:]))
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ The same as `segdpo search`; `python scripts/search.py --help` has the options.
 
 import sys
 
-from segdpo.cli import search
+from segdpo.cli import main
 
 if __name__ == "__main__":
-    sys.exit(search(sys.argv[1:]))
+    sys.exit(main(["search", *sys.argv[1:]]))

@@ -99,7 +99,7 @@ def files_of_one_step() -> set[str]:
     from hydra import compose, initialize_config_dir
     from lightning import Callback
 
-    from segdpo.cli import conf_folder
+    from segdpo.files import conf_folder
     from segdpo.recipes import run_recipe
 
     found: set[str] = set()

@@ -25,5 +25,12 @@ if TYPE_CHECKING:
     from segdpo.scores import score_pairs as score_pairs
     from segdpo.scores import score_ranking as score_ranking
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # these need segdpo[train], so that `from segdpo import *` leaves them out
+    from segdpo.data import DataModule as DataModule
+    from segdpo.inference import load as load
+    from segdpo.recipes import Summary as Summary
+    from segdpo.recipes import train as train
+    from segdpo.training import PreferenceTask as PreferenceTask
+
+__version__ = "0.2.0"
 __getattr__, __dir__ = attach(__name__)

@@ -28,7 +28,7 @@ SPLITS = ("test", "val", "train", "all")
 EXPORT_FORMATS = ("onnx", "torch_export")
 PREDICTIONS = ("masks", "probabilities", "overlays")
 
-MODEL = "a run's folder, a .safetensors or a .ckpt"
+MODEL = "a run's folder, a .safetensors, a .ckpt, or OWNER/NAME on the Hugging Face hub"
 DATA = "a folder of images and masks, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
@@ -49,7 +49,15 @@ def main(words: Words | None = None) -> int:
     if verb not in VERBS:
         print(f"Expected a verb of segdpo but got {verb!r}.\n\n{listing()}", file=sys.stderr)
         return 2
-    return VERBS[verb](rest)
+    try:
+        return VERBS[verb](rest)
+    except ModuleNotFoundError as error:
+        from segdpo.extras import missing_extra
+
+        if (said := missing_extra(error)) is None:
+            raise
+        print(said, file=sys.stderr)
+        return 1
 
 
 def listing() -> str:
@@ -67,26 +75,28 @@ def renamed_script(old: str, verb: str, words: Words) -> int:
 
 def train(words: Words) -> int:
     """Train a model as conf/train.yaml and the options key=value say."""
-    from segdpo.recipes import errors_as_messages
+    from segdpo.recipes import run_application
 
     def task(config: "DictConfig") -> Any:
-        with errors_as_messages():
-            from segdpo.recipes import run_recipe
+        from segdpo.recipes import run_recipe
 
-            return run_recipe(config).get("metric")
+        return run_recipe(config).get("metric")
 
-    return _hydra("train", "train.py", task, words)
+    run_application("train", task, words)
+    return 0
 
 
 def mine(words: Words) -> int:
     """Make a data set of preferences: candidate masks, a judge, questions (conf/mine.yaml)."""
+    from segdpo.recipes import run_application
 
     def task(config: "DictConfig") -> None:
         from segdpo.recipes import run_mine
 
         run_mine(config)
 
-    return _hydra("mine", "scripts/mine.py", task, words)
+    run_application("mine", task, words)
+    return 0
 
 
 def check(words: Words) -> int:
@@ -100,11 +110,11 @@ def check(words: Words) -> int:
         "with the command that trains on the data, or with what is missing. Exit status 1 when anything is wrong.\n"
         "docs/own_data.md explains the findings.",
     )
-    parser.add_argument("data", help=DATA)
+    parser.add_argument("data", type=_data, help=DATA)
     parser.add_argument("options", nargs="*", help="key=value for a .yaml, or instead of what is guessed of a folder")
     parser.add_argument("--html", type=Path, help="draw the images and masks on one page, in this file")
     parser.add_argument(
-        "--yaml", type=Path, help="write the options of a folder to this file; conf/data/NAME.yaml: data=NAME"
+        "--yaml", type=Path, help="write the options of a folder to this file; CONF/data/NAME.yaml is used as data=NAME"
     )
     parser.add_argument("--images", type=int, default=40, help="images on that page besides faulty ones (40)")
     parser.add_argument("--require-pairs", action="store_true", help="an image without preferences is an error")
@@ -142,25 +152,29 @@ def check(words: Words) -> int:
         console.print(f"contact sheet: {options.html}")
     if opened.guessed is not None:
         opened = _print_options(opened, options)
-    _print_verdict(judged, opened, options.data)
+    described = Path(options.data) if options.data.endswith(".yaml") else options.yaml
+    _print_verdict(judged, opened, options.data, _config_dir(described))
     return int(found.failed)
 
 
 def pack(words: Words) -> int:
-    """Convert a data set, without loss, between folder, pack and COCO."""
+    """Convert a data set, without loss, between folder, pack, COCO and parquet."""
     parser = _parser(
         "pack",
         pack,
         "segdpo pack FOLDER NAME.pack         faster to read\n"
         "segdpo pack NAME.pack FOLDER         files to look at\n"
         "segdpo pack NAME.pack COCO/NAME.json\n"
+        "segdpo pack NAME.pack FOLDER --to datasets   parquet files of Hugging Face\n"
         "segdpo pack conf/data/bubil.yaml bubil.pack [key=value …]\n\n"
         "The target's suffix chooses its format, or --to does. An interrupted pack is resumed.",
     )
-    parser.add_argument("source", help=DATA)
+    parser.add_argument("source", type=_data, help=DATA)
     parser.add_argument("target", type=Path, help="where to write")
     parser.add_argument("options", nargs="*", help="key=value for a .yaml")
-    parser.add_argument("--to", choices=("folder", "pack", "coco"), help="the target's format, whatever its suffix")
+    parser.add_argument(
+        "--to", choices=("folder", "pack", "coco", "datasets"), help="the target's format, whatever its suffix"
+    )
     parser.add_argument("--manifest", choices=("jsonl", "csv"), help="of a folder (jsonl)")
     parser.add_argument("--images", choices=("files", "pixels"), help="of a pack; pixels are read faster than PNG")
     parser.add_argument("--records-per-shard", type=int, help="of a pack (64)")
@@ -261,7 +275,7 @@ def evaluate(words: Words) -> int:
     parser.add_argument("model", type=Path, help=MODEL)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of data, transforms, datamodule.split …")
     parser.add_argument("--against", type=Path, help="the model to compare with (of a run: its reference)")
-    parser.add_argument("--data", help=f"{DATA} (of a run: its data)")
+    parser.add_argument("--data", type=_data, help=f"{DATA} (of a run: its data)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which images (test)")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="(all)")
     parser.add_argument("--tolerance", type=float, default=2.0, help="of surface Dice, in pixels (2)")
@@ -274,6 +288,7 @@ def evaluate(words: Words) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
+    from segdpo.files import conf_folder
     from segdpo.recipes import Request, evaluate_weights
     from segdpo.reports import evaluation_table
 
@@ -294,7 +309,7 @@ def evaluate(words: Words) -> int:
 def report(words: Words) -> int:
     """Write one HTML page about a run, several runs or a sweep."""
     parser = _parser("report", report, "segdpo report outputs/mine\nsegdpo report multirun/losses --against sft")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what train.py wrote")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN|SWEEP", help="what segdpo train wrote")
     parser.add_argument("--out", type=Path, help="the file (of one folder: its report.html; else report.html here)")
     _add_dense_and_against(parser)
     options = parser.parse_args(words)
@@ -323,7 +338,7 @@ def collect(words: Words) -> int:
     parser = _parser(
         "collect",
         collect,
-        "python train.py -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses\n"
+        "segdpo train -m loss=sft,dpo,hinge_anchor seed=0,1,2,3,4 hydra.sweep.dir=multirun/losses\n"
         "segdpo collect multirun/losses\n"
         "segdpo collect multirun/worth_few_masks --dense dense_gold --against sft\n"
         "segdpo collect multirun/frontier --frontier\n\n"
@@ -360,24 +375,29 @@ def search(words: Words) -> int:
     parser = _parser(
         "search",
         search,
-        "segdpo search hparams_search=anchors [any override of train.py …]\n\n"
+        "segdpo search hparams_search=anchors [any override of segdpo train …]\n\n"
         "Started again with the same options, it resumes; several processes share the work with\n"
         "hparams_search.seed=null. conf/hparams_search/ says what is searched, with which sampler and pruner.",
     )
-    parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of train.py")
-    overrides = parser.parse_args(words).overrides
+    parser.add_argument("overrides", nargs="+", help="hparams_search=… and the options of segdpo train")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="CONF", help="a folder of yaml files like conf/, as of train"
+    )
+    options = parser.parse_intermixed_args(words)
 
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
-    from segdpo.recipes import run_recipe, run_search
+    from segdpo.files import conf_folder
+    from segdpo.recipes import run_recipe, run_search, search_path
     from segdpo.renamed import current_words
 
+    added = [] if options.config_dir is None else [search_path(options.config_dir)]
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            run_search(run_recipe, current_words(overrides), Console())
+            run_search(run_recipe, [*current_words(options.overrides), *added], Console())
     except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
         return _error(error)
     except KeyboardInterrupt:
@@ -440,48 +460,42 @@ def export(words: Words) -> int:
     return 0
 
 
-VERBS: Mapping[str, Callable[[Words], int]] = {
-    run.__name__: run for run in (train, mine, check, pack, predict, evaluate, report, collect, search, export)
-}
+def publish(words: Words) -> int:
+    """Save a model with a model card as a folder, and upload it to the Hugging Face hub."""
+    parser = _parser(
+        "publish",
+        publish,
+        "segdpo publish outputs/mine cells --license mit\n"
+        "segdpo publish outputs/mine cells --license mit --push OWNER/NAME\n\n"
+        "The folder is a MODEL too. docs/howto/hub.md describes it, and how others load it.",
+    )
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("folder", type=Path, help="gets model.safetensors, config.json and README.md")
+    parser.add_argument("--license", help="for the model card, by its name on the hub, such as mit or cc-by-4.0")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload the folder to this repository, after hf auth login"
+    )
+    parser.add_argument("--private", action="store_true", help="a repository that is made by --push is private")
+    parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
+    options = parser.parse_args(words)
 
+    from segdpo.inference import open_segmenter
+    from segdpo.models import push_folder
 
-def conf_folder() -> Path:
-    """Return the folder of the configuration, conf/, which lies beside the package in a checkout of the repository."""
-    folder = Path(__file__).resolve().parents[1] / "conf"
-    if not (folder / "train.yaml").is_file():
-        sys.exit(
-            f"Expected the configuration in {folder} but found none; run from a checkout of the repository "
-            "(pip install -e .)."
-        )
-    return folder
-
-
-def _hydra(name: str, script: str, task: Callable[["DictConfig"], Any], words: Words) -> int:
-    """Run `task` as a Hydra application on conf/NAME.yaml, as if by `script`, which lies beside conf/."""
-    import hydra
-
-    from segdpo.recipes import run_application
-
-    folder = conf_folder()
-    application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(task)
-    path = folder.parent / script
-    # Hydra reads sys.argv; Lightning starts further processes (trainer=ddp) with it.
-    before, sys.argv = sys.argv, [str(path), *_with_absolute_config_path(words, path.parent)]
     try:
-        run_application(application, folder, name)
-    finally:
-        sys.argv = before
+        segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
+        segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
+        print(f"{options.folder}: model.safetensors, config.json, README.md")
+        if options.push:
+            print(push_folder(options.folder, options.push, private=options.private or None))
+    except (OSError, ValueError) as error:
+        return _error(error)
     return 0
 
 
-def _with_absolute_config_path(words: Words, start: Path) -> list[str]:
-    """Return the words with --config-path from the folder of the script; Hydra would take that of this module."""
-    found, flags = [], ("-cp", "--config-path")
-    for before, word in zip(("", *words), words, strict=False):
-        flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        is_path = before in flags or (flag in flags and sign)
-        found.append(f"{flag}{sign}{start / value}" if is_path and "://" not in value else word)
-    return found
+VERBS: Mapping[str, Callable[[Words], int]] = {
+    run.__name__: run for run in (train, mine, check, pack, predict, evaluate, report, collect, search, export, publish)
+}
 
 
 def _print_findings(console: "Console", found: "Check") -> None:
@@ -507,16 +521,27 @@ def _print_options(opened: "Opened", options: argparse.Namespace) -> "Opened":
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     if options.yaml is None:
         print(
-            f"\nAll options, for a file conf/data/NAME.yaml (--yaml writes it) that is used with data=NAME:\n\n{text}"
+            "\nAll options, for a file CONF/data/NAME.yaml (--yaml writes it) that is used with --config-dir CONF "
+            f"data=NAME:\n\n{text}"
         )
         return opened
     write_atomically(options.yaml, f"# {opened.line or options.data}\n{text}".encode())
     print(f"options: {options.yaml}")
-    in_menu = options.yaml.resolve().parent == conf_folder() / "data"
-    return replace(opened, options={"data": options.yaml.stem}) if in_menu else opened
+    in_group = options.yaml.absolute().parent.name == "data"
+    return replace(opened, options={"data": options.yaml.stem}) if in_group else opened
 
 
-def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
+def _config_dir(choice: Path | None) -> list[str]:
+    """Return the words that add a folder of the user's to the configuration, for a file CONF/data/NAME.yaml in it."""
+    from segdpo.files import conf_folder
+
+    if choice is None or choice.absolute().parent.name != "data":
+        return []
+    folder = choice.parent.parent if choice.parent.parent != choice.parent else Path()
+    return [] if folder.resolve() == conf_folder() else ["--config-dir", str(folder)]
+
+
+def _print_verdict(judged: "Verdict", opened: "Opened", data: str, more: Words) -> None:
     """Print whether the data can be trained on: with which commands, or what is missing."""
     from segdpo.data import command_line
 
@@ -530,7 +555,7 @@ def _print_verdict(judged: "Verdict", opened: "Opened", data: str) -> None:
     print("ready to train:")
     for reason in judged.reasons:
         print(f"  - {reason}")
-    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}"]))
+    print("\n" + command_line(opened.options, [*judged.options, f"hydra.run.dir={folder}", *more]))
     print(f"segdpo predict {folder} NEW_IMAGES --out {folder}/predictions")
 
 
@@ -541,6 +566,15 @@ def _parser(verb: str, run: Callable[..., int], text: str) -> argparse.ArgumentP
         description=f"{run.__doc__}\n\n{text}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
     )
+
+
+def _data(text: str) -> str:
+    """Return the path of a data set; conf/… is the installed configuration where there is no such folder."""
+    if Path(text).parts[:1] != ("conf",) or Path(text).exists():
+        return text
+    from segdpo.files import conf_folder
+
+    return str(conf_folder() / Path(*Path(text).parts[1:]))
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:

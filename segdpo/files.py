@@ -1,4 +1,4 @@
-"""Reading regular files of bounded size, writing files atomically, and paths that stay inside a folder."""
+"""Reading regular files of bounded size, writing files atomically, paths that stay inside a folder, and conf/."""
 
 import contextlib
 import errno
@@ -242,3 +242,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def conf_folder() -> Path:
+    """Return the folder of the configuration: in the installed package, or conf/ beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    places = (package / "conf", package.parent / "conf")
+    for folder in places:
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"Expected the configuration in {' or '.join(map(str, places))} but found none; install segdpo again."
+    )

@@ -13,7 +13,8 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
 
     The list is the block `if TYPE_CHECKING:` of that file, with lines `from MODULE import NAME as NAME`. Type checkers
     and editors read these lines directly; at run time a line is executed when its name is first used. The list is also
-    the package's `__all__`. Packages inside the package are imported when they are first used, too.
+    the package's `__all__`; names in a second such block are public, too, but a star import leaves them out. Packages
+    inside the package are imported when they are first used, too.
 
     Args:
         package: the name of the package, whose `__init__.py` is being imported.
@@ -21,6 +22,7 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
     Raises:
         ImportError: the package was installed without its source.
         AttributeError: by `__getattr__`, for a name that is not listed.
+        ModuleNotFoundError: by `__getattr__`, for a package that is not installed; the message names its extra.
     """
     try:
         source = inspect.getsource(sys.modules[package])
@@ -30,15 +32,20 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
             "installed; install segdpo with its .py files.",
             name=package,
         ) from error
-    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
-    lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    homes = {name.asname or name.name: (str(node.module), name.name) for node in lines for name in node.names}
+    blocks = [_homes(node) for node in ast.parse(source).body if isinstance(node, ast.If)]
+    homes = {name: home for block in blocks for name, home in block.items()}
 
     def get(name: str) -> object:
         if name == "__all__":  # of `from PACKAGE import *`
-            return sorted(homes)
+            return sorted(blocks[0])
         if name in homes:
-            found = _member(*homes[name])
+            try:
+                found = _member(*homes[name])
+            except ModuleNotFoundError as error:
+                from segdpo.extras import missing_extra
+
+                error.msg = missing_extra(error) or error.msg
+                raise
         elif not name.startswith("_") and _is_package(f"{package}.{name}"):
             found = import_module(f"{package}.{name}")
         else:
@@ -47,6 +54,12 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
         return found
 
     return get, lambda: sorted({*vars(sys.modules[package]), *homes})
+
+
+def _homes(block: ast.If) -> dict[str, tuple[str, str]]:
+    """Return name → (module, name there) of the lines of a block."""
+    lines = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {name.asname or name.name: (str(node.module), name.name) for node in lines for name in node.names}
 
 
 def _is_package(name: str) -> bool:

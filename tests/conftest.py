@@ -5,10 +5,14 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import hydra
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+
+try:
+    import hydra
+except ModuleNotFoundError:  # make test-core
+    hydra = None
 
 # Before anything imports segdpo. Only where shapes are annotated; the checks of users' input have their own tests.
 install_import_hook(["segdpo.kernels", "segdpo.scores.regions"], "beartype.beartype")
@@ -34,9 +38,6 @@ def _no_tracer() -> Iterator[None]:
 hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# Before a test imports it. Hundreds of configurations are composed, at a fifth of a second each.
-_traced_compose = hydra.compose
-
 
 def _compose(*given: Any, **options: Any) -> Any:
     ours = sys._getframe(1).f_globals.get("__name__", "").startswith("segdpo")
@@ -44,7 +45,9 @@ def _compose(*given: Any, **options: Any) -> Any:
         return _traced_compose(*given, **options)
 
 
-hydra.compose = _compose
+# Before a test imports it. Hundreds of configurations are composed, at a fifth of a second each.
+if hydra is not None:
+    _traced_compose, hydra.compose = hydra.compose, _compose
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ import segdpo
 from segdpo import cli, inference, metrics, recipes
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["train", "mine", "check", "pack", "predict", "evaluate", "report", "collect", "search", "export"]
+VERBS = ["train", "mine", "check", "pack", "predict", "evaluate", "report", "collect", "search", "export", "publish"]
 FORMER = {"mine_pairs": "mine", "check_data": "check", "collect_sweep": "collect", "collect_frontier": "collect"}
 HELP = """
 import contextlib, sys
@@ -42,6 +42,19 @@ def test_version_and_unknown_verbs(capsys):
     assert all(verb in said for verb in VERBS)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_without_its_packages_names_the_extra(verb, capsys, monkeypatch):
+    def run(words):
+        raise ModuleNotFoundError("No module named 'optuna.samplers'", name="optuna.samplers")
+
+    monkeypatch.setattr(cli, "VERBS", {verb: run})
+    assert cli.main([verb]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "optuna," in said.err
+    assert "pip install 'segdpo[" in said.err
+
+
 def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -61,8 +74,8 @@ def test_a_script_calls_the_same_function(verb):
     path = ROOT / "train.py" if verb == "train" else ROOT / "scripts" / f"{verb}.py"
     tree = ast.parse(path.read_text())
     imported = [(node.module, node.names[0].name) for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert imported == [("segdpo.cli", verb)]
-    assert ast.unparse(tree.body[-1].body[0]) == f"sys.exit({verb}(sys.argv[1:]))"
+    assert imported == [("segdpo.cli", "main")]
+    assert ast.unparse(tree.body[-1].body[0]) == f"sys.exit(main(['{verb}', *sys.argv[1:]]))"
 
 
 @pytest.mark.parametrize("former", FORMER)
@@ -84,6 +97,8 @@ def test_train_is_a_verb(tmp_path, capsys):
     assert "lr, weight_decay" in said
 
 
-@pytest.mark.parametrize("words", [["-cp", "conf"], ["--config-path=conf"]])
-def test_a_folder_of_configuration_is_relative_to_the_script(words, tmp_path):
-    assert "\nbackground: false\n" in Warm([*words, "--cfg", "job"], tmp_path).finish()
+@pytest.mark.parametrize("words", [["-cp", "own"], ["--config-path=own"]])
+def test_a_folder_of_configuration_is_relative_to_the_current_folder(words, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/train.yaml").write_text("mine: 7\n")
+    assert Warm([*words, "--cfg", "job"], tmp_path).finish().split() == ["mine:", "7"]

@@ -37,3 +37,9 @@ def test_monai_3d():
     pytest.importorskip("monai")
     losses = load("monai_3d").run(steps=4)
     assert losses[-1] < losses[0]
+
+
+def test_own_lightning_improves():
+    before, after = load("own_lightning").run(steps=60)
+    assert before < 0.5
+    assert after > 0.9

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # These need a trained network: tests/scripts/test_docs.py runs their blocks and commands.
-NEEDS_A_RUN = {"predict.md", "export.md"}
+NEEDS_A_RUN = {"predict.md", "export.md", "hub.md"}
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
 
@@ -59,5 +59,5 @@ def test_a_config_opens_with_what_it_is_and_the_command_that_uses_it(path):
     opening = [line for line in path.read_text().splitlines()[:8] if not line.startswith("# @package")]
     assert opening[0].startswith("# ")
     # Some groups are used from Python: docs/data.md has the lines around their overrides.
-    uses = ("python ", "overrides=[", "compose(")
+    uses = ("segdpo ", "python ", "overrides=[", "compose(")
     assert any(use in line for line in opening for use in uses if line.startswith("#"))

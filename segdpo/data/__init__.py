@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
+    from segdpo.data.formats.hugging_face import HuggingFaceDataset as HuggingFaceDataset
+    from segdpo.data.formats.hugging_face import write_datasets as write_datasets
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import PackWriter as PackWriter
     from segdpo.data.formats.pack_files import write_table as write_table
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from segdpo.data.readiness import SHOWING as SHOWING
     from segdpo.data.readiness import Verdict as Verdict
     from segdpo.data.readiness import command_line as command_line
+    from segdpo.data.readiness import override as override
     from segdpo.data.readiness import verdict as verdict
     from segdpo.data.record import Candidates as Candidates
     from segdpo.data.record import DescribesRecords as DescribesRecords

@@ -86,7 +86,7 @@ class RecordViews(Dataset[Item]):
     def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
         return record_rng(self.seed, record.id, f"{purpose} {view}")
 
-    def _keep(self, lack: str, unjudged: Unjudged, fix: str = "mine preferences for them (scripts/mine.py)") -> None:
+    def _keep(self, lack: str, unjudged: Unjudged, fix: str = "mine preferences for them (segdpo mine)") -> None:
         """Keep the records that are usable; count and log how many are not, or refuse them."""
         self.unjudged = unjudged
         kept = np.fromiter((self.usable(int(number)) for number in self.indices), bool, len(self.indices))

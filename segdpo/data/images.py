@@ -48,7 +48,15 @@ def decode_image(data: bytes, name: str, channels: int | None = 3, value_range: 
     Raises:
         DataError: if it is damaged, too large, has several pages or other numbers of channels; or needs a value range.
     """
-    image = open_pixels(data, name)
+    return convert_image(open_pixels(data, name), name, channels, value_range)
+
+
+def convert_image(
+    image: Pillow.Image | Numbers, name: str, channels: int | None = 3, value_range: Sequence[float] | None = None
+) -> Image:
+    """Return an image in memory, of Pillow or numbers, as `decode_image` returns that of a file."""
+    if isinstance(image, Pillow.Image) and image.mode.startswith(("I", "F")):
+        image = np.asarray(image)
     if isinstance(image, np.ndarray):
         pixels = stretch(_channels_last(image, name), value_range, name)
         image = Pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

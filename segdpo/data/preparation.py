@@ -3,7 +3,6 @@
 It is kept with the weights (see `Preparation.stored`), so that prediction shows the network what training showed it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from segdpo.data.images import decode_image
+from segdpo.checks import is_finite
+from segdpo.data.images import convert_image, decode_image
+from segdpo.data.pixels import Numbers
 from segdpo.data.record import Image
 from segdpo.data.transforms import Box, Pipeline, Step, coordinate_masks, image_box
 from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, build_named, checked
@@ -76,12 +78,16 @@ class Preparation:
         if not (self.window is None or (type(self.window) is int and self.window >= 1)):
             raise ValueError(f"Expected a window of at least 1 pixel, or null for none, but got {self.window!r}.")
         ends = self.value_range
-        if ends is not None and not (len(ends) == 2 and all(map(_is_finite, ends)) and ends[0] < ends[1]):
+        if ends is not None and not (len(ends) == 2 and all(map(is_finite, ends)) and ends[0] < ends[1]):
             raise ValueError(f"Expected value_range as [lowest, highest] of the images' values but got {ends!r}.")
 
     def decode(self, data: bytes, name: str) -> Image:
         """Return the image in a file's bytes as training decoded it; `name` is for messages."""
         return decode_image(data, name, self.channels, self.value_range)
+
+    def convert(self, image: Pillow.Image | Numbers, name: str) -> Image:
+        """Return an image in memory as `decode` returns that of a file."""
+        return convert_image(image, name, self.channels, self.value_range)
 
     def input_of(self, image: Image, name: str = "transforms.eval") -> Prepared:
         """Return an image as the network receives it.
@@ -177,10 +183,6 @@ def unknown_preparation(
 ) -> Preparation:
     """Return that of weights which keep mean and std alone: images at their own size, in windows."""
     return replace(Preparation(channels=channels).native(), views=Pipeline(mean=mean, std=std), node=None)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _words_of(step: Step) -> str:

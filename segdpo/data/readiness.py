@@ -140,7 +140,16 @@ def command_line(options: Mapping[str, Any], more: Sequence[str]) -> str:
     >>> print(command_line({"data": "plain", "data.root": "my photos", "data.gold": None}, ["seed=1"]))
     segdpo train data=plain 'data.root="my photos"' data.gold=null seed=1
     """
-    return shlex.join(["segdpo", "train", *(f"{key}={_hydra(value)}" for key, value in options.items()), *more])
+    return shlex.join(["segdpo", "train", *(override(key, value) for key, value in options.items()), *more])
+
+
+def override(key: str, value: Any) -> str:
+    """Return key=value as Hydra's command line reads it.
+
+    >>> override("data.root", "my photos"), override("loss", "dpo"), override("resume", None)
+    ('data.root="my photos"', 'loss=dpo', 'resume=null')
+    """
+    return f"{key}={_hydra(value)}"
 
 
 def _hydra(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segdpo.data import Preparation
+from segdpo.extras import extra_named
 from segdpo.files import write_atomically
 from segdpo.inference.whole_graph import (
     DIFFERING,
@@ -171,7 +172,8 @@ def compare(segmenter: Segmenter, predict: Predict, shape: Shape) -> Check:
 
 def open_onnx(content: bytes, output: str = "logits") -> Predict:
     """Return an ONNX file as a function, run by onnxruntime on the CPU."""
-    import onnxruntime  # type: ignore[import-untyped]
+    with extra_named():
+        import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run([output], {INPUT: image.numpy()})[0])
@@ -184,6 +186,9 @@ def open_export(content: bytes) -> Predict:
 
 
 def _onnx_bytes(graph: Graph, notes: Mapping[str, str]) -> bytes:
+    with extra_named():  # before the network is traced
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     made = torch.onnx.export(
         _program(graph),
         (),

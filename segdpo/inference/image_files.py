@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from segdpo.data import SUFFIXES, Image, Preparation, encode_image, encode_mask, overlay
 from segdpo.files import DataError, encode_arrays, path_inside, read_file, write_atomically
-from segdpo.inference.load import Description
+from segdpo.inference.open import Description
 from segdpo.masks import Mask
 from segdpo.models import Segmenter
 from segdpo.preferences import Network, masks_of

@@ -202,9 +202,10 @@ class Overlap(Metric):
     def update(self, prediction: Tensor, gold: Tensor) -> None:
         """Add the images of a batch: class ids [B, *spatial]."""
         overlap = per_image_overlap(prediction, gold, self.classes, self.background)
-        self.iou += _whole(overlap["iou"], FINE).sum()
-        self.dice += _whole(overlap["dice"], FINE).sum()
-        self.images += overlap["iou"].isfinite().sum()
+        # Not in place: after Trainer.validate the sums are tensors of inference mode, which Trainer.fit cannot change.
+        self.iou = self.iou + _whole(overlap["iou"], FINE).sum()
+        self.dice = self.dice + _whole(overlap["dice"], FINE).sum()
+        self.images = self.images + overlap["iou"].isfinite().sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means so far."""

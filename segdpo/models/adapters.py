@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from segdpo.extras import extra_named
 from segdpo.models.segmenter import Segmenter, parts_of
 from segdpo.models.weights import save_tensors
 
@@ -45,7 +46,8 @@ def add_lora(
         modules_to_save: patterns of modules that are trained in full, such as "network.segmentation_head"; the
             reference keeps the original module.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    with extra_named():
+        from peft import LoraConfig, inject_adapter_in_model
 
     if rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"Expected rank ≥ 1 and dropout in [0, 1) but got {rank} and {dropout}; set adapter.rank.")
@@ -202,8 +204,9 @@ def _copy_geometry(layer: Any) -> None:
 
 
 def _adapted(module: nn.Module) -> list[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
+    with extra_named():
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import AuxiliaryTrainingWrapper
 
     return [part for part in module.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
 

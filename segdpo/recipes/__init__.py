@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from segdpo.recipes.best_of import run_best_of as run_best_of
     from segdpo.recipes.collect import answered as answered
     from segdpo.recipes.collect import collect_preferences as collect_preferences
-    from segdpo.recipes.command_line import errors_as_messages as errors_as_messages
     from segdpo.recipes.command_line import run_application as run_application
+    from segdpo.recipes.command_line import search_path as search_path
     from segdpo.recipes.config import build as build
     from segdpo.recipes.evaluate import SPLITS as SPLITS
     from segdpo.recipes.evaluate import Request as Request
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from segdpo.recipes.fitting import make_data as make_data
     from segdpo.recipes.fitting import make_policy as make_policy
     from segdpo.recipes.fitting import make_trainer as make_trainer
+    from segdpo.recipes.from_python import Summary as Summary
+    from segdpo.recipes.from_python import train as train
     from segdpo.recipes.kept_preferences import KeptCandidates as KeptCandidates
     from segdpo.recipes.mine import run_mine as run_mine
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient

@@ -147,7 +147,7 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
 def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Summary:
     """Measure both networks on the test images and write the folder evaluation/.
 
-    Distances between contours take longer than all other metrics; scripts/evaluate.py measures them.
+    Distances between contours take longer than all other metrics; segdpo evaluate measures them.
     """
     peak = peak_mib()
     seconds = sum(run.clock.seconds.get(stage, 0.0) for stage in ("pairs", "policy"))

@@ -14,8 +14,8 @@ from rich.markup import escape
 from segdpo.checks import check_choice
 from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
 from segdpo.files import DataError, exists, open_file
-from segdpo.inference import POLICY, open_network, weights_path
-from segdpo.models import check_resolvers, load_weights
+from segdpo.inference import open_network
+from segdpo.models import POLICY, check_resolvers, load_weights, weights_path
 from segdpo.preferences import (
     Journal,
     Mining,
@@ -63,7 +63,7 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     if questions is None:
         raise DataError(
             "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
-            "the data came with; choose another, such as questions=best_worst, or give the data to train.py as it is."
+            "the data came with; choose another, such as questions=best_worst, or train on the data as it is."
         )
     candidates, selection = build(config.candidates), build(config.selection)
     asks = asks_network(candidates) or asks_network(selection)
@@ -109,7 +109,7 @@ def network_to_ask(config: DictConfig, source: RecordSource, console: Console) -
     if weights is None:
         raise ValueError(
             "Expected the weights of the network that candidates or selection ask but model.weights is not set; "
-            "set model.weights=outputs/DATE/TIME, the folder of a run of train.py, or take candidates that ask no "
+            "set model.weights=outputs/DATE/TIME, the folder of a run of segdpo train, or take candidates that ask no "
             "network, such as candidates=corruptions."
         )
     if config.model.get("network") is None:

@@ -67,7 +67,8 @@ def run_search(
     write_atomically(folder / "history.png", trials_png(study, search.metric))
     console.print(trials_table(study, search.metric))
     if best := best_overrides(study):
-        command = shlex.join(["python", "train.py", *fixed, *best])
+        places = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        command = shlex.join(["segdpo", "train", *fixed, *best, *places])
         console.print(f"the best trial again:\n{command}", soft_wrap=True, markup=False, highlight=False)
     else:
         console.print("no trial finished; widen the ranges, or hparams_search/pruner=none")

@@ -16,9 +16,8 @@ def command_with(*changes: str) -> str:
     words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     words += [one for one in _hydra_words() if not one.startswith("hydra.mode=")]
     kept = [word for word in words if not any(_replaces(change, word) for change in changes)]
-    script = Path(sys.argv[0])
-    program = "python train.py" if script == Path("train.py") or script == Path.cwd() / "train.py" else "segdpo train"
-    return shlex.join([*program.split(), *kept, *changes])
+    program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["segdpo", "train"]
+    return shlex.join([*program, *kept, *changes, *_config_dirs()])
 
 
 def choice_of(config: DictConfig, group: str) -> str:
@@ -30,6 +29,12 @@ def choice_of(config: DictConfig, group: str) -> str:
 
 def _hydra_words() -> list[str]:
     return list(HydraConfig.get().overrides.hydra) if HydraConfig.initialized() else []
+
+
+def _config_dirs() -> list[str]:
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    own = [one.path for one in sources if one.provider == "command-line"]
+    return [word for path in own for word in ("--config-dir", path)]
 
 
 def _replaces(change: str, word: str) -> bool:

@@ -138,7 +138,7 @@ def read_frontier(folder: Path) -> Frontier:
         raise ValueError(
             f"Expected runs whose summary.json has a frontier under {folder} but found none among "
             f"{len(runs) + len(unfinished)} runs, {len(unfinished)} of them unfinished; run "
-            "`python train.py -m experiment=frontier` first."
+            "`segdpo train -m experiment=frontier` first."
         )
     left_out = {
         "unfinished": unfinished,

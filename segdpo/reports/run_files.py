@@ -19,7 +19,7 @@ Tree = Mapping[str, Any]
 # Steps and the values logged at them.
 Series = tuple[list[float], list[float]]
 
-EVALUATE = "python scripts/evaluate.py RUN writes it"
+EVALUATE = "segdpo evaluate RUN writes it"
 NO_GOLD = "no test image has gold, so IoU is not known"
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 OVERLAY_NAME = re.compile(r"(better|worse|lowest)_(\d+)_(.+)\.png", re.DOTALL)
@@ -73,7 +73,7 @@ class ImageValues:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationFiles:
-    """The content of a run's `evaluation/`, or of the folder that scripts/evaluate.py wrote."""
+    """The content of a run's `evaluation/`, or of the folder that segdpo evaluate wrote."""
 
     summary: Tree = field(default_factory=dict)
     images: Sequence[ImageValues] = ()
@@ -85,7 +85,7 @@ class EvaluationFiles:
 class RunFiles:
     """Everything that a report reads of a run; `missing` lists in words what is not there or damaged.
 
-    `only_evaluation`: the folder is no run but was written by scripts/evaluate.py.
+    `only_evaluation`: the folder is no run but was written by segdpo evaluate.
     """
 
     folder: Path

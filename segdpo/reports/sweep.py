@@ -194,7 +194,7 @@ def read_sweep(
     """
     runs, unfinished = read_runs(folder)
     if not runs:
-        hint = f"{len(unfinished)} runs there are unfinished" if unfinished else "run train.py -m first"
+        hint = f"{len(unfinished)} runs there are unfinished" if unfinished else "run segdpo train -m first"
         raise ValueError(f"Expected runs with a summary.json under {folder} but found none; {hint}.")
     return sweep_of(runs, unfinished, ignore=ignore, dense=dense, against=against)
 

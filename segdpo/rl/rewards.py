@@ -146,7 +146,7 @@ def by_model(request: RewardRequest, *, model: nn.Module) -> Float[Tensor, "mask
     if classes is not None and classes != request.classes:
         raise ValueError(
             f"Expected a reward model of masks with {request.classes} classes, as the policy predicts, but this one "
-            f"was trained on masks with {classes}; train one on this data (python train.py task=reward)."
+            f"was trained on masks with {classes}; train one on this data (segdpo train task=reward)."
         )
     rewards: Tensor = model.to(request.image.device).eval()(request.image, request.counted(), request.image_index)
     return rewards

@@ -36,6 +36,17 @@ def test_what_was_packed_is_read(tmp_path):
     assert source[0].masks.flags.writeable
 
 
+def test_reading_a_pack_imports_no_pandas(tmp_path):
+    """pyarrow imports pandas where it is installed, for `to_numpy` among others; that takes a quarter of a second."""
+    pytest.importorskip("pandas")
+    code = (
+        "import sys; from segdpo.data import PackDataset; source = PackDataset(sys.argv[1]); "
+        "print(len(source), source[3].id, source.describe(3).id, 'pandas' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, pack(tmp_path, DATA)], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["7", "r3", "r3", "False"]
+
+
 def test_a_pack_of_the_first_release_is_read_and_continued(tmp_path):
     path = shutil.copytree(STORED / "first.pack", tmp_path / "p")
     records = stored_records()

@@ -1,4 +1,4 @@
-"""Every command that a comment of conf/ shows for train.py composes, and all that it names can be built."""
+"""Every command that a comment of conf/ shows for segdpo train composes, and all that it names can be built."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from small import CONF, composed
 
 from segdpo.recipes.config import check_at_start, plain
 
-SHOWN = re.compile(r"^#\s+(?:srun )?python train\.py(.*?)(?:\s{2,}.*)?$")
+SHOWN = re.compile(r"^#\s+(?:srun )?segdpo train(.*?)(?:\s{2,}.*)?$")
 
 
 def shown_commands():

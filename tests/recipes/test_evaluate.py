@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from small import CONF, SMALL, composed
 
 from segdpo.files import DataError
-from segdpo.inference.load import open_segmenter
+from segdpo.inference.open import open_segmenter
 from segdpo.models import EVALUATION, checked
 from segdpo.models.weights import save_weights
 from segdpo.recipes.config import build, plain, read_config

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from small import CONF, SMALL, composed, runs_of
 
-from segdpo.inference.load import open_segmenter
+from segdpo.inference.open import open_segmenter
 from segdpo.models.reward_model import RewardModel, load_reward_model, save_reward_model
 from segdpo.recipes.config import build, check_at_start
 from segdpo.recipes.run import open_run, run_recipe

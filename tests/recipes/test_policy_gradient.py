@@ -30,7 +30,7 @@ def run_with(cache, folder, *choices):
 def test_a_yaml_says_what_it_is_and_how_to_use_it(group, name):
     lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert lines[1].startswith("#   python train.py task=policy_gradient ")
+    assert lines[1].startswith("#   segdpo train task=policy_gradient ")
     assert f"{group}={name}" in lines[1]
 
 

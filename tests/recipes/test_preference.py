@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import SMALL, STARTED, composed
 
-from segdpo.inference.load import open_segmenter
+from segdpo.inference.open import open_segmenter
 from segdpo.models.weights import read_tensors
 from segdpo.recipes.config import build
 from segdpo.recipes.reference import draw_images, train_or_load_reference

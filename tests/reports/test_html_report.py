@@ -67,7 +67,7 @@ def test_a_difference_is_coloured_by_which_way_is_better(run):
 
 def test_what_was_run(run):
     page = page_of(run)
-    assert "python train.py loss=hinge_anchor seed=0" in page.text
+    assert "segdpo train loss=hinge_anchor seed=0" in page.text
     for said in (
         "hinge_anchor, seed 0",
         "images with preferences 42",

@@ -45,7 +45,7 @@ def test_means_and_intervals_over_seeds(sweep):
     assert group[-1] == "5"
     assert page.says("Best: hinge")
     assert page.says("IoU 0.720", "policy − reference +0.220", "2 groups: 1 better than the reference, 1 worse")
-    assert "python train.py -m loss=hinge,dpo seed=0,1,2,3,4" in page.text
+    assert "segdpo train -m loss=hinge,dpo seed=0,1,2,3,4" in page.text
     assert "What is missing" not in page.text.split("The runs")[0]
 
 

@@ -159,7 +159,7 @@ def test_the_interval_is_scipys_and_counts_no_nan():
 @pytest.mark.parametrize(
     ("prepare", "hint"),
     [
-        (lambda folder: None, "train.py -m"),
+        (lambda folder: None, "segdpo train -m"),
         (lambda folder: write_run(folder / "0", ["seed=0"]), "1 runs there are unfinished"),
     ],
 )

@@ -164,9 +164,25 @@ def test_gold_of_every_image_can_be_trained_on_directly(tmp_path, run):
 def test_a_yaml_of_the_menu_is_named(tmp_path, run, monkeypatch):
     (tmp_path / "conf/data").mkdir(parents=True)
     layouts.black_and_white(tmp_path / "photos")
-    monkeypatch.setattr("segdpo.cli.conf_folder", lambda: tmp_path / "conf")
+    monkeypatch.setattr("segdpo.files.conf_folder", lambda: tmp_path / "conf")
     out = run(tmp_path / "photos", "--yaml", tmp_path / "conf/data/mine.yaml")[1]
     assert train_words(out)[:2] == ["data=mine", "reference_training=few_masks"]
+
+
+def test_a_yaml_in_a_folder_of_your_own_is_named_with_that_folder(tmp_path, run):
+    layouts.black_and_white(tmp_path / "photos")
+    written = tmp_path / "own/data/mine.yaml"
+    words = train_words(run(tmp_path / "photos", "--yaml", written)[1])
+    assert words[0] == "data=mine"
+    assert words[-2:] == ["--config-dir", str(tmp_path / "own")]
+    assert train_words(run(written)[1])[-2:] == words[-2:]
+    (tmp_path / "own/data/few.yaml").write_text("defaults: [shapes]\ncount: 5\n")
+    assert "5 images" in run(tmp_path / "own/data/few.yaml")[1]
+
+
+def test_conf_is_that_of_the_installation(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "7 images" in run("conf/data/shapes.yaml", "count=7")[1]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_the_command_in_each_yaml_composes(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#")).replace("\\", "")
-    commands = re.findall(r"python scripts/mine\.py ((?:\S*=\S+ ?)+)", comment)
+    commands = re.findall(r"segdpo mine ((?:\S*=\S+ ?)+)", comment)
     assert commands
     for command in commands:
         composed(*shlex.split(command))

@@ -82,7 +82,7 @@ def test_three_trials_their_table_the_best_command_and_their_folders(conf):
     assert len(ran) == 3
     assert all(0.1 <= beta <= 10 and layers in (1, 2, 3) and seed == 4 for beta, layers, seed in ran)
     best = max(ran)
-    assert said.endswith(f"python train.py seed=4 beta={best[0]:.4g} deep.layers={best[1]}\n")
+    assert said.endswith(f"segdpo train seed=4 beta={best[0]:.4g} deep.layers={best[1]}\n")
     for number, (beta, layers, _) in enumerate(ran):
         overrides = yaml.safe_load(Path(f"found/s/trials/{number:04d}/.hydra/overrides.yaml").read_text())
         assert overrides == ["hparams_search=mine", "seed=4", f"beta={beta}", f"deep.layers={layers}"]

@@ -9,13 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as rle
 
 from segdpo.checks import IGNORE
 from segdpo.data.formats.folder import check_version, entry_of, parse_object
 from segdpo.data.formats.manifest import Entry, check_entry, format_line, parse_line
 from segdpo.data.images import ImageFile, ValueRange, check_value_range, decode_image, eight_bit_file, encode_image
-from segdpo.data.mask_files.regions import paint, region_code
+from segdpo.data.mask_files.regions import coco_codes, paint, region_code
 from segdpo.data.record import Pair, Record, RecordInfo, RecordSource, check_classes, check_record
 from segdpo.data.sources import Progress, records_with_files
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, path_inside, read_file, write_atomically
@@ -196,7 +195,7 @@ def write_coco(
 
 def encode_coco_mask(mask: Mask, skip: int | None) -> list[dict[str, Any]]:
     """Return one annotation a class that occurs, without ids; class `skip` is left out, 255 is marked iscrowd."""
-    annotations = []
+    annotations, rle = [], coco_codes()
     for number in np.unique(mask).tolist():
         if number == skip:
             continue

@@ -32,7 +32,7 @@ HEAD = struct.Struct("<8sI")
 TAIL = struct.Struct("<QII8s")
 MAGIC, END = b"SEGDPOSH", b"SEGDPOND"
 FIX = "restore the shard, or remove it with records.arrow and run the command that wrote the pack again."
-TABLE_FIX = "write the pack again with scripts/pack.py."
+TABLE_FIX = "write the pack again with segdpo pack."
 RECORDS = "records.arrow"
 SCHEMA = pa.schema(
     [

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
-from pycocotools import mask as rle
 
+from segdpo.extras import extra_named
 from segdpo.files import DataError, decode_text, parse_json
 from segdpo.masks import Mask
 
@@ -30,13 +30,20 @@ class Region:
     label: str | int | None = None
 
 
+def coco_codes() -> Any:
+    """Return the module of pycocotools that encodes and decodes; the extra `coco` has it."""
+    with extra_named():
+        from pycocotools import mask
+    return mask
+
+
 def paint(regions: Iterable[tuple[Code, int]], size: tuple[int, int]) -> Mask:
     """Return the mask of regions with their class ids; 0 where none is.
 
     Larger regions are painted first: what lies on top of something else is smaller than it. Of two equally large ones
     the later lies on top.
     """
-    mask = np.zeros(size, np.uint8)
+    mask, rle = np.zeros(size, np.uint8), coco_codes()
     # Codes are short; all regions of an image decoded at once need not fit into memory.
     for code, value in sorted(regions, key=lambda region: -int(rle.area(region[0]))):
         mask[decode_code(code)] = value
@@ -50,7 +57,7 @@ def decode_region(segmentation: Any, size: tuple[int, int], where: str) -> np.nd
 
 def region_code(segmentation: Any, size: tuple[int, int], where: str) -> Code:
     """Return the run-length code of a segmentation, checked: pycocotools crashes on a wrong one."""
-    height, width = size
+    (height, width), rle = size, coco_codes()
     try:
         if isinstance(segmentation, dict) and list(segmentation.get("size", ())) != [height, width]:
             raise DataError(
@@ -124,12 +131,12 @@ def _coco_region(item: Any, size: Size, where: str) -> Region:
 
 def encode_code(mask: np.ndarray) -> Code:
     """Return the code of bool [H, W]."""
-    return cast(Code, rle.encode(np.asfortranarray(mask, np.uint8)))
+    return cast(Code, coco_codes().encode(np.asfortranarray(mask, np.uint8)))
 
 
 def decode_code(code: Code) -> np.ndarray:
     """Return bool [H, W] of a checked code."""
-    return np.asarray(rle.decode(code), bool)
+    return np.asarray(coco_codes().decode(code), bool)
 
 
 def _polygons(segmentation: list[Any], size: tuple[int, int]) -> list[list[float]]:

@@ -54,7 +54,7 @@ def _runs_of(path: Path) -> list[Path]:
     if not runs:
         raise FileNotFoundError(
             f"Expected a run or a sweep in {path} but found neither summary.json, config.yaml, metrics.csv nor .hydra/ "
-            "there or below; give a folder that train.py wrote, such as outputs/DATE/TIME or multirun/NAME."
+            "there or below; give a folder that segdpo train wrote, such as outputs/DATE/TIME or multirun/NAME."
         )
     return runs
 

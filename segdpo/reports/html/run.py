@@ -121,7 +121,14 @@ def command_of(files: RunFiles) -> str:
     extra = at(files.hydra, "overrides", "hydra")
     hydra = [str(word) for word in extra if not str(word).startswith(HYDRA_OWN)] if isinstance(extra, list) else []
     known = files.overrides or isinstance(at(files.hydra, "overrides", "task"), list)
-    return shlex.join(["python", "train.py", *files.overrides, *hydra]) if known or hydra else ""
+    return shlex.join(["segdpo", "train", *files.overrides, *hydra, *_config_dirs(files)]) if known or hydra else ""
+
+
+def _config_dirs(files: RunFiles) -> list[str]:
+    """Return the words that added folders to the configuration."""
+    sources = at(files.hydra, "runtime", "config_sources")
+    own = [one for one in sources if at(one, "provider") == "command-line"] if isinstance(sources, list) else []
+    return [word for one in own for word in ("--config-dir", str(at(one, "path")))]
 
 
 def _results(files: RunFiles) -> tuple[Mapping[str, Any], list[str]]:

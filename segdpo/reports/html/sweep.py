@@ -210,7 +210,7 @@ def _command(sweep_folders: Sequence[Path], read: Sequence[RunFiles]) -> str:
         parts = [overrides.get(key) for key in ("task", "hydra")]
         words = [str(word) for part in parts if isinstance(part, list) for word in part]
         if words:
-            return shlex.join(["python", "train.py", "-m", *(w for w in words if not w.startswith("hydra.mode="))])
+            return shlex.join(["segdpo", "train", "-m", *(w for w in words if not w.startswith("hydra.mode="))])
     commands = [command for files in itertools.islice(read, 8) if (command := command_of(files))]
     return "\n".join(dict.fromkeys(commands))
 
