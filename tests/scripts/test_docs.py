@@ -112,7 +112,7 @@ COMPOSED = sorted(
     {
         tuple(words[2:])
         for words in TYPED
-        if words[1:2] in (["train.py"], ["train"], ["search"]) and not {"…", "--help"} & set(words)
+        if words[1:2] in (["train.py"], ["train"], ["search"]) and not {"…", "--help", "--config-dir"} & set(words)
     }
 )
 
