@@ -41,7 +41,7 @@ def small_network():
     return Segmenter(torch.nn.Conv2d(3, 1, 3, padding=1), 2, multiple=4), {"config": json.dumps(described)}
 
 
-def test_all_of_deploy_runs(tmp_path, monkeypatch):
+def test_prediction_and_export_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_weights("outputs/mine/policy.safetensors", *small_network())
     (tmp_path / "photos").mkdir()
