@@ -16,6 +16,15 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise ValueError(f"Expected {name} to be one of {', '.join(names)} but got {value!r}.")
 
 
+def is_finite(value: object) -> bool:
+    """Return whether a value of a file is a number, and neither NaN, nor infinite, nor too large for a float.
+
+    >>> [is_finite(value) for value in (1, 0.5, True, "1", float("nan"), 10**400)]
+    [True, True, False, False, False, False]
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Raise an error for two tensors that PyTorch would broadcast against each other."""
     if tensor.shape != other.shape:

@@ -28,7 +28,7 @@ SPLITS = ("test", "val", "train", "all")
 EXPORT_FORMATS = ("onnx", "torch_export")
 PREDICTIONS = ("masks", "probabilities", "overlays")
 
-MODEL = "a run's folder, a .safetensors or a .ckpt"
+MODEL = "a run's folder, a .safetensors, a .ckpt, or OWNER/NAME on the Hugging Face hub"
 DATA = "a folder of images and masks, a pack, a COCO .json, or a .yaml of conf/data/"
 TRUST = "a package whose networks may be built, such as your own"
 FINDINGS_SHOWN = 50
@@ -158,20 +158,23 @@ def check(words: Words) -> int:
 
 
 def pack(words: Words) -> int:
-    """Convert a data set, without loss, between folder, pack and COCO."""
+    """Convert a data set, without loss, between folder, pack, COCO and parquet."""
     parser = _parser(
         "pack",
         pack,
         "segdpo pack FOLDER NAME.pack         faster to read\n"
         "segdpo pack NAME.pack FOLDER         files to look at\n"
         "segdpo pack NAME.pack COCO/NAME.json\n"
+        "segdpo pack NAME.pack FOLDER --to datasets   parquet files of Hugging Face\n"
         "segdpo pack conf/data/bubil.yaml bubil.pack [key=value …]\n\n"
         "The target's suffix chooses its format, or --to does. An interrupted pack is resumed.",
     )
     parser.add_argument("source", type=_data, help=DATA)
     parser.add_argument("target", type=Path, help="where to write")
     parser.add_argument("options", nargs="*", help="key=value for a .yaml")
-    parser.add_argument("--to", choices=("folder", "pack", "coco"), help="the target's format, whatever its suffix")
+    parser.add_argument(
+        "--to", choices=("folder", "pack", "coco", "datasets"), help="the target's format, whatever its suffix"
+    )
     parser.add_argument("--manifest", choices=("jsonl", "csv"), help="of a folder (jsonl)")
     parser.add_argument("--images", choices=("files", "pixels"), help="of a pack; pixels are read faster than PNG")
     parser.add_argument("--records-per-shard", type=int, help="of a pack (64)")
@@ -457,8 +460,41 @@ def export(words: Words) -> int:
     return 0
 
 
+def publish(words: Words) -> int:
+    """Save a model with a model card as a folder, and upload it to the Hugging Face hub."""
+    parser = _parser(
+        "publish",
+        publish,
+        "segdpo publish outputs/mine cells --license mit\n"
+        "segdpo publish outputs/mine cells --license mit --push OWNER/NAME\n\n"
+        "The folder is a MODEL too. docs/hub.md describes it, and how others load it.",
+    )
+    parser.add_argument("model", type=Path, help=MODEL)
+    parser.add_argument("folder", type=Path, help="gets model.safetensors, config.json and README.md")
+    parser.add_argument("--license", help="for the model card, by its name on the hub, such as mit or cc-by-4.0")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload the folder to this repository, after hf auth login"
+    )
+    parser.add_argument("--private", action="store_true", help="a repository that is made by --push is private")
+    parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
+    options = parser.parse_args(words)
+
+    from segdpo.inference import open_segmenter
+    from segdpo.models import push_folder
+
+    try:
+        segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
+        segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
+        print(f"{options.folder}: model.safetensors, config.json, README.md")
+        if options.push:
+            print(push_folder(options.folder, options.push, private=options.private or None))
+    except (OSError, ValueError) as error:
+        return _error(error)
+    return 0
+
+
 VERBS: Mapping[str, Callable[[Words], int]] = {
-    run.__name__: run for run in (train, mine, check, pack, predict, evaluate, report, collect, search, export)
+    run.__name__: run for run in (train, mine, check, pack, predict, evaluate, report, collect, search, export, publish)
 }
 
 

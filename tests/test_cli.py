@@ -12,7 +12,7 @@ import segdpo
 from segdpo import cli, inference, metrics, recipes
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["train", "mine", "check", "pack", "predict", "evaluate", "report", "collect", "search", "export"]
+VERBS = ["train", "mine", "check", "pack", "predict", "evaluate", "report", "collect", "search", "export", "publish"]
 FORMER = {"mine_pairs": "mine", "check_data": "check", "collect_sweep": "collect", "collect_frontier": "collect"}
 HELP = """
 import contextlib, sys

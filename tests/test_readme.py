@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # These need a trained network: tests/scripts/test_docs.py runs their blocks and commands.
-NEEDS_A_RUN = {"deploy.md"}
+NEEDS_A_RUN = {"deploy.md", "hub.md"}
 CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
 
 

@@ -51,6 +51,8 @@ DATA_KINDS = (
     Kind("dataset.json", samples.folder, "dataset.json", _FOLDER, structured.json_file("dataset.json")),
     Kind("sealed-manifest", samples.sealed_folder, "manifest.jsonl", _FOLDER, structured.sealed_folder, checked=True),
     Kind("index.csv", samples.plain_folder, "index.csv", (steps.read_plain,), structured.csv_file("index.csv")),
+    Kind("parquet", samples.parquet, "train.parquet", (steps.read, steps.to_folder)),
+    Kind("arrow-stream", samples.arrow, "data-00000-of-00001.arrow", (steps.read, steps.to_folder)),
     Kind("coco", samples.coco, "coco.json", _FOLDER, structured.json_file("coco.json")),
     Kind("coco-foreign", samples.foreign_coco, "coco.json", _FOLDER, structured.json_file("coco.json")),
     _image(".png", 1),

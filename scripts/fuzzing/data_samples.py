@@ -6,10 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image as Pillow
 
 from fuzzing.data_steps import CLASSES, COLORS, SETTINGS, SIZE
-from segdpo.data import PackWriter, Pair, Record, encode_coco_mask, write_coco, write_folder
+from segdpo.data import PackWriter, Pair, Record, encode_coco_mask, write_coco, write_datasets, write_folder
 from segdpo.preferences import Diversity, Journal, Outcome
 
 FEW = Diversity(3, 1, 0.5, 0.25, 0.5, math.nan)
@@ -55,6 +57,22 @@ def plain_folder(root: Path, seed: int) -> None:
     folder(root, seed)
     (root / "index.csv").write_text(f"id,place\na,{seed}\ndeep/ü,north\nc,\n")
     (root / "manifest.jsonl").unlink()
+
+
+def parquet(root: Path, seed: int) -> None:
+    """Write records as parquet files of Hugging Face."""
+    write_datasets(root, records(seed), CLASSES)
+
+
+def arrow(root: Path, seed: int) -> None:
+    """Write the same as `Dataset.save_to_disk` does."""
+    parquet(root, seed)
+    table = pq.read_table(root / "train.parquet")
+    with pa.ipc.new_stream(root / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for path in root.glob("*.parquet"):
+        path.unlink()
+    (root / "state.json").write_text("{}")
 
 
 def coco(root: Path, seed: int) -> None:

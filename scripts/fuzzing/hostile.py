@@ -104,7 +104,7 @@ class Hostile:
             ("torchvision.datasets.OxfordIIITPet", [root], {"download": True}),
             ("segdpo.files.write_atomically", [canary, "x"], {}),
             ("segdpo.models.save_weights", [canary, {"_target_": "torch.nn.ReLU"}], {}),
-            ("segdpo.models.segformer", [root], {}),
+            ("segdpo.models.transformers_model", [root], {}),
             ("segdpo.data.write_folder", [canary, [], ["a", "b"]], {}),
             ("segdpo.data.open_source", [f"{root}/x.yaml", []], {}),
             ("albumentations.load", [f"{root}/x.json"], {}),

@@ -26,7 +26,7 @@ from fuzzing.data_steps import digest
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files, Kind
 from fuzzing.mutations import dump, mutate_bytes, mutate_value, read_zip, write_zip
-from segdpo.data import Candidates, write_folder
+from segdpo.data import Candidates, Preparation, write_folder
 from segdpo.inference import open_segmenter
 from segdpo.models import (
     RewardModel,
@@ -92,6 +92,13 @@ def monai_weights(root: Path, seed: int) -> None:
 def smp_weights(root: Path, seed: int) -> None:
     """Write the same of a network of segmentation_models_pytorch."""
     save_weights(root / "policy.safetensors", network(SMP, seed), {"config": json.dumps(description(SMP))})
+
+
+def pretrained(root: Path, seed: int) -> None:
+    """Write the folder of `save_pretrained`."""
+    segmenter = network(SMP, seed)
+    segmenter.description = {**description(SMP), "preparation": Preparation(window=64).native().stored()}
+    segmenter.save_pretrained(root)
 
 
 def checkpoint(root: Path, seed: int) -> None:
@@ -217,6 +224,16 @@ def safetensors(name: str, *keys: str) -> Any:
     return mutate
 
 
+def config_json(rng: Random, files: Files, hostile: Hostile) -> Files:
+    """Change values of the config.json beside model.safetensors."""
+    values = json.loads(files["config.json"])
+    if rng.random() < 0.9:
+        values["_segdpo"] = mutate_value(rng, values["_segdpo"], hostile, calls=True)
+    else:
+        values = mutate_value(rng, values, hostile, calls=True)
+    return {"config.json": dump(rng, values)}
+
+
 class _Call:
     """Pickled, it asks for a call."""
 
@@ -321,6 +338,7 @@ WEIGHT_KINDS = (
         safetensors("policy.safetensors", "config"),
         share=0.1,
     ),
+    Kind("config.json", pretrained, "config.json", (read_network,), config_json, share=0.1),
     Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt")),
     Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt")),
     Kind(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from segdpo.data.formats.folder import FolderDataset as FolderDataset
     from segdpo.data.formats.folder import checksum as checksum
     from segdpo.data.formats.folder import write_folder as write_folder
+    from segdpo.data.formats.hugging_face import HuggingFaceDataset as HuggingFaceDataset
+    from segdpo.data.formats.hugging_face import write_datasets as write_datasets
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import PackWriter as PackWriter
     from segdpo.data.formats.pack_files import write_table as write_table

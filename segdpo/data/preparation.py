@@ -3,7 +3,6 @@
 It is kept with the weights (see `Preparation.stored`), so that prediction shows the network what training showed it.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from segdpo.checks import is_finite
 from segdpo.data.images import convert_image, decode_image
 from segdpo.data.pixels import Numbers
 from segdpo.data.record import Image
@@ -78,7 +78,7 @@ class Preparation:
         if not (self.window is None or (type(self.window) is int and self.window >= 1)):
             raise ValueError(f"Expected a window of at least 1 pixel, or null for none, but got {self.window!r}.")
         ends = self.value_range
-        if ends is not None and not (len(ends) == 2 and all(map(_is_finite, ends)) and ends[0] < ends[1]):
+        if ends is not None and not (len(ends) == 2 and all(map(is_finite, ends)) and ends[0] < ends[1]):
             raise ValueError(f"Expected value_range as [lowest, highest] of the images' values but got {ends!r}.")
 
     def decode(self, data: bytes, name: str) -> Image:
@@ -183,10 +183,6 @@ def unknown_preparation(
 ) -> Preparation:
     """Return that of weights which keep mean and std alone: images at their own size, in windows."""
     return replace(Preparation(channels=channels).native(), views=Pipeline(mean=mean, std=std), node=None)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _words_of(step: Step) -> str:

@@ -49,8 +49,8 @@ def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
     """Open the data set at `path`.
 
     Args:
-        path: a pack, a folder with dataset.json, a COCO .json, a .yaml of conf/data/ or like those, or any other folder
-            of images and masks, whose options are guessed.
+        path: a pack, a folder with dataset.json, a COCO .json, a data set of Hugging Face, a .yaml of conf/data/ or
+            like those, or any other folder of images and masks, whose options are guessed.
         options: key=value, in place of values of the yaml, or of what is guessed of a folder; refused with others.
         channels: 3: grey images become RGB, 1: all become grey, None: as stored; ignored for a yaml.
 
@@ -60,10 +60,11 @@ def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
     path, options = Path(path), [option.removeprefix("data.") for option in options]
     if path.suffix == ".yaml":
         return Opened(_from_yaml(path, options), {"data": path.stem} | _parsed(options, "data."))
-    from segdpo.data.formats import folder, pack
+    from segdpo.data.formats import folder, hugging_face, pack
 
     is_pack, is_folder = (path / pack.DESCRIPTION).exists(), folder.is_our_folder(path)
-    if path.is_dir() and not (is_pack or is_folder):
+    is_hugging_face = hugging_face.is_hugging_face(path)
+    if path.is_dir() and not (is_pack or is_folder or is_hugging_face):
         return _guessed(path, _parsed(options), channels)
     if options:
         raise DataError(
@@ -77,6 +78,9 @@ def find_source(path: str | Path, options: Sequence[str] = (), *, channels: int 
         return Opened(pack.PackDataset(path, channels), {"data": "pack", "data.path": str(path)})
     if is_folder:
         return Opened(folder.FolderDataset(path, channels), {"data": "folder", "data.root": str(path)})
+    if is_hugging_face:
+        found = hugging_face.HuggingFaceDataset(path, channels=channels)
+        return Opened(found, {"data": "huggingface", "data.path": str(path)})
     raise DataError(
         f"{path}: Expected a folder of images, a pack ({pack.DESCRIPTION}), a folder with {folder.DESCRIPTION}, a COCO "
         ".json or a .yaml of conf/data/ but got none; correct the path."
@@ -272,7 +276,8 @@ def write_source(
     Args:
         path: where to write.
         source: the records.
-        form: "folder", "pack" or "coco"; by default, the suffix .pack or .json decides, and any other is a folder.
+        form: "folder", "pack", "coco" or "datasets" (of Hugging Face); by default, the suffix .pack or .json decides,
+            and any other is a folder.
         manifest: of a folder: "jsonl" (the default) or "csv".
         images: of a pack: "files" or "pixels".
         records_per_shard: of a pack.
@@ -283,6 +288,7 @@ def write_source(
     """
     from segdpo.data.formats.coco import write_coco
     from segdpo.data.formats.folder import write_folder
+    from segdpo.data.formats.hugging_face import write_datasets
 
     form = form or {".pack": "pack", ".json": "coco"}.get(Path(path).suffix, "folder")
     if (manifest and form != "folder") or ((records_per_shard or images) and form != "pack"):
@@ -294,6 +300,8 @@ def write_source(
         write_pack(path, source, records_per_shard, images, progress)
     elif form == "coco":
         write_coco(path, source, source.classes, progress)
+    elif form == "datasets":
+        write_datasets(path, source, source.classes, progress)
     else:
         write_folder(path, source, source.classes, manifest or "jsonl", progress)
     return form

@@ -11,13 +11,11 @@ if TYPE_CHECKING:
     from segdpo.inference.image_files import find_images as find_images
     from segdpo.inference.image_files import predict_files as predict_files
     from segdpo.inference.image_files import preparation_for as preparation_for
-    from segdpo.inference.open import POLICY as POLICY
     from segdpo.inference.open import Description as Description
     from segdpo.inference.open import channels_of as channels_of
     from segdpo.inference.open import checkpoint_candidates as checkpoint_candidates
     from segdpo.inference.open import open_network as open_network
     from segdpo.inference.open import open_segmenter as open_segmenter
-    from segdpo.inference.open import weights_path as weights_path
     from segdpo.inference.trained import TrainedSegmenter as TrainedSegmenter
     from segdpo.inference.trained import load as load
 

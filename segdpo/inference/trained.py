@@ -30,6 +30,7 @@ class TrainedSegmenter(Segmenter):
     def __init__(self, segmenter: Segmenter, class_names: Sequence[str], preparation: Preparation) -> None:
         super().__init__(segmenter.network, segmenter.classes, segmenter.multiple)
         self.class_names, self.preparation = tuple(class_names), preparation
+        self.description = segmenter.description
         self.train(segmenter.training)
 
     def predict(self, image: str | Path | Pillow.Image | NDArray[Any]) -> Mask:
@@ -60,7 +61,8 @@ def load(path: str | Path, *, trusted: Sequence[str] = ()) -> TrainedSegmenter:
     """Return a trained network in evaluation mode.
 
     Args:
-        path: the folder of a run (its policy), a .safetensors that segdpo wrote, or a .ckpt of a run.
+        path: the folder of a run (its policy), a folder of `save_pretrained`, a .safetensors that segdpo wrote, a .ckpt
+            of a run, or OWNER/NAME on the Hugging Face hub; see `Segmenter.from_pretrained`.
         trusted: packages that the file may build networks from, such as your own; see docs/deploy.md. What a file names
             is called, so name only packages that you know.
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from segdpo.models.adapters import save_adapter as save_adapter
     from segdpo.models.allowed import ADAPTERS as ADAPTERS
     from segdpo.models.allowed import EVALUATION as EVALUATION
+    from segdpo.models.hugging_face import transformers_model as transformers_model
+    from segdpo.models.hugging_face import without_download as without_download
+    from segdpo.models.pretrained import POLICY as POLICY
+    from segdpo.models.pretrained import local_copy as local_copy
+    from segdpo.models.pretrained import push_folder as push_folder
+    from segdpo.models.pretrained import weights_path as weights_path
     from segdpo.models.reward_model import DenseRewardModel as DenseRewardModel
     from segdpo.models.reward_model import RewardModel as RewardModel
     from segdpo.models.reward_model import load_reward_model as load_reward_model
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
     from segdpo.models.segmenter import freeze_parts as freeze_parts
     from segdpo.models.segmenter import hold_statistics as hold_statistics
     from segdpo.models.segmenter import parts_of as parts_of
-    from segdpo.models.segmenter import segformer as segformer
     from segdpo.models.segmenter import smp_model as smp_model
     from segdpo.models.segmenter import wrap as wrap
     from segdpo.models.targets import current_name as current_name

@@ -57,7 +57,7 @@ _MODULE = ("torch.nn.modules.module.Module",)
 
 NETWORKS = Table(
     {
-        **_under("segdpo.models", "DenseRewardModel RewardModel Segmenter ValueHead segformer smp_model wrap"),
+        **_under("segdpo.models", "DenseRewardModel RewardModel Segmenter ValueHead smp_model transformers_model wrap"),
         **_under(
             "segmentation_models_pytorch",
             "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet Segformer DPT create_model",
@@ -106,6 +106,7 @@ EVALUATION = Table(
     {
         **_under("segdpo.data", "CocoDataset", ("annotations", "images")),
         **_under("segdpo.data", "FolderDataset", ("root",)),
+        **_under("segdpo.data", "HuggingFaceDataset", ("path",)),
         **_under("segdpo.data", "PackDataset", ("path",)),
         **_under("segdpo.data", "PlainFolder plain_folder", ("root",)),
         **_under("segdpo.data", "PetDataset VocDataset", ("root",)),

@@ -1,10 +1,11 @@
 """Segmentation models: any network as image → logits of the image's size, builders, and freezing."""
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ class Segmenter(nn.Module):
         classes: number of classes, background included. Two may be one logit (sigmoid) or two (softmax).
         multiple: heights and widths have to be multiples of this; for a U-Net with five halvings, 32.
 
+    Attributes:
+        description: what builds the network (`model`), names of the classes (`classes`), how images are prepared
+            (`mean`, `std`, `preparation`), and what it was trained from (`training`); None: not known.
+
     >>> Segmenter(nn.Conv2d(3, 4, 1), classes=4)(torch.zeros(2, 3, 5, 7)).shape
     torch.Size([2, 4, 5, 7])
     """
@@ -45,6 +50,76 @@ class Segmenter(nn.Module):
         self.channels = channels_for(classes)
         self.classes = classes
         self.multiple = multiple
+        self.description: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def from_pretrained(path: str | Path, *, trusted: Sequence[str] = ()) -> "Segmenter":
+        """Return a trained network in evaluation mode, an adapter merged, with its description.
+
+        Args:
+            path: a run's folder (its policy), a folder of `save_pretrained`, a .safetensors with "config" in the
+                header, a .ckpt of a run, or, where no such path exists, OWNER/NAME or OWNER/NAME@REVISION on the
+                Hugging Face hub, which is downloaded once.
+            trusted: packages that the description may build networks from, in addition to the table in docs/deploy.md.
+                What a description names is called, so name only packages that you know.
+
+        Raises:
+            ValueError: if the file is damaged, has no description, or names something that is not trusted.
+            FileNotFoundError: there is nothing of that name here, and nothing that can be read on the hub.
+        """
+        from segdpo.models.pretrained import load_pretrained
+
+        return load_pretrained(path, trusted)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        license: str | None = None,  # noqa: A002
+        repo_id: str | None = None,
+    ) -> None:
+        """Write model.safetensors, config.json and the model card README.md.
+
+        A network of segmentation_models_pytorch or transformers is written as its library writes it, too:
+        `smp.from_pretrained(folder)` and `AutoModelForSemanticSegmentation.from_pretrained(folder)` load it.
+
+        Args:
+            folder: files of these names in it are replaced.
+            license: for the model card, by its name on the hub, such as "mit", "apache-2.0", "cc-by-4.0"; None: not
+                known.
+            repo_id: OWNER/NAME that the model card names; None: the folder's name.
+
+        Raises:
+            ValueError: the network has no description, or an adapter.
+        """
+        from segdpo.models.pretrained import save_pretrained
+
+        save_pretrained(self, folder, license, repo_id)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,  # noqa: A002
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish what `save_pretrained` writes as a repository of the Hugging Face hub.
+
+        Args:
+            repo_id: OWNER/NAME; it is made if it is not there.
+            license: see `save_pretrained`.
+            private: of a new repository; None: as your account has it.
+            token: None: that of `hf auth login`.
+
+        Returns:
+            The address of the commit.
+        """
+        from segdpo.models.pretrained import push_folder
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, license=license, repo_id=repo_id)
+            return push_folder(Path(folder), repo_id, private=private, token=token)
 
     def forward(
         self, image: Float[Tensor, "images channels height width"]
@@ -185,39 +260,6 @@ def wrap(
     outputs = channels_for(classes) if channels is None else channels
     network = network_factory(**({} if classes_argument is None else {classes_argument: outputs}))
     return Segmenter(network, classes, multiple)
-
-
-def segformer(num_labels: int, *, pretrained: str | None = None, **config: Any) -> nn.Module:
-    """Build a SegFormer of Hugging Face, whose output has `.logits` at a quarter of the image's size.
-
-    Args:
-        num_labels: number of outputs.
-        pretrained: a folder or a name on the hub, for configuration and weights; a head with another number of
-            labels is initialised randomly.
-        config: options of transformers' SegformerConfig.
-    """
-    try:
-        # An optional library, and slow to import.
-        hugging_face: Any = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            "Expected the library transformers for this network but it is not installed; "
-            "pip install transformers, or choose model=segformer_smp."
-        ) from error
-    known = set(inspect.signature(hugging_face.SegformerConfig).parameters) - {"kwargs"}
-    wrong = sorted(set(config) - known)
-    if wrong:
-        raise ValueError(
-            f"Expected options of SegformerConfig ({', '.join(sorted(known))}) but got {', '.join(wrong)}; "
-            "correct the name in model.network_factory."
-        )
-    model = hugging_face.SegformerForSemanticSegmentation
-    network: nn.Module
-    if pretrained is None:
-        network = model(hugging_face.SegformerConfig(num_labels=num_labels, **config))
-    else:
-        network = model.from_pretrained(pretrained, num_labels=num_labels, ignore_mismatched_sizes=True, **config)
-    return network
 
 
 def freeze_parts(module: nn.Module, patterns: Sequence[str]) -> list[str]:

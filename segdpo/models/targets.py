@@ -28,6 +28,10 @@ MOVED: Mapping[str, str] = {
 }
 # Names that changed themselves, or whose parameters did.
 RENAMED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("segdpo.models.segformer", "segdpo.models.hugging_face.segformer", "segdpo.models.segmenter.segformer"),
+        "segdpo.models.transformers_model",
+    ),
     "segdpo.data.mined.Mined": "segdpo.preferences.mined_of_old",
     "segdpo.story.best_of.run": "segdpo.recipes.run_best_of",
     "segdpo.story.finetune.run": "segdpo.recipes.run_finetune",

@@ -74,11 +74,11 @@ def command_line(words: Sequence[str], program: str | None = None) -> Iterator[N
 
     Args:
         words: what is typed after the program.
-        program: its name in messages; None: a file that Python can run. train.py is itself in both cases.
+        program: its name in messages; None: a file that Python can run. The train.py of a checkout stays in both cases.
     """
-    before = sys.argv
-    program = program or str(Path(segdpo.__file__).with_name("ddp_process.py"))
-    sys.argv = [before[0] if Path(before[0]).name == "train.py" else program, *words]
+    before, package = sys.argv, Path(segdpo.__file__).resolve().parent
+    program = program or str(package / "ddp_process.py")
+    sys.argv = [before[0] if Path(before[0]).resolve() == package.parent / "train.py" else program, *words]
     try:
         yield
     finally:
@@ -100,9 +100,7 @@ def errors_as_messages() -> Iterator[None]:
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         if module := missing_module(error):
-            message = (
-                f"{message}\nThere is no module {module}; if it is yours: PYTHONPATH=FOLDER segdpo …, of its folder."
-            )
+            message = f"{message}\nThere is no module {module}; if it is yours, PYTHONPATH=FOLDER names its folder."
         sys.exit(f"\n{type(error).__name__}: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback.)")
 
 

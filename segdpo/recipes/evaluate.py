@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from segdpo.checks import check_device
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, open_source
 from segdpo.files import DataError
-from segdpo.inference import open_segmenter, preparation_for, weights_path
+from segdpo.inference import open_segmenter, preparation_for
 from segdpo.metrics import MASK_METRICS
-from segdpo.models import EVALUATION, check_resolvers, checked
+from segdpo.models import EVALUATION, check_resolvers, checked, weights_path
 from segdpo.preferences import Network, check_windows
 from segdpo.recipes.config import MISSING, Plain, build, leaves, plain, read_config
 from segdpo.recipes.evaluation import Evaluation, write_evaluation

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from segdpo.data import DataModule, RecordSource, Splits
-from segdpo.models import freeze_parts, load_weights
+from segdpo.models import freeze_parts, load_weights, without_download
 from segdpo.recipes.config import Plain, build, plain
 from segdpo.recipes.run import Run
 from segdpo.recipes.sweep_folder import in_sweep
@@ -109,7 +109,7 @@ def description_of(run: Run) -> Plain:
     """Return what it takes to build the network of a run again and to show it images as this run does."""
     config, preparation = run.config, run.preparation
     return {
-        "model": {**plain(config.model), "classes": len(run.classes)},
+        "model": {**without_download(plain(config.model)), "classes": len(run.classes)},
         "adapter": plain(config.adapter),
         "classes": list(run.classes),
         "mean": list(preparation.views.mean),

@@ -14,8 +14,8 @@ from rich.markup import escape
 from segdpo.checks import check_choice
 from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
 from segdpo.files import DataError, exists, open_file
-from segdpo.inference import POLICY, open_network, weights_path
-from segdpo.models import check_resolvers, load_weights
+from segdpo.inference import open_network
+from segdpo.models import POLICY, check_resolvers, load_weights, weights_path
 from segdpo.preferences import (
     Journal,
     Mining,

@@ -116,7 +116,12 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summar
         return {}
     run.clock.lap("comparison")
     seconds = run.clock.seconds | {"total": time.perf_counter() - begin}
-    described = {"seed": config.seed, "monitor": run.config.optimise, "versions": _versions()}
+    described = {
+        "seed": config.seed,
+        "max_steps": config.trainer.get("max_steps"),
+        "monitor": run.config.optimise,
+        "versions": _versions(),
+    }
     summary = _choices() | described | summary | {"seconds": seconds}
     write_atomically(run.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
     # Last: a run with a summary.json is finished.

@@ -6,8 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from trained import MEAN, description, save_run, segmenter
 
-from segdpo.inference import open_segmenter, weights_path
-from segdpo.models import ADAPTERS, add_lora, checked, load_weights, save_weights
+from segdpo.inference import open_segmenter
+from segdpo.models import ADAPTERS, add_lora, checked, load_weights, save_weights, weights_path
 from segdpo.models.allowed import NETWORKS
 
 IMAGE = torch.rand(2, 3, 10, 13)

@@ -59,7 +59,7 @@ def test_classes_have_to_come_from_somewhere():
 def test_a_yaml_says_what_it_is_and_its_command_composes(path):
     first, *rest = path.read_text().splitlines()[:8]
     assert first.startswith("# ")
-    (command,) = [line for line in rest if line.startswith("#   python train.py ")]
+    (command,) = [line for line in rest if line.startswith("#   segdpo train ")]
     group = path.parent.name
     overrides = re.findall(r"\+?[\w.]+=\S+", command)
     assert f"{group}={path.stem}" in overrides

@@ -1,6 +1,5 @@
 """Segmenter: padding, upsampling and finding logits, against values computed here; errors name the mistake."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdpo.models import Segmenter, fingerprint, segformer, smp_model, wrap
+from segdpo.models import Segmenter, smp_model, wrap
 from segdpo.models.segmenter import channels_for
 
 
@@ -156,30 +155,6 @@ def test_smp_options_reach_the_constructor_and_the_multiple_follows_the_encoder(
     assert segmenter.classes == 5
     assert segmenter.network.segmentation_head[0].weight.shape == (5, 4, 3, 3)
     assert segmenter.eval()(torch.zeros(1, 4, 9, 17)).shape == (1, 5, 9, 17)
-
-
-SMALL = {
-    "hidden_sizes": [8] * 4,
-    "depths": [1] * 4,
-    "num_attention_heads": [1] * 4,
-    "decoder_hidden_size": 8,
-    "sr_ratios": [1] * 4,
-}
-
-
-def test_a_segformer_saved_in_a_folder_is_read_back(tmp_path):
-    first = segformer(3, **SMALL)
-    first.save_pretrained(tmp_path)
-    assert fingerprint(segformer(3, pretrained=str(tmp_path))) == fingerprint(first)
-    assert segformer(5, pretrained=str(tmp_path))(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 5, 8, 8)
-
-
-def test_a_segformer_names_a_misspelt_option_and_a_missing_library(monkeypatch):
-    with pytest.raises(ValueError, match=r"SegformerConfig \(.*hidden_sizes.*\) but got hiden_sizes"):
-        segformer(2, hiden_sizes=[8])
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match="pip install transformers, or choose model=segformer_smp"):
-        segformer(2)
 
 
 def test_a_graph_traced_at_one_size_serves_any_other(image):

@@ -92,7 +92,7 @@ def test_a_header_names_networks_and_nothing_else(target, tmp_path):
         open_segmenter(saved(tmp_path, MODEL, network))
 
 
-SEGFORMER = {"_target_": "segdpo.models.segformer", "_partial_": True}
+SEGFORMER = {"_target_": "segdpo.models.transformers_model", "_partial_": True}
 REFUSED = {
     "a hub name": {"_target_": "segdpo.models.smp_model", "encoder_name": "tu-hf-hub:some/one"},
     "a folder": {"_target_": "segmentation_models_pytorch.Unet", "encoder_name": "tu-local-dir:x"},

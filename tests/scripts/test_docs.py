@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_hub import stand_in
 from hydra import compose, initialize_config_dir
 from PIL import Image as Pillow
+from toy_records import toys
 from trained import description, preparation_of
 
 from segdpo import cli
+from segdpo.data import write_folder
 from segdpo.models import Segmenter, save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -27,14 +30,18 @@ def commands(name):
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_all_of_deploy_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def small_network():
+    """Return a network and the header of its weights."""
     convolution = {"_target_": "torch.nn.Conv2d", "_partial_": True, "in_channels": 3, "kernel_size": 3, "padding": 1}
     described = description()
     described["model"] |= {"network_factory": convolution, "classes_argument": "out_channels"}
     described["preparation"] = preparation_of(("Resize", {"height": 32, "width": 32}))
-    network = Segmenter(torch.nn.Conv2d(3, 1, 3, padding=1), 2, multiple=4)
-    save_weights("outputs/mine/policy.safetensors", network, {"config": json.dumps(described)})
+    return Segmenter(torch.nn.Conv2d(3, 1, 3, padding=1), 2, multiple=4), {"config": json.dumps(described)}
+
+
+def test_all_of_deploy_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_weights("outputs/mine/policy.safetensors", *small_network())
     (tmp_path / "photos").mkdir()
     Pillow.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("photos/one.png")
     ran = commands("deploy.md")
@@ -57,11 +64,33 @@ def test_all_of_deploy_runs(tmp_path, monkeypatch):
     assert names["mask"].shape == (1, 256, 320)
 
 
+def test_all_of_hub_runs(tmp_path, monkeypatch):
+    pytest.importorskip("datasets").disable_caching()
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    stand_in(monkeypatch, tmp_path / "snapshots")
+    save_weights("outputs/mine/policy.safetensors", *small_network())
+    photo = np.full((40, 50, 3), 90, np.uint8)
+    (tmp_path / "photos").mkdir()
+    Pillow.fromarray(photo).save("photos/one.png")
+    write_folder("outputs/mined", toys(3), toys().classes)
+    ran = [words[1:] for words in commands("hub.md") if words[1] != "train"]
+    assert [words[0] for words in ran] == ["publish", "predict", "pack", "pack"]
+    for words in ran:
+        assert cli.main(words) == 0, words
+    names = {}
+    for block in blocks("hub.md", "python"):
+        exec(block, names)
+    np.testing.assert_array_equal(names["mask"], Pillow.open("predictions/masks/one.png"))
+    assert (type(names["unet"]).__name__, names["segformer"].config.num_labels) == ("Unet", 3)
+    assert len(names["rows"]) == 3
+
+
 COMPOSED = [
     words[1:]
-    for page in ("../README.md", "sweeps.md", "training.md", "rlhf.md")
+    for page in ("../README.md", "sweeps.md", "training.md", "rlhf.md", "hub.md")
     for words in commands(page)
-    if words[1:2] in (["train.py"], ["scripts/search.py"])
+    if words[1:2] in (["train.py"], ["scripts/search.py"], ["train"])
 ]
 
 
