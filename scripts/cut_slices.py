@@ -1,6 +1,6 @@
 """Cut volumes in nnU-Net's folder layout (NIfTI) into slices: images/ID.png, masks/ID.png, as data=plain reads them.
 
-    python scripts/cut_slices.py ../shared/data/hippocampus outputs/hippocampus_slices --slices 2
+    python scripts/cut_slices.py data/hippocampus outputs/hippocampus_slices --slices 2
 
 The slices of a volume lie evenly along the second axis, where the labels are; intensities are stretched to 8 bits from
 the volume's 1st to its 99th percentile. An id is VOLUME_sNN, so that group_pattern='^(.*)_s' keeps a volume together.
