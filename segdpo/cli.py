@@ -479,12 +479,15 @@ def publish(words: Words) -> int:
     parser.add_argument("--trust", action="append", default=[], dest="trusted", metavar="PACKAGE", help=TRUST)
     options = parser.parse_args(words)
 
+    from rich.console import Console
+
     from segdpo.inference import open_segmenter
     from segdpo.models import push_folder
 
     try:
-        segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
-        segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
+        with Console(stderr=True).status("saving the network"):
+            segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
+            segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
         print(f"{options.folder}: model.safetensors, config.json, README.md")
         if options.push:
             print(push_folder(options.folder, options.push, private=options.private or None))

@@ -147,6 +147,7 @@ VERBS = {
     "collect": ["sweep"],
     "search": ["hparams_search=anchors"],
     "export": ["run", "network.onnx"],
+    "publish": ["run", "cells"],
 }
 # In the place of an environment that has the core alone.
 CORE_ALONE = """

@@ -79,7 +79,7 @@ def test_opens_with_a_description_and_the_command(name):
     first, second, *_ = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     assert first.startswith("# ")
     assert first.endswith(".")
-    assert second == f"#   python train.py loss={name}"
+    assert second == f"#   segdpo train loss={name}"
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -23,7 +23,7 @@ NEEDED = {
 def test_a_yaml_begins_with_a_description_and_a_command(group, name):
     lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert lines[1].startswith("#   python train.py ")
+    assert lines[1].startswith("#   segdpo train ")
     assert f"{group}={name}" in lines[1]
 
 
