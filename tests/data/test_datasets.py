@@ -156,7 +156,7 @@ def test_records_without_preferences_are_refused_if_asked():
 
 
 def test_nothing_judged_is_an_error():
-    with pytest.raises(DataError, match=r"2 of 2 .*no preference.*scripts/mine.py"):
+    with pytest.raises(DataError, match=r"2 of 2 .*no preference.*segdpo mine"):
         PreferenceDataset(Listed([record("a", pairs=()), record("b", pairs=())]), PLAIN)
 
 

@@ -62,10 +62,10 @@ def test_what_no_yaml_can_say_is_bound_as_it_is():
     [
         ("reference_training=checkpoint", r"reference_training\.path"),
         ("candidates=checkpoints", r"candidates\.weights\.early"),
-        ("loss.anchors.hinge.term.tau=[1]", "tau"),
+        ("loss.anchors.nll.weight=[1]", "weight"),
         ("optimizer._target_=torch.optim.Adamm", "Adamm"),
         ("score.region=everywhere", "everywhere"),
-        ("+loss.anchors.hinge.term.tua=1", "tua"),
+        ("+loss.anchors.nll.term.tua=1", "tua"),
     ],
 )
 def test_mistakes_are_found_before_data_is_touched(override, said, tmp_path):
