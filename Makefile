@@ -70,4 +70,4 @@ lock: $(STAMP)  ## write requirements.lock again from pyproject.toml
 	  --generate-hashes --no-strip-extras --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built or run
-	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache *.egg-info outputs multirun

@@ -22,7 +22,7 @@ from segdpo.preferences import Judge, Network
 from segdpo.recipes.compare import OVERLAPS, compare_overlaps, evaluated_network
 from segdpo.recipes.frontier import TestViews, View, draw_masks, judge_of, name_of, point_of, rewards, within_image
 from segdpo.recipes.reference import train_or_load_reference
-from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.recipes.run import Figures, Run, peak_mib
 from segdpo.recipes.typed import choice_of
 from segdpo.scores import predicted_classes
 
@@ -44,7 +44,7 @@ class Drawn:
     greedy_overlaps: dict[str, float]
 
 
-def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_best_of(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Draw, judge and choose masks for the test images."""
     config = run.config
     sizes = checked_sizes(config.best_of.k, config.best_of.samples)
@@ -173,7 +173,7 @@ def _point(drawn: Sequence[Drawn], size: int, seconds: float) -> dict[str, Any]:
     return {"k": size, "reward": reward, "reward_sampled": reward, "kl": distance, "iou": iou, "seconds": share}
 
 
-def _overlaps_of_best(drawn: Sequence[Drawn], size: int) -> Summary:
+def _overlaps_of_best(drawn: Sequence[Drawn], size: int) -> Figures:
     """Return overlaps as other recipes do: `policy` is the best of `size` masks, `reference` the most probable mask."""
     after = {name: np.array([best_of(one.overlaps[name], one.rewards, size) for one in drawn]) for name in OVERLAPS}
     before = {name: np.array([one.greedy_overlaps[name] for one in drawn]) for name in OVERLAPS}

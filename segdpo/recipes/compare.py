@@ -30,7 +30,7 @@ from segdpo.recipes.measure import (
 )
 from segdpo.recipes.reference import Reference
 from segdpo.recipes.rounds import Round
-from segdpo.recipes.run import Run, Summary, peak_mib
+from segdpo.recipes.run import Figures, Run, peak_mib
 from segdpo.reports import draw_panel
 from segdpo.scores import predicted_classes
 from segdpo.training import PAIRS, FrozenCopy, PreferenceTask, panel_rows
@@ -39,7 +39,7 @@ from segdpo.training import PAIRS, FrozenCopy, PreferenceTask, panel_rows
 OVERLAPS = ("iou", "dice")
 
 
-def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, per_image: AnswersPerImage) -> Summary:
+def compare_policy(run: Run, last: Round, fitted: Fitted, reference: Reference, per_image: AnswersPerImage) -> Figures:
     """Measure a policy that was trained in rounds and write what the run leaves.
 
     Args:
@@ -76,7 +76,7 @@ def compare_networks(
     device: torch.device,
     *,
     kept: str = "policy",
-) -> Summary:
+) -> Figures:
     """Save both networks, measure them on gold masks, and draw masks of both.
 
     Everything is measured of the trained policy, also where `kept`, the network that is saved as the policy, is the
@@ -110,7 +110,7 @@ def evaluated_network(run: Run, network: nn.Module, device: torch.device | str =
     return Network(network, run.preparation, device)
 
 
-def compare_overlaps(policy: Values, reference: Values) -> Summary:
+def compare_overlaps(policy: Values, reference: Values) -> Figures:
     """Return the means of both networks' overlaps, and of their differences image by image, with intervals."""
     # An overlap is NaN only where the class is neither in the gold mask nor predicted.
     nothing = {"nothing": np.isnan(policy["iou"]), "reference_nothing": np.isnan(reference["iou"])}
@@ -144,7 +144,7 @@ def _measure_test_pairs(run: Run, last: Round, fitted: Fitted, reference: nn.Mod
     return found
 
 
-def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Summary:
+def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Figures:
     """Measure both networks on the test images and write the folder evaluation/.
 
     Distances between contours take longer than all other metrics; segdpo evaluate measures them.
@@ -154,7 +154,7 @@ def _compare_on_test(run: Run, networks: Mapping[str, Network]) -> Summary:
     measurement = _measurement(run, run.splits.test, WITHOUT_DISTANCES)
     if not len(measurement.numbers):
         return {}
-    summary: Summary = {"gold": {"images": len(measurement.numbers), "with_gold": 0}}
+    summary: Figures = {"gold": {"images": len(measurement.numbers), "with_gold": 0}}
     after, before = (measure_network(network, measurement, f"{name} on test") for name, network in networks.items())
     if after is not None and before is not None:
         evaluation = Evaluation(after, before)

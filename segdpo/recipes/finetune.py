@@ -21,7 +21,7 @@ from segdpo.recipes.fitting import fit
 from segdpo.recipes.gold import check_gold, check_judging
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.rounds import Round, check_rounds, rounds_of
-from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.run import Figures, Run
 from segdpo.training import SupervisedTask
 
 # The answers that each target needs; gold masks are drawn, not judged.
@@ -32,7 +32,7 @@ ANSWERS: dict[str, Callable[[DictConfig], AnswersPerImage]] = {
 }
 
 
-def run_finetune(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_finetune(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Train a policy that starts as the reference on one mask an image, and compare the two."""
     config, target = run.config, run.config.finetune.target
     check_choice("finetune.target", target, ANSWERS)

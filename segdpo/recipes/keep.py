@@ -18,7 +18,7 @@ from segdpo.metrics import ClusteredInterval, Doubles, clustered_interval, win_r
 from segdpo.models import has_adapter, save_adapter, save_weights
 from segdpo.preferences import whole_or_in_windows
 from segdpo.recipes.fitting import header_for
-from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.run import Figures, Run
 from segdpo.training import GAINS, HeldOutGains, images_of, weight_of
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class HeldOut:
         found = self.intervals
         return found["iou_margin"].bound > 0 and found["chosen_iou"].bound > -LOST  # False for NaN
 
-    def summary(self) -> Summary:
+    def summary(self) -> Figures:
         """Return the part of summary.json: both intervals, the smaller gain, and the share of groups with a gain."""
         intervals = self.intervals
         names, group = np.unique(np.asarray(self.groups, np.str_), return_inverse=True)

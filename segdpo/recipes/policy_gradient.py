@@ -13,14 +13,14 @@ from segdpo.recipes.config import build, function_of
 from segdpo.recipes.fitting import fit, make_data, make_policy, validate
 from segdpo.recipes.gold import check_gold, commands
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
-from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.run import Figures, Run
 from segdpo.recipes.typed import choice_of
 from segdpo.rl import Algorithm, PolicyGradientTask, Reward
 
 log = logging.getLogger(__name__)
 
 
-def run_policy_gradient(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_policy_gradient(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Train the policy with PPO, GRPO or REINFORCE, and compare it with the reference."""
     config = run.config
     if config.rounds != 1:

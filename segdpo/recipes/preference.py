@@ -11,11 +11,11 @@ from segdpo.recipes.fitting import fit
 from segdpo.recipes.gold import check_judging
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.rounds import Round, check_rounds, rounds_of
-from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.run import Figures, Run
 from segdpo.training import PreferenceTask
 
 
-def run_preference(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_preference(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Train a policy that starts as the reference on preferences, and compare the two."""
     check_rounds(run.config)
     check_judging(run, images_to_judge(run))

@@ -18,11 +18,11 @@ from segdpo.recipes.fitting import fit, header_for, make_data, validate
 from segdpo.recipes.gold import check_judging
 from segdpo.recipes.reference import images_to_judge, train_or_load_reference
 from segdpo.recipes.reward_test import RewardTest, run_reward_test
-from segdpo.recipes.run import Run, Summary, check_class_count
+from segdpo.recipes.run import Figures, Run, check_class_count
 from segdpo.training import JudgeScores, RewardTask
 
 
-def run_reward(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_reward(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Train a reward model on preferences and test it on held-out pairs, on other masks, and under attack."""
     config = run.config
     if config.rounds != 1:

@@ -36,7 +36,7 @@ from segdpo.reports import comparison_table, draw_curves
 
 log = logging.getLogger(__name__)
 
-Summary = dict[str, Any]
+Figures = dict[str, Any]  # what a recipe measures, as summary.json holds it
 # Where the comparison at the end compares masks with gold.
 MEASURED_AT = ("image", "view")
 
@@ -84,10 +84,10 @@ class Run:
         return preparation_of(self.config, self.source)
 
 
-Recipe = Callable[[Run, Sequence[Callback]], Summary]
+Recipe = Callable[[Run, Sequence[Callback]], Figures]
 
 
-def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Summary:
+def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Figures:
     """Run the recipe of the configuration's task and write summary.json.
 
     Args:
@@ -203,7 +203,7 @@ WATCHING = ("callbacks.progress.", "callbacks.panels.", "callbacks.displacement.
 SHOWN = 6
 
 
-def finished(config: DictConfig) -> Summary | None:
+def finished(config: DictConfig) -> Figures | None:
     """Return the summary of this very run if its folder holds one, and None if the run has to be run.
 
     With `resume=…` a finished run is continued, with other values such as more steps: nothing is compared. In a sweep
@@ -227,7 +227,7 @@ def finished(config: DictConfig) -> Summary | None:
             "remove that folder; resume=last trains a finished run for more steps."
         )
     log.info("Finished already, and not run again: %s", folder)
-    return cast(Summary, json.loads(summary.read_text()))
+    return cast(Figures, json.loads(summary.read_text()))
 
 
 def differences(before: Plain, now: Plain) -> list[str]:

@@ -8,11 +8,11 @@ from segdpo.models import freeze_parts, load_weights, save_weights
 from segdpo.recipes.compare import means_of, measure_on
 from segdpo.recipes.config import build
 from segdpo.recipes.fitting import fit, header_for, make_data, validate
-from segdpo.recipes.run import Run, Summary
+from segdpo.recipes.run import Figures, Run
 from segdpo.training import SupervisedTask
 
 
-def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
+def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Figures:
     """Train a network on masks and measure it on the test images."""
     config = run.config
     network = build(config.model, classes=len(run.classes))
@@ -31,5 +31,5 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Summary:
     save_weights(run.folder / "policy.safetensors", network, header_for(run, adapter=True))
     measured = measure_on(run, network, run.splits.test, fitted.trainer.strategy.root_device, "network on test")
     golden = 0 if measured is None else len(measured.ids)
-    summary: Summary = {"gold": {"images": len(run.splits.test), "with_gold": golden}, "metric": metric}
+    summary: Figures = {"gold": {"images": len(run.splits.test), "with_gold": golden}, "metric": metric}
     return ({} if measured is None else {"policy": means_of(measured.values)}) | summary
