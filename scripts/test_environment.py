@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("kind", choices=("core", "lowest", "locked"))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="segdpo-") as folder:
         place = Path(folder)
         make_environment(options.kind, options.python, place)
