@@ -11,7 +11,6 @@ Hippocampus needs the slices that scripts/cut_slices.py writes.
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segdpo.metrics import student
+from segdpo.reports import student_interval
 
 FEW = ["reference_training=few_masks", "candidates=own_candidates"]
 FOLDS = ["datamodule/split=folds", "datamodule.split.folds=5", "transforms=resized", "transforms.size=64"]
@@ -79,17 +78,13 @@ def table(results: Mapping[tuple[str, str], Sequence[Result]], data: Sequence[st
     lines = [f"| setting | {' | '.join(data)} | mean | worst | kept |", "|---" * (len(data) + 4) + "|"]
     for setting in settings:
         rows = [results.get((one, setting), []) for one in data]
-        means = [float(np.mean([result.gain for result in row])) if row else math.nan for row in rows]
-        cells = [f"{mean:+.3f}{_half([result.gain for result in row])}" for mean, row in zip(means, rows, strict=True)]
+        found = [student_interval(result.gain for result in row) for row in rows]
+        means = [one.mean for one in found]
+        cells = [f"{one.mean:+.3f} ± {one.half:.3f}" if one.n > 1 else f"{one.mean:+.3f}" for one in found]
         kept = [result.kept for row in rows for result in row]
         cells += [f"{np.mean(means):+.3f}", f"{np.min(means):+.3f}", f"{sum(kept)} of {len(kept)}"]
         lines.append(f"| `{setting}` | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _half(gains: Sequence[float]) -> str:
-    count = len(gains)
-    return f" ± {student(count - 1) * np.std(gains, ddof=1) / math.sqrt(count):.3f}" if count > 1 else ""
 
 
 def main() -> None:

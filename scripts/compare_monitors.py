@@ -23,8 +23,9 @@ from torch import nn
 from segdpo.checks import IGNORE
 from segdpo.data import PairBatch
 from segdpo.files import write_atomically
-from segdpo.metrics import Interval, Overlap, student
+from segdpo.metrics import Overlap
 from segdpo.recipes import fit, make_task, open_run, quieten, rounds_of, train_or_load_reference
+from segdpo.reports import student_interval
 from segdpo.scores import Score, predicted_classes
 from segdpo.training import GAINS, HeldOutGains, frozen_copy, score_batch
 
@@ -129,13 +130,6 @@ def picked(rows: list[dict[str, float]], monitor: str) -> float:
     return rows[int(np.argmax(values))]["test_iou"]
 
 
-def interval(values: list[float]) -> Interval:
-    """Return the mean with Student's interval."""
-    mean, n = float(np.mean(values)), len(values)
-    half = student(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return Interval(mean, mean - half, mean + half, n)
-
-
 def table(runs: dict[tuple[str, str, int], list[dict[str, float]]]) -> str:
     """Return the table in Markdown: the test IoU picked minus that picked by IoU, over losses and seeds."""
     sets = list(dict.fromkeys(name for name, *_ in runs))
@@ -148,10 +142,10 @@ def table(runs: dict[tuple[str, str, int], list[dict[str, float]]]) -> str:
                 if key[0] == name:
                     chosen = rows[-1]["test_iou"] if monitor == "last" else picked(rows, monitor)
                     losses.append(chosen - picked(rows, "iou"))
-            found = interval(losses)
+            found = student_interval(losses)
             cells.append(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
             everything += losses
-        found = interval(everything)
+        found = student_interval(everything)
         cells += [f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{min(everything):+.3f}"]
         lines.append(f"| `{monitor}` | {' | '.join(cells)} |")
     return "\n".join(lines)

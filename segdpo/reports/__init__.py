@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segdpo.reports.panels import draw_panel as draw_panel
     from segdpo.reports.panels import draw_strip as draw_strip
     from segdpo.reports.run_files import read_series as read_series
+    from segdpo.reports.runs import student_interval as student_interval
     from segdpo.reports.sweep import Sweep as Sweep
     from segdpo.reports.sweep import read_sweep as read_sweep
     from segdpo.reports.tables import comparison_table as comparison_table

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from segdpo.data.formats.pack_records import check_header, compress, decompress, frame_size, parse_json
+from segdpo.data.formats.pack_records import check_header, compress, decompress, frame_size, parse_packed
 from segdpo.files import DataError, exists, open_file, write_atomically
 
 VERSION = 1
@@ -100,7 +100,7 @@ def read_index(path: Path) -> list[Place]:
         raise DataError(
             f"{path}: Expected an index of at most {2 * offset} bytes but its frame says {expanded}; {FIX}", "damaged"
         )
-    rows = parse_json(decompress(index, expanded, f"{path}, index").tobytes(), f"{path}, index")
+    rows = parse_packed(decompress(index, expanded, f"{path}, index").tobytes(), f"{path}, index")
     if not isinstance(rows, list):
         raise DataError(f"{path}: Expected a list as index but got {type(rows).__name__}; {FIX}", "damaged")
     return [_place(row, offset, f"{path}, record {number}") for number, row in enumerate(rows)]

@@ -138,7 +138,7 @@ def frame_size(frame: bytes) -> int:
     return -1 if length == 0 else size + 256 * (length == 2)
 
 
-def parse_json(data: bytes, where: str) -> Any:
+def parse_packed(data: bytes, where: str) -> Any:
     """Return the JSON in `data`; strings that no file could hold (lone surrogates) are a DataError."""
     try:
         text = str(data, "utf-8")
@@ -240,7 +240,7 @@ def _split(data: bytes, name: str) -> tuple[dict[str, Any], int, int]:
     start = LENGTH.size + (LENGTH.unpack_from(data)[0] if len(data) >= LENGTH.size else len(data))
     if start > len(data):
         raise DataError(f"{name}: Expected a header of {start} bytes but the record has {len(data)}; {FIX}", "damaged")
-    header = check_header(parse_json(data[LENGTH.size : start], name), name)
+    header = check_header(parse_packed(data[LENGTH.size : start], name), name)
     end = start + header["image_bytes"]
     if end > len(data):
         raise DataError(
