@@ -5,8 +5,9 @@ import shlex
 
 import numpy as np
 import pytest
+from own_data import documented_commands
 from PIL import Image as Pillow
-from small import CONVOLUTION, ROOT, STARTING
+from small import CONVOLUTION, STARTING
 from warm import Warm
 
 from segdpo.cli import main
@@ -31,17 +32,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def commands():
-    """The commands of docs/own_data.md that begin with segdpo, in their order."""
-    text = (ROOT / "docs/own_data.md").read_text()
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("segdpo ")]
-
-
 @pytest.mark.untraced
 def test_three_commands_lead_from_a_folder_to_masks(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    check, train, predict, *others = commands()
+    check, train, predict, *others = documented_commands()
     assert [words[0] for words in (check, train, predict)] == ["check", "train", "predict"]
     assert main(check) == 0
     out = capsys.readouterr().out
