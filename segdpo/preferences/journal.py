@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from segdpo.data import FileSource, ImageFile, Record, RecordSource, info_of, is_text
+from segdpo.data import FileSource, ImageFile, Record, RecordSource, first_difference, info_of, is_text
 from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
 from segdpo.preferences.mining import Mining, Outcome, mine
@@ -48,7 +48,7 @@ class Writer(Protocol):
         ...
 
     def write(self, record: Record, image_file: ImageFile | None) -> object:
-        """Add a record; `image_file` is its image as it lies on disk, where there is one."""
+        """Add a record, or compare it with the one written; `image_file` is its image on disk, where there is one."""
         ...
 
     def finish(self) -> object:
@@ -194,13 +194,13 @@ class Journal:
             parsed = [_parse(json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(
-                f"{self.path}: Expected the journal of a mining run but got {error!r}; delete it."
+                f"{self.path}: Expected the journal of a mining run but got {error!r}; restore it, or remove "
+                "it: what is mined then is compared with what was mined."
             ) from error
         if settings != self.settings:
             raise DataError(
                 f"{self.path}: Expected the settings that this run was begun with, but "
-                f"{_difference(settings, self.settings)}; use those settings, write elsewhere, or delete the "
-                "journal and what was mined.",
+                f"{first_difference(settings, self.settings)}; use those settings, or write elsewhere.",
                 "version",
             )
         self.selected, self.finished = selected, finished
@@ -239,15 +239,6 @@ def _parse(line: dict[str, Any]) -> Line:
     return parsed
 
 
-def _difference(then: Any, now: Any, where: str = "") -> str:
-    """Name the first setting that differs."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in [*then, *(key for key in now if key not in then)]:
-            if then.get(key) != now.get(key):
-                return _difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
-    return f"{where or 'they'} was {then!r} and is {now!r}"
-
-
 def _write_all(
     source: RecordSource,
     mining: Mining,
@@ -257,6 +248,12 @@ def _write_all(
     progress: Callable[[int, int], None],
 ) -> None:
     written = frozenset(writer.done_ids)
+    if others := sorted(written - numbers.keys()):
+        raise DataError(
+            f"Expected records that are selected but {others[0]!r} is in the pack, one of {len(others)}; mine the data "
+            "set that the pack was begun with, or write elsewhere.",
+            "version",
+        )
     done = {
         record_id
         for record_id in numbers
@@ -272,9 +269,8 @@ def _write_all(
         progress(count, len(numbers))
 
     for record in mine(source, mining, indices=list(numbers.values()), done=done, observe=observe):
-        if record.id not in written:
-            file = source.image_file(numbers[record.id]) if isinstance(source, FileSource) else None
-            writer.write(record, file)
+        file = source.image_file(numbers[record.id]) if isinstance(source, FileSource) else None
+        writer.write(record, file)  # one that was written before is compared
 
 
 def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:
@@ -283,7 +279,7 @@ def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:
         if index >= len(source):
             raise DataError(
                 f"Expected records below {len(source)} but {index} is selected; mine the data set that the journal "
-                "was begun with, or delete the journal.",
+                "was begun with, or write elsewhere.",
                 "version",
             )
         record_id = info_of(source, index).id

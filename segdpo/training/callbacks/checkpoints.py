@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -27,41 +28,91 @@ class LastCheckpoint(Checkpoint):
     Lightning's ModelCheckpoint saves the last step of an epoch before that epoch is validated, and a run resumed from
     there never validates it: the best checkpoint may then be replaced by a worse one. Here that save comes after the
     validation.
+
+    After SIGTERM the state is saved once more before training stops: after the current step, or after the validation
+    if one is due. On several devices training stops at once, since processes cannot agree on a step in time.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int = 100) -> None:
         if every_n_train_steps < 1:
             raise ValueError(f"Expected a checkpoint each 1 or more steps but got {every_n_train_steps}.")
         self.path, self.every_n_train_steps = Path(dirpath) / "last.ckpt", every_n_train_steps
-        self._saved_at = 0
-        self._save_after_validation = False
+        self._saved_at = self._step = self._batches = 0
+        self._loaded = False
+        self._save_after_validation = self._stopping = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first step after a resume, correct the step of logged values."""
+        self._correct_step(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct the step and the epoch of logged values where there was no step after a resume."""
+        progress = trainer.fit_loop.epoch_progress
+        if self._loaded and progress.current.ready > progress.current.processed:
+            progress.increment_processed()
+        self._correct_step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, once a step: with accumulated gradients, several batches end at the same one."""
-        due = trainer.global_step % self.every_n_train_steps == 0 or trainer.global_step == trainer.max_steps
-        if not due or trainer.global_step == self._saved_at:
+        self._postpone_stop(trainer)
+        before, self._step = self._step, trainer.global_step
+        # With manual optimisation, a batch may be several steps.
+        due = self._step // self.every_n_train_steps > self._saved_at // self.every_n_train_steps
+        due |= self._step == trainer.max_steps or self._stopping
+        if not due or self._step in (before, self._saved_at):
             return
-        self._saved_at = trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_after_validation = True
         else:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped + 1)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Let a validation during training end before SIGTERM stops it."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._postpone_stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was postponed until after the validation."""
-        if self._save_after_validation:
-            self._save_after_validation = False
-            trainer.save_checkpoint(self.path)
+        if self._save_after_validation or self._stopping:
+            self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _correct_step(self, trainer: Trainer) -> None:
+        """Lightning counts one step too many after a checkpoint between epochs, and one too few after the last step."""
+        if self._loaded:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self._batches
+            self._loaded = False
+
+    def _save(self, trainer: Trainer, batches: int) -> None:
+        self._save_after_validation, self._saved_at, self._batches = False, trainer.global_step, batches
+        trainer.save_checkpoint(self.path)
+        if self._stopping:
+            trainer._signal_connector.received_sigterm = True
+
+    def _postpone_stop(self, trainer: Trainer) -> None:
+        """Hide SIGTERM from Lightning, which would stop before anything is saved."""
+        if trainer.received_sigterm and trainer.world_size == 1:
+            trainer._signal_connector.received_sigterm = False
+            self._stopping = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step of this checkpoint."""
-        return {"saved_at": self._saved_at}
+        """Return the step of this checkpoint, and the number of batches that ended in a step."""
+        return {"saved_at": self._saved_at, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
-        self._saved_at = state_dict["saved_at"]
+        self._saved_at = self._step = state_dict["saved_at"]
+        self._batches = state_dict.get("batches", 0)
+        self._loaded = "batches" in state_dict  # not in checkpoints of earlier versions
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
