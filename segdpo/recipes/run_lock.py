@@ -16,13 +16,13 @@ PATIENCE = 6.0
 
 
 @contextmanager
-def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder, again where this process has it already; the system releases it when the process ends.
 
     The further processes of a run on several devices share the folder of the first one, which holds it.
 
     Raises:
-        ValueError: another process holds it, after `patience` seconds of waiting.
+        ValueError: another process holds it, after some seconds of waiting.
     """
     if getattr(rank_zero_only, "rank", 0):
         yield
@@ -30,7 +30,7 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise ValueError(
             f"Expected {folder} for this run alone but another run is writing to it; wait until it ends, or choose "

@@ -3,7 +3,10 @@
 import io
 import logging
 import random
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,6 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -41,6 +43,16 @@ class LastCheckpoint(Checkpoint):
         self._loaded = False
         self._save_after_validation = self._stopping = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Receive SIGTERM in the place of Lightning, which would stop before anything is saved."""
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._remember)  # Lightning restores what was there before training
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where SIGTERM came after the last step."""
+        if self._stopping:
+            raise SIGTERMException
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before the first step after a resume, correct the step of logged values."""
         self._correct_step(trainer)
@@ -48,15 +60,14 @@ class LastCheckpoint(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Correct the step and the epoch of logged values where there was no step after a resume."""
         progress = trainer.fit_loop.epoch_progress
-        if self._loaded and progress.current.ready > progress.current.processed:
-            progress.increment_processed()
+        if self._loaded and trainer.current_epoch < progress.current.ready:
+            progress.increment_completed()
         self._correct_step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, once a step: with accumulated gradients, several batches end at the same one."""
-        self._postpone_stop(trainer)
         before, self._step = self._step, trainer.global_step
         # With manual optimisation, a batch may be several steps.
         due = self._step // self.every_n_train_steps > self._saved_at // self.every_n_train_steps
@@ -67,19 +78,6 @@ class LastCheckpoint(Checkpoint):
             self._save_after_validation = True
         else:
             self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped + 1)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Let a validation during training end before SIGTERM stops it."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._postpone_stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was postponed until after the validation."""
@@ -98,11 +96,8 @@ class LastCheckpoint(Checkpoint):
         if self._stopping:
             trainer._signal_connector.received_sigterm = True
 
-    def _postpone_stop(self, trainer: Trainer) -> None:
-        """Hide SIGTERM from Lightning, which would stop before anything is saved."""
-        if trainer.received_sigterm and trainer.world_size == 1:
-            trainer._signal_connector.received_sigterm = False
-            self._stopping = True
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step of this checkpoint, and the number of batches that ended in a step."""
