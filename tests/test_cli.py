@@ -60,7 +60,7 @@ def test_ctrl_c_ends_in_one_line_and_its_exit_status(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("segdpo.cli.VERBS", {"mine": interrupted})
-    assert main(["mine"]) == 130
+    assert cli.main(["mine"]) == 130
     assert capsys.readouterr().err == "Stopped by Ctrl-C.\n"
 
 

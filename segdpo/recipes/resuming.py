@@ -38,6 +38,8 @@ FREE = (
     ),
     *("frontier", "hparams_search", "keep", "measured_at", "optimise", "reward_test", "trainer.", "without_gold"),
 )
+# Ways to have the same reference: scores, and checkpoints, are the same.
+SAME_REFERENCE = ("FrozenCopy", "CachedScores", "SharedEncoder", "AdapterOff")
 OF_STEPS = tuple(f"trainer.{name}" for name in ("accumulate_grad", "gradient_clip", "limit_train", "precision"))
 # Records whose content is read, and records whose names are: evenly spread ones where there are more.
 CONTENTS, NAMES = 4, 2**16
@@ -71,8 +73,8 @@ class TrainedOn:
         found = _compared("the weights before the first step", self.start, now.start, changed, OF_START)
         found += _compared("the data", self.data, now.data, changed, OF_DATA)
         found += _compared("processes", self.processes, now.processes, [], ())
-        compared = (one for one in changed if not one.startswith((*OF_START, *OF_DATA)))
-        return found + [one for one in compared if one.startswith(OF_STEPS) or not one.startswith(FREE)]
+        free = (*OF_START, *OF_DATA, *FREE, *(["reference."] if _same_reference(self.config, now.config) else []))
+        return found + [one for one in changed if one.startswith(OF_STEPS) or not one.startswith(free)]
 
 
 def check_resumed(path: Path, before: Mapping[str, Any] | None, now: TrainedOn, *, force: bool) -> list[str]:
@@ -165,6 +167,11 @@ def _add(digest: blake2b, record: Record) -> None:
     for values in (record.image, record.masks, *(() if record.gold is None else (record.gold,))):
         digest.update(f"{values.shape}".encode() + values.tobytes())
     digest.update(repr((record.mask_names, record.pairs, record.ranking)).encode())
+
+
+def _same_reference(*configs: Plain) -> bool:
+    targets = [str((config.get("reference") or {}).get("_target_")) for config in configs]
+    return all(target.rpartition(".")[2] in SAME_REFERENCE for target in targets)
 
 
 def _compared(name: str, before: object, now: object, changed: list[str], causes: tuple[str, ...]) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -167,7 +168,8 @@ def exit_statuses() -> Iterator[None]:
         yield
     except SystemExit as stop:
         if isinstance(stop, SIGTERMException):
-            raise SystemExit(128 + signal.SIGTERM) from stop
+            # Lightning kills the first process where one of the others ends with another status than 0.
+            raise SystemExit(0 if getattr(rank_zero_only, "rank", 0) else 128 + signal.SIGTERM) from stop
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise SystemExit(128 + signal.SIGINT) from stop
         raise

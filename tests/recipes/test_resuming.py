@@ -48,17 +48,15 @@ def stopped(whole):
     return whole / "stopped"
 
 
-def resumed(run, *words):
+def resumed(run, *words, callbacks=()):
     options = [f"cache={run.parent / 'cache'}", f"run_folder={run}", "resume=last"]
-    return run_recipe(composed(*SHORT, *options, *words))
+    return run_recipe(composed(*SHORT, *options, *words), callbacks)
 
 
 def test_another_training_is_refused_and_every_difference_named(stopped):
     words = ["loss=sft", "datamodule.batch_size=3", "optimizer=sgd", "data.seed=5", "reference_training.steps=3"]
     with pytest.raises(ValueError, match="another one") as caught:
-        resumed(
-            stopped, *words, "trainer.accumulate_grad_batches=2", "trainer.max_steps=20", "callbacks.displacement=null"
-        )
+        resumed(stopped, *words, "trainer.accumulate_grad_batches=2", "trainer.max_steps=20", "reference=cached")
     said = str(caught.value)
     for found in (
         r"the weights before the first step (",
@@ -72,7 +70,7 @@ def test_another_training_is_refused_and_every_difference_named(stopped):
         "resume_force=true",
     ):
         assert found in said, found
-    for free in ("max_steps", "displacement", "resume", "run_folder"):
+    for free in ("max_steps", "reference._target_", "resume", "run_folder"):
         assert f"{free} (" not in said
 
 
@@ -94,9 +92,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_and_counts_all_seconds(whole
 
 def test_force_goes_on_with_the_new_options_and_a_new_optimiser(stopped, caplog):
     """The checkpoint's learning rate would otherwise replace the new one."""
-    words = ["reference_training.steps=3", "optimizer.lr=0", "trainer.max_steps=10", "resume_force=true"]
+    words = ["reference_training.steps=3", "optimizer.lr=0", "trainer.max_steps=12", "resume_force=true"]
     before = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
-    resumed(stopped, *words)
+    with pytest.raises(RuntimeError, match="stopped"):
+        resumed(stopped, *words, callbacks=[Stop(11)])
     assert "Resuming from" in caplog.text
     assert "optimizer.lr (0.01 → 0)" in caplog.text
     assert "start anew" in caplog.text

@@ -32,7 +32,7 @@ class LastCheckpoint(Checkpoint):
     validation.
 
     After SIGTERM the state is saved once more before training stops: after the current step, or after the validation
-    if one is due. On several devices training stops at once, since processes cannot agree on a step in time.
+    if one is due. Several processes agree on the step, whichever of them received it.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int = 100) -> None:
@@ -41,16 +41,16 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_n_train_steps = Path(dirpath) / "last.ckpt", every_n_train_steps
         self._saved_at = self._step = self._batches = 0
         self._loaded = False
-        self._save_after_validation = self._stopping = False
+        self._save_after_validation = self._received = self._stopping = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Receive SIGTERM in the place of Lightning, which would stop before anything is saved."""
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+        """Receive SIGTERM in the place of Lightning, which saves nothing then, and hangs on several devices."""
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._remember)  # Lightning restores what was there before training
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop where SIGTERM came after the last step."""
-        if self._stopping:
+        if self._agree_to_stop(trainer):
             raise SIGTERMException
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -71,7 +71,7 @@ class LastCheckpoint(Checkpoint):
         before, self._step = self._step, trainer.global_step
         # With manual optimisation, a batch may be several steps.
         due = self._step // self.every_n_train_steps > self._saved_at // self.every_n_train_steps
-        due |= self._step == trainer.max_steps or self._stopping
+        due |= self._agree_to_stop(trainer) or self._step == trainer.max_steps
         if not due or self._step in (before, self._saved_at):
             return
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was postponed until after the validation."""
-        if self._save_after_validation or self._stopping:
+        if self._agree_to_stop(trainer) or self._save_after_validation:
             self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def _correct_step(self, trainer: Trainer) -> None:
@@ -97,7 +97,12 @@ class LastCheckpoint(Checkpoint):
             trainer._signal_connector.received_sigterm = True
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
+        self._received = True
+
+    def _agree_to_stop(self, trainer: Trainer) -> bool:
+        """Return whether a process has received SIGTERM; all processes get the same answer, and then stay with it."""
+        self._stopping |= trainer.strategy.reduce_boolean_decision(self._received, all=False)
+        return self._stopping
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step of this checkpoint, and the number of batches that ended in a step."""
