@@ -7,7 +7,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch import nn
@@ -18,6 +17,7 @@ from segdpo.models import fingerprint
 from segdpo.recipes.config import Plain, plain
 from segdpo.recipes.run import Clock, Run, differences
 from segdpo.renamed import current_config
+from segdpo.training import AtomicCheckpointIO
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def resuming(run: Run, trained_on: TrainedOn, path: Path | None, stage: str) -> 
     """
     found: list[str] = []
     if path is not None:
-        before = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("trained_on")
+        before = AtomicCheckpointIO().load_checkpoint(path, weights_only=True).get("trained_on")
         found = check_resumed(path, before, trained_on, force=run.config.resume_force)
     restart = any(one.startswith(("optimizer.", "scheduler.")) for one in found)
     if restart:
