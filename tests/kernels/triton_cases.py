@@ -4,12 +4,14 @@ The interpreter is selected before triton is imported, so this runs in a process
 """
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from segdpo.kernels import triton_launch
 from segdpo.kernels.pixels import EvenMeasure, Measure
 from segdpo.kernels.triton_scores import is_usable, triton_scores
 
@@ -218,6 +220,19 @@ def test_a_label_that_is_no_class_of_one_channel_makes_the_margin_nan():
     assert margins[0].isnan().tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("layout", ["planes", "channels_last"])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"flat": 64, "flat_warps": 2}, {"bytes": 256, "few": 2, "warps": 8}, {"many": 4, "values": 512, "last": 16}],
+)
+@pytest.mark.parametrize("channels", [1, 20])
+def test_tiles_of_other_sizes_give_the_same_scores(monkeypatch, channels, sizes, layout):
+    monkeypatch.setattr(triton_launch, "TILES", replace(triton_launch.TILES, **sizes))
+    for pairs in (None, 4):
+        logits, *rest = small(channels, pixels=150, pairs=pairs)
+        assert_equal_truth((arrange(logits, layout), *rest))
+
+
 @pytest.mark.skipif(INTERPRETED, reason="more memory than the CPU's tests may take")
 @pytest.mark.parametrize(("channels", "images", "pixels"), [(150, 16, 1024 * 1024), (3, 2, 2**29 + 5), (1, 3, 2**30)])
 @pytest.mark.parametrize("wants", [[False], [True]])
@@ -271,7 +286,7 @@ def test_the_device_is_never_waited_for():
 
 
 @pytest.mark.untraced  # one by one, the cases above went through the same lines
-@settings(max_examples=25 if INTERPRETED else 60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25 if INTERPRETED else 40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_values_and_gradient_equal_log_softmax_in_float64(case):
     assert_equal_truth(to_device(case))
