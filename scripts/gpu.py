@@ -28,7 +28,7 @@ from typing import Any
 from bench.row import Row
 
 ROOT = Path(__file__).parents[1]
-TRAINING = ("torch", "triton", "lightning", "torchmetrics", "segmentation_models_pytorch", "albumentations", "rich")
+TRAINING = ("torch", "triton", "lightning", "torchmetrics", "segmentation_models_pytorch")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Part:
 
 
 PARTS = {
-    "tests": Part("Tests", "suite", 150, 1, ("torch", "triton", "pytest", "hypothesis", "beartype", "coverage")),
+    "tests": Part("Tests", "suite", 150, 1, ("torch", "triton", "pytest", "hypothesis", "coverage")),
     "bandwidth": Part("Losses and bandwidth", "bandwidth", 110, 7, ("torch", "triton", "rich")),
     "training": Part("Steps in Lightning", "steps", 80, 5, TRAINING),
-    "resume": Part("Resume and DDP", "resume", 40, 1, TRAINING),
-    "benchmark": Part("Rows of scripts/benchmark.py", "losses_and_steps", 90, 5, (*TRAINING, "matplotlib")),
+    "resume": Part("Resume and DDP", "resume", 40, 1, (*TRAINING, "albumentations")),
+    "benchmark": Part("Rows of scripts/benchmark.py", "losses_and_steps", 90, 5, (*TRAINING, "rich", "matplotlib")),
 }
 TUNE = Part("Sizes of tiles", "tiles", 300, 5, ("torch", "triton", "rich"))
 VERSIONS = ("torch", "triton", "lightning", "segmentation-models-pytorch", "numpy")

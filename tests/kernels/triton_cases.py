@@ -220,16 +220,19 @@ def test_a_label_that_is_no_class_of_one_channel_makes_the_margin_nan():
     assert margins[0].isnan().tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("layout", ["planes", "channels_last"])
 @pytest.mark.parametrize(
-    "sizes",
-    [{"flat": 64, "flat_warps": 2}, {"bytes": 256, "few": 2, "warps": 8}, {"many": 4, "values": 512, "last": 16}],
+    ("channels", "layout", "sizes"),
+    [
+        (1, "planes", {"flat": 32, "flat_warps": 2}),
+        (20, "planes", {"bytes": 128, "few": 2, "warps": 8}),
+        (20, "planes", {"many": 8, "values": 256}),
+        (20, "channels_last", {"last": 16, "values": 1024}),
+    ],
 )
-@pytest.mark.parametrize("channels", [1, 20])
-def test_tiles_of_other_sizes_give_the_same_scores(monkeypatch, channels, sizes, layout):
+def test_tiles_of_other_sizes_give_the_same_scores(monkeypatch, channels, layout, sizes):
     monkeypatch.setattr(triton_launch, "TILES", replace(triton_launch.TILES, **sizes))
-    for pairs in (None, 4):
-        logits, *rest = small(channels, pixels=150, pairs=pairs)
+    for pairs in (None, 2):
+        logits, *rest = small(channels, pixels=70, images=2, pairs=pairs)
         assert_equal_truth((arrange(logits, layout), *rest))
 
 
