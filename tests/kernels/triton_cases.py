@@ -236,6 +236,22 @@ def test_tiles_of_other_sizes_give_the_same_scores(monkeypatch, channels, layout
         assert_equal_truth((arrange(logits, layout), *rest))
 
 
+@pytest.mark.parametrize("wants", [[False], [True]])
+@pytest.mark.parametrize("stride", [(2**31 - 16, 40, 1), (40, 2**30, 1), (1, 3, 2**27)])
+def test_places_beyond_two_to_the_31(tmp_path, stride, wants):
+    """Factors that fit into 32 bits, products that do not: places in a file of holes, of which a few pages are used."""
+    logits, *rest, _ = small(channels=5, pixels=40)
+    file, last = tmp_path / "logits", [size - 1 for size in logits.shape]
+    places = 1 + sum(number * step for number, step in zip(last, stride, strict=True))
+    if INTERPRETED:
+        memory = torch.from_file(str(file), shared=True, size=places, dtype=torch.bfloat16)
+    else:
+        memory = torch.empty(places, dtype=torch.bfloat16, device=DEVICE)
+    apart = memory.as_strided(logits.shape, stride).copy_(logits)
+    assert_equal_truth((apart, *rest, wants))
+    file.unlink(missing_ok=True)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="more memory than the CPU's tests may take")
 @pytest.mark.parametrize(("channels", "images", "pixels"), [(150, 16, 1024 * 1024), (3, 2, 2**29 + 5), (1, 3, 2**30)])
 @pytest.mark.parametrize("wants", [[False], [True]])

@@ -40,6 +40,7 @@ JOBS = (
     Job("margin loss", 0, anchored=False, fields=("flat", "few")),
     Job("margin loss, with image_index", 0, anchored=False, fields=("flat", "many"), many_pairs=True),
     Job("anchored loss", 0, anchored=True, fields=("few",)),
+    Job("anchored loss, with image_index", 0, anchored=True, fields=("few", "many"), many_pairs=True),
     Job("anchored loss, channels_last", 0, anchored=True, fields=("last",), channels_last=True),
     Job("margin loss", 1, anchored=False, fields=("flat",)),
     Job("anchored loss", 1, anchored=True, fields=("flat",)),
