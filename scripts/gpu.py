@@ -51,11 +51,11 @@ class Part:
 
 
 PARTS = {
-    "tests": Part("Tests", "suite", 150, 1, ("torch", "triton", "pytest", "hypothesis", "coverage")),
-    "bandwidth": Part("Losses and bandwidth", "bandwidth", 110, 7, ("torch", "triton", "rich")),
-    "training": Part("Steps in Lightning", "steps", 80, 5, TRAINING),
+    "tests": Part("Tests", "suite", 140, 1, ("torch", "triton", "pytest", "hypothesis", "coverage")),
+    "bandwidth": Part("Losses and bandwidth", "bandwidth", 120, 7, ("torch", "triton", "rich")),
+    "training": Part("Steps in Lightning", "steps", 90, 3, TRAINING),
     "resume": Part("Resume and DDP", "resume", 40, 1, (*TRAINING, "albumentations")),
-    "benchmark": Part("Rows of scripts/benchmark.py", "losses_and_steps", 90, 5, (*TRAINING, "rich", "matplotlib")),
+    "benchmark": Part("Rows of scripts/benchmark.py", "losses_and_steps", 80, 5, (*TRAINING, "rich", "matplotlib")),
 }
 TUNE = Part("Sizes of tiles", "tiles", 300, 5, ("torch", "triton", "rich"))
 VERSIONS = ("torch", "triton", "lightning", "segmentation-models-pytorch", "numpy")

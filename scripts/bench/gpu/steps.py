@@ -119,7 +119,7 @@ def waits_row(setting: Setting, kind: Kind, where: str) -> Row:
 class Watch(Callback):
     """Watches the steps after `before` warm-up steps, in which the cache is filled and kernels are compiled."""
 
-    before, counted = 2 * BATCHES, 20
+    before, counted = 2 * BATCHES, 16
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
