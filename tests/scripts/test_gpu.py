@@ -93,7 +93,7 @@ def test_sides_take_turns():
     assert [len(samples) for samples in found.values()] == [2, 2]
 
 
-def test_batches_are_those_of_the_collate_functions():
+def test_batches_have_the_same_images():
     supervised, pairs = batches_of(SCALE, seed=0)
     assert torch.equal(supervised.image, pairs.image)
     assert torch.equal(supervised.target, pairs.chosen)

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from bench.cases import make_case, margin_loss
 from bench.gpu.quiet import quiet
@@ -25,9 +24,8 @@ from bench.row import Row, Target, at_most
 from bench.scale import Scale
 from bench.step_kinds import hinge_loss
 from bench.waits import noted_waits
-from segdpo import PreferenceLoss
-from segdpo.data import Batch
-from segdpo.data.batches import PairItem, SupervisedItem, collate_pairs, collate_supervised
+from segdpo import PreferenceLoss, pair_index
+from segdpo.data import Batch, PairBatch, SupervisedBatch
 from segdpo.models import freeze_parts, smp_model
 from segdpo.training import (
     CachedScores,
@@ -253,20 +251,25 @@ def make_setting(scale: Scale, folder: Path) -> Setting:
 
 
 def batches_of(scale: Scale, seed: int) -> tuple[Batch, Batch]:
-    """Return a batch with gold masks, and one with a pair of masks an image, as the collate functions make them."""
+    """Return a batch with gold masks, and one with a pair of masks an image, as a loader makes them."""
     side = scale.step_side
     case = make_case(scale.step_images, CLASSES, side, torch.device("cpu"), seed)
-    generator = torch.Generator().manual_seed(seed)
-    images: Tensor = torch.randn(scale.step_images, 3, side, side, generator=generator)
-    named = [
-        {"id": f"{seed}-{n}", "view": 0, "image": image.numpy(), "valid": np.ones((side, side), bool), "gold": None}
-        for n, image in enumerate(images)
-    ]
-    masks = [(a.numpy(), b.numpy()) for a, b in zip(case.chosen, case.rejected, strict=True)]
-    gold: list[Any] = [SupervisedItem(**one, target=a) for one, (a, _) in zip(named, masks, strict=True)]
-    pairs: list[Any] = [
-        PairItem(**one, masks=np.stack(two), numbers=np.arange(2), pairs=np.array([[0, 1]]),
-                 weight=np.ones(1, np.float32), dropped=0)
-        for one, two in zip(named, masks, strict=True)
-    ]  # fmt: skip
-    return collate_supervised(gold), collate_pairs(pairs)
+    generator, count = torch.Generator().manual_seed(seed), scale.step_images
+    valid, image_index = torch.ones(count, side, side, dtype=torch.bool), torch.arange(count)
+    common: dict[str, Any] = {
+        "image": torch.randn(count, 3, side, side, generator=generator),
+        "valid": valid,
+        "view": torch.zeros(count, dtype=torch.int64),
+        "ids": [f"{seed}-{number}" for number in range(count)],
+        "gold": None,
+    }
+    pairs = PairBatch(
+        **common,
+        chosen=case.chosen,
+        rejected=case.rejected,
+        image_index=image_index,
+        weight=torch.ones(count),
+        pair_masks=torch.tensor([[0, 1]]).expand(count, 2).contiguous(),
+        index=pair_index(case.chosen, case.rejected, valid, image_index),
+    )
+    return SupervisedBatch(**common, target=case.chosen), pairs

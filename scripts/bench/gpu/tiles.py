@@ -7,8 +7,10 @@ margins change with it.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +22,10 @@ from bench.gpu.clock import in_turns
 from bench.loss_speed import anchored_loss
 from bench.row import Row
 from bench.scale import Scale
-from segdpo.kernels import triton_launch
-from segdpo.kernels.triton_launch import TILES, Tiles
+
+# The module itself, since its constant is replaced.
+triton_launch: Any = import_module("segdpo.kernels.triton_launch")
+TILES: Any = triton_launch.TILES
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,13 @@ def rows(scale: Scale, folder: Path) -> Iterator[Row]:
         yield from rows_of(job, size, tiles if gpu else tiles[:2], scale)
 
 
-def candidates_of(job: Job) -> list[Tiles]:
+def candidates_of(job: Job) -> list[Any]:
     """Return the candidates of a job, without the tiles of the code."""
     changed = [replace(TILES, **change) for field in job.fields for change in CANDIDATES[field]]
     return [tiles for tiles in dict.fromkeys(changed) if tiles != TILES]
 
 
-def rows_of(job: Job, size: Size, tiles: list[Tiles], scale: Scale) -> Iterator[Row]:
+def rows_of(job: Job, size: Size, tiles: list[Any], scale: Scale) -> Iterator[Row]:
     """Yield a row for each candidate, the fastest first."""
     loss = total_of(job, size, scale.device)
     every: dict[str, Callable[[], object]] = {title(one): partial(using, one, loss) for one in (TILES, *tiles)}
@@ -97,7 +101,7 @@ def total_of(job: Job, size: Size, device: torch.device) -> Callable[[], object]
     return partial(back, logits, total)
 
 
-def using(tiles: Tiles, work: Callable[[], object]) -> None:
+def using(tiles: Any, work: Callable[[], object]) -> None:
     """Call `work` with other tiles."""
     triton_launch.TILES = tiles
     try:
@@ -115,7 +119,7 @@ def fits(work: Callable[[], object]) -> bool:
     return True
 
 
-def title(tiles: Tiles) -> str:
+def title(tiles: Any) -> str:
     """Return what differs from the code, for the table."""
     changed = {name: value for name, value in vars(tiles).items() if value != getattr(TILES, name)}
     return ", ".join(f"{name} {value}" for name, value in changed.items()) or "as in the code"
