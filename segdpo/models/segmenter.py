@@ -329,8 +329,10 @@ def parts_of(names: Iterable[str], depth: int = 2) -> list[str]:
 
 def _pick_logits(output: object) -> Tensor:
     """Return the logits in what a network returned; of several outputs, those in the first."""
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
+    if isinstance(output, tuple | list) and output:
+        return _pick_logits(output[0])
+    if isinstance(output, Mapping) and isinstance(output.get("out"), tuple | list):
+        return _pick_logits(output["out"])
     return logits_in(cast(ModelOutput, output), "what the network returns")
 
 
