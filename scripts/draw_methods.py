@@ -25,6 +25,7 @@ import segdpo
 from segdpo.data import Shapes
 from segdpo.preferences import iou as judge
 from segdpo.reports import plots
+from segdpo.scores import RegionName
 
 CONF = Path(__file__).parents[1] / "conf"
 IMAGES, UNSEEN, SIZE, BATCH = 120, 30, 32, 8
@@ -34,6 +35,7 @@ LOSSES = [
     *("sft", "dpo", "ipo", "slic", "lse_anchor", "linear_anchor", "hinge_anchor", "dpo_nll", "hold_anchor"),
     *("hold_nll_anchor", "dpop", "cal_dpo", "cpo", "simpo", "plackett_luce"),
 ]
+REGIONS: dict[str, RegionName] = {"gain": "image", "margin": "disagreement"}
 PANELS = {
     "iou": "IoU with gold, unseen images",
     "gain": "chosen gain, nats a pixel",
@@ -82,7 +84,7 @@ def train_reference(network: nn.Module, data: Masked) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def score(logits: Tensor, ranked: Tensor, region: str) -> segdpo.PairScores:
+def score(logits: Tensor, ranked: Tensor, region: RegionName) -> segdpo.PairScores:
     """Score the ranking of each image."""
     return segdpo.score_ranking(logits, ranked, region=region)
 
@@ -109,7 +111,7 @@ def train(
         terms.total.backward()
         optimizer.step()
         with torch.no_grad():
-            for panel, region in (("gain", "image"), ("margin", "disagreement")):
+            for panel, region in REGIONS.items():
                 now, then = (segdpo.score_pairs(each, best, worst, region=region) for each in (logits, old))
                 value = now.chosen - then.chosen if panel == "gain" else now.margin - then.margin
                 curves[panel][step] = value.mean().item()

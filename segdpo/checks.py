@@ -1,13 +1,28 @@
 """Checks of tensors and hyperparameters. Errors say what was expected, what was got, and how to fix it."""
 
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 IGNORE = 255
-"""The mask value of pixels that do not count."""
+"""The mask value of pixels that do not count, unless another is given."""
+
+
+def ignored_value(ignore: int | None, channels: int) -> int:
+    """Return the mask value of pixels that do not count: `ignore`, or IGNORE where that cannot be a class.
+
+    >>> ignored_value(None, 21), ignored_value(-1, 300)
+    (255, -1)
+    """
+    if ignore is None and channels > IGNORE:
+        raise ValueError(
+            f"Expected ignore=, the mask value of pixels that do not count, since {IGNORE}, the default, is a class of "
+            f"a model with {channels} channels; pass ignore=-1, with masks of int16 or wider."
+        )
+    return IGNORE if ignore is None else ignore
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -41,9 +56,8 @@ def check_shapes(logits: Tensor, masks: dict[str, Tensor], image_index: Tensor |
             f"Expected floating-point logits of shape [images, channels, *spatial] but got {_describe(logits)}; "
             "add the batch or channel dimension (logits[None]), and pass logits, not predicted classes."
         )
-    space = tuple(logits.shape[2:])
     for name, mask in masks.items():
-        _check_mask(name, mask, space)
+        _check_mask(name, mask, logits)
         if mask.device != logits.device:
             raise ValueError(
                 f"Expected {name} on the device of the logits, {logits.device}, but it is on {mask.device}; "
@@ -58,37 +72,74 @@ def check_shapes(logits: Tensor, masks: dict[str, Tensor], image_index: Tensor |
     _check_image_index(image_index, images=len(logits), pairs=pairs)
 
 
-def check_values(labels: dict[str, Tensor], valid: Tensor, logits: Tensor) -> None:
-    """Raise an error for classes that the model does not predict, pairs without a valid pixel, and non-finite logits.
+def check_each(
+    name: str, mask: Tensor, count: int, like: Tensor, whose: str, other: tuple[str, int] | None = None
+) -> None:
+    """Raise an error unless `mask` is one bool mask for each image, or for each pair.
 
-    `labels` hold a legal class (0) wherever `valid` is False. Reads every tensor once and waits for the device.
+    Args:
+        name: of the argument.
+        mask: bool [count, *spatial].
+        count: how many images, or pairs, there are.
+        like: masks of the right spatial shape.
+        whose: what each mask belongs to, "image" or "pair".
+        other: for the message, the argument with the other meaning and its number of masks.
     """
-    check_labels(labels, logits.shape[1])
-    empty = (~valid.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"Expected at least one valid pixel in every pair but pair {empty[0]} has none "
-            f"({len(empty)} of {len(valid)} pairs); drop such pairs, or correct their valid masks and ignore labels."
-        )
+    expected = (count, *like.shape[1:])
+    if mask.dtype == torch.bool and tuple(mask.shape) == expected:
+        return
+    hint = ""
+    if other is not None and tuple(mask.shape) == (other[1], *like.shape[1:]):
+        hint = f"; a mask for each {'image' if whose == 'pair' else 'pair'} is passed as {other[0]}="
+    raise ValueError(
+        f"Expected {name} to be a bool mask of shape {expected}, one for each {whose}, but got {_describe(mask)}{hint}."
+    )
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise an error for logits that are not finite. Reads them once and waits for the device."""
     # A finite sum means finite terms, and the sum allocates nothing. A sum may overflow, hence the second check.
     if not torch.isfinite(logits.detach().sum(dtype=torch.float32)):
         _check_logits(logits.detach())
 
 
-def check_labels(labels: dict[str, Tensor], channels: int) -> None:
-    """Raise an error for classes that logits of so many channels do not predict; waits for the device."""
-    classes = max(2, channels)
+def scored_pairs(valid: Tensor, reads: bool) -> Tensor | None:
+    """Return which pairs have a pixel that counts; None: all have. With `reads`, warn of those that have none.
+
+    Args:
+        valid: [pairs], the number of pixels that count, or whether there are any.
+        reads: the values may be read; otherwise the result is never None.
+    """
+    scored = valid > 0
+    if not reads:
+        return scored
+    if bool(scored.all()):
+        return None
+    # The same words each time, so that Python shows them once.
+    warnings.warn(
+        "Expected at least one valid pixel in every pair but some have none; they are left out: a loss gives them "
+        "weight 0. Correct their valid masks and ignored pixels if that is not intended.",
+        stacklevel=2,
+    )
+    return scored
+
+
+def check_labels(labels: dict[str, Tensor], channels: int) -> int:
+    """Return the highest class; raise an error for those that so many channels do not predict. Waits for the device."""
+    classes, highest = max(2, channels), 0
     for name, label in labels.items():
         low, high = (int(end) for end in label.aminmax()) if label.numel() else (0, 0)
+        highest = max(highest, high)
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
             raise ValueError(
                 f"{name} has class {wrong} but the model predicts {classes} classes "
                 f"({channels} channel{'s' * (channels > 1)}); "
-                f"give the model {wrong + 1} classes or mark class {wrong} as ignore ({IGNORE})."
+                f"give the model {wrong + 1} classes or mark class {wrong} as ignore ({IGNORE}, or ignore={wrong})."
                 if wrong > 0
-                else f"{name} has class {wrong}; classes count from 0, and ignored pixels are {IGNORE}."
+                else f"{name} has class {wrong}; classes count from 0, and ignored pixels are {IGNORE} (or ignore=…)."
             )
+    return highest
 
 
 def check_finite(scores: list[Tensor], logits: Tensor) -> None:
@@ -132,22 +183,38 @@ def check_device(name: str, device: str) -> None:
         ) from error
 
 
-def _check_mask(name: str, mask: Tensor, space: tuple[int, ...]) -> None:
+def _check_mask(name: str, mask: Tensor, logits: Tensor) -> None:
+    space, got = tuple(logits.shape[2:]), tuple(mask.shape[1:])
+    if (what := _of_another_form(name, mask, logits)) is not None:
+        raise ValueError(f"Expected {name} of shape [pairs, *{list(space)}] but got {_describe(mask)}; {what}.")
     if mask.is_floating_point() or mask.is_complex():
         raise ValueError(
             f"Expected {name} to hold integer class ids but got {_describe(mask)}; "
             "threshold probabilities or take their argmax, then .to(torch.uint8)."
         )
-    if tuple(mask.shape[1:]) == (1, *space):
+    if mask.dtype in (torch.uint16, torch.uint32, torch.uint64):
         raise ValueError(
-            f"Expected {name} of shape [pairs, *{list(space)}] but got {_describe(mask)}; "
-            f"drop the channel dimension: {name}.squeeze(1)."
+            f"Expected {name} as uint8 or a signed integer type but got {_describe(mask)}, for which PyTorch has few "
+            "operations; convert it: .to(torch.int32)."
         )
-    if tuple(mask.shape[1:]) != space or mask.ndim != len(space) + 1:
+    if got != space:
         raise ValueError(
             f"Expected {name} of shape [pairs, *{list(space)}], the spatial shape of the logits, "
             f"but got {_describe(mask)}; resize the logits to the masks, not the masks to the logits."
         )
+
+
+def _of_another_form(name: str, mask: Tensor, logits: Tensor) -> str | None:
+    """Return what to do with one-hot masks, masks with a channel, and logits of deep supervision."""
+    classes, space, got = max(2, logits.shape[1]), tuple(logits.shape[2:]), tuple(mask.shape[1:])
+    if got == (1, *space):
+        return f"drop the channel dimension: {name}.squeeze(1)"
+    if got in ((classes, *space), (*space, classes)):
+        axis = 1 if got == (classes, *space) else -1
+        return f"if these are one-hot, pass {name}.argmax({axis}); if the logits have no channel dimension, add it"
+    if len(space) > 2 and got == space[1:]:
+        return "the logits have one dimension more; with deep supervision pass those of the first output, logits[:, 0]"
+    return None
 
 
 def _check_image_index(image_index: Tensor | None, images: int, pairs: int) -> None:

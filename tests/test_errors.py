@@ -17,7 +17,7 @@ ALL = torch.ones(2, 4, 4, dtype=torch.bool)
 NONE_IN_SECOND = ALL.clone().index_fill(0, torch.tensor(1), False)
 
 SCORES = {
-    "no channel dimension": ((LOGITS[:, 0], CHOSEN, REJECTED), {}, r"chosen of shape .*resize the logits"),
+    "no channel dimension": ((LOGITS[:, 0], CHOSEN, REJECTED), {}, r"chosen of shape .*no channel dimension, add"),
     "no batch dimension": ((LOGITS[0, 0], CHOSEN, REJECTED), {}, r"logits of shape \[images, channels, \*spatial\]"),
     "integer logits": ((LOGITS.long(), CHOSEN, REJECTED), {}, "pass logits, not predicted classes"),
     "float masks": ((LOGITS, CHOSEN.float(), REJECTED), {}, "chosen to hold integer class ids but got float32"),
@@ -31,15 +31,13 @@ SCORES = {
     "negative class": ((LOGITS, CHOSEN, REJECTED.long() - 1), {}, "rejected has class -1; classes count from 0"),
     "NaN logits": ((NAN, CHOSEN, REJECTED), {}, "finite logits but 24 of 96 are NaN or infinite, the first in image 0"),
     "inf logits": ((NAN.nan_to_num(float("inf")), CHOSEN, CHOSEN), {}, "finite logits"),
-    "nothing valid": ((LOGITS, CHOSEN, REJECTED), {"valid": NONE_IN_SECOND}, r"pair 1 has none \(1 of 2 pairs\)"),
-    "all ignored": ((LOGITS, CHOSEN * 255, REJECTED), {}, r"pair 0 has none \(2 of 2 pairs\)"),
     "valid of another shape": ((LOGITS, CHOSEN, REJECTED), {"valid": ALL[:, :2]}, "valid to be a bool mask of shape"),
     "valid of another type": ((LOGITS, CHOSEN, REJECTED), {"valid": CHOSEN}, "but got uint8"),
-    "region mask of another shape": ((LOGITS, CHOSEN, REJECTED), {"region": ALL[:, :2]}, "region to be a bool mask"),
+    "region mask of another shape": ((LOGITS, CHOSEN, REJECTED), {"region": ALL[:, :2]}, "region_mask to be a bool"),
     "region function of another shape": (
         (LOGITS, CHOSEN, REJECTED),
         {"region": lambda *_: ALL[:1, :2]},
-        "region to be",
+        r"region function's result to be a bool mask of shape \(2, 4, 4\)",
     ),
     "image index of floats": ((LOGITS, CHOSEN, REJECTED), {"image_index": torch.zeros(2)}, "image_index to be int64"),
     "image index too large": (

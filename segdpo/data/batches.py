@@ -1,7 +1,7 @@
 """Items and batches: what the data sets return, and what the collate functions join them to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segdpo.checks import IGNORE
-from segdpo.files import DataError
 from segdpo.kernels import MaskIndex, PairIndex, mask_index, pair_index
 from segdpo.masks import Mask, Masks
 
@@ -63,6 +62,8 @@ class SupervisedItem(Item):
 class Batch:
     """What every batch has: images, the pixels that count, the numbers of the views, ids of the records, and gold.
 
+    `empty`: no pixel of its masks counts, so that its loss is 0.
+
     Not frozen, as values are elsewhere: Lightning's bf16-true and FSDP write the images they converted into it.
     """
 
@@ -71,6 +72,7 @@ class Batch:
     view: Int64[Tensor, "images"]
     ids: list[str]
     gold: UInt8[Tensor, "images height width"] | None
+    empty: bool = field(default=False, kw_only=True)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Move the tensors; masks travel as uint8."""
@@ -152,10 +154,14 @@ class SupervisedBatch(Batch):
 
 
 def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
-    """Join items to a PairBatch; an image that has no pair left is left out."""
+    """Join items to a PairBatch; an image that has no pair left is left out.
+
+    If none has, the batch holds the first image with a pair of weight 0, and is `empty`.
+    """
     kept = [item for item in items if len(item.pairs)]
-    if not kept:
-        raise _nothing_valid(items)
+    empty = not kept
+    if empty:
+        kept = [replace(items[0], pairs=np.array([[0, 1]]), weight=np.zeros(1, np.float32))]
     masks = torch.from_numpy(_pad([item.masks for item in kept], IGNORE, join=np.concatenate))
     counts = [len(item.masks) for item in kept]
     firsts = np.cumsum([0, *counts[:-1]])
@@ -181,19 +187,23 @@ def collate_pairs(items: Sequence[PairItem]) -> PairBatch:
         shared=shared,
         identical=sum(torch.equal(a, b) for a, b in zip(chosen, rejected, strict=True)),
         dropped=sum(item.dropped for item in items),
+        empty=empty,
     )
 
 
 def collate_rankings(items: Sequence[RankingItem]) -> RankingBatch:
-    """Join items with K masks each to a RankingBatch, without images where no pixel is known in all K masks."""
-    kept = [item for item in items if (item.masks != IGNORE).all(0).any()]
-    if not kept:
-        raise _nothing_valid(items)
+    """Join items with K masks each to a RankingBatch, without images where no pixel is known in all K masks.
+
+    If that leaves none, the batch holds the first image, and is `empty`.
+    """
+    known = [item for item in items if (item.masks != IGNORE).all(0).any()]
+    kept = known or items[:1]
     return RankingBatch(
         **_common(kept),
         ranking=torch.from_numpy(_pad([item.masks for item in kept], IGNORE)),
         ranking_masks=torch.from_numpy(np.stack([item.numbers for item in kept])),
-        dropped=len(items) - len(kept),
+        dropped=len(items) - len(known),
+        empty=not known,
     )
 
 
@@ -201,15 +211,8 @@ def collate_supervised(items: Sequence[SupervisedItem]) -> SupervisedBatch:
     """Join items with a target each to a SupervisedBatch."""
     targets = [item.target for item in items]
     fill = IGNORE if targets[0].dtype == np.uint8 else 0
-    return SupervisedBatch(**_common(items), target=torch.from_numpy(_pad(targets, fill)))
-
-
-def _nothing_valid(items: Sequence[Item]) -> DataError:
-    return DataError(
-        f"Expected a valid pixel in the masks of {', '.join(item.id for item in items)} but this view shows none; "
-        "use larger crops, or a larger batch.",
-        "preference",
-    )
+    empty = not any(item.valid.any() for item in items)
+    return SupervisedBatch(**_common(items), target=torch.from_numpy(_pad(targets, fill)), empty=empty)
 
 
 def _common(items: Sequence[Item]) -> dict[str, Any]:

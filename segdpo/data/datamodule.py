@@ -70,7 +70,9 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader:
         """Shuffled by (seed, epoch); the last batch is left out if it is not full, unless it is the only one."""
-        return self._loader(self.train_data(), shuffle=True)
+        data = self.train_data()
+        data.check_classes()
+        return self._loader(data, shuffle=True)
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """In order: what `eval_items` makes items of; then, as a second loader, other images with their gold alone.

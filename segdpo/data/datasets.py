@@ -73,6 +73,34 @@ class RecordViews(Dataset[Item]):
         record = self.source[int(self.indices[item])]
         return check_record(record, self.source.classes), epoch if self.views is None else epoch % self.views
 
+    def masks_of(self, record: Record) -> Masks:
+        """Return the masks of a record that training reads."""
+        return record.masks
+
+    def check_classes(self) -> None:
+        """Raise a DataError if the masks of two classes hold 0 and 255 alone: 255 means ignore, so nothing is learned.
+
+        Records are read until one shows class 1, mostly the first. Of a set where 255 is rare, 64 are read.
+        """
+        if len(self.source.classes) != 2:
+            return
+        for numbers in (self.indices[:: len(self.indices) // 64 + 1], self.indices):
+            first = None
+            for number in numbers:
+                record = self.source[int(number)]
+                masks = self.masks_of(record)
+                if ((masks > 0) & (masks != IGNORE)).any():
+                    return
+                first = record.id if first is None and {0, IGNORE} == set(np.unique(masks).tolist()) else first
+            if first is None:
+                return
+        raise DataError(
+            f"Expected class 1 ({self.source.classes[1]!r}) in some mask but got 0 and 255 alone, as in record "
+            f"{first!r}, and 255 means ignore, so that nothing would be learned; if 255 is the object, read the masks "
+            "with values={255: 1} (data.values='{255: 1}').",
+            "class",
+        )
+
     def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
         """Return the view of the image and of `masks`, and gold under the same geometry."""
         rng = self._rng(record, view, "view")
@@ -273,6 +301,12 @@ class SupervisedDataset(RecordViews):
     def usable(self, number: int) -> bool:
         """Return whether record `number` of the source has gold, if that is the target; others are not looked for."""
         return self.target != "gold" or bool(info_of(self.source, number, gold=True).gold)
+
+    def masks_of(self, record: Record) -> Masks:
+        """Return the masks of a record that a target is made of."""
+        if self.target in ("gold", "none"):
+            return record.masks[:0] if record.gold is None else record.gold[None]
+        return self._masks_of_target(record, 0)[0]
 
     def __getitem__(self, draw: int | Draw) -> SupervisedItem:
         record, view = self.read(draw)

@@ -6,6 +6,7 @@ from segdpo.lazy import attach
 
 if TYPE_CHECKING:
     from segdpo.kernels.dispatch import BACKENDS as BACKENDS
+    from segdpo.kernels.dispatch import Backend as Backend
     from segdpo.kernels.dispatch import choose_backend as choose_backend
     from segdpo.kernels.dispatch import scores_by as scores_by
     from segdpo.kernels.index import MaskIndex as MaskIndex

@@ -1,6 +1,7 @@
 """Which kernel computes the scores: the one place that decides, from measurements (docs/performance.md)."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from segdpo.kernels.plain import log_odds_scores, reference_scores
 from segdpo.kernels.sparse import sparse_scores
 from segdpo.kernels.triton_scores import is_usable, triton_scores
 
+Backend = Literal["auto", "sparse", "triton", "reference"]
 BACKENDS: dict[str, Callable[..., Scores]] = {
     "sparse": sparse_scores,
     "triton": triton_scores,
@@ -18,7 +20,9 @@ BACKENDS: dict[str, Callable[..., Scores]] = {
 }
 
 
-def choose_backend(logits: Tensor, *, wants_chosen: bool = False, index: bool = False, overlaps: bool = False) -> str:
+def choose_backend(
+    logits: Tensor, *, wants_chosen: bool = False, index: bool = False, overlaps: bool = False
+) -> Backend:
     """Return the name of the fastest backend that can score these logits.
 
     Under torch.compile this is "reference": the compiler fuses the plain form into one pass, and the other backends

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64, Integer, Shaped
 from torch import Tensor
 
-from segdpo.checks import IGNORE
+from segdpo.checks import IGNORE, check_each
 
 
 @dataclass(eq=False)
@@ -24,6 +24,8 @@ class PairIndex:
         differing: the number of valid pixels of each pair where its masks differ.
         pixels: the number of pixels of a mask, valid or not.
         whole: True if every pixel of every pair is valid and this is known without waiting for a device.
+        ignore: the mask value of pixels that do not count.
+        images: the number of images in `valid`; None: it was made without.
     """
 
     position: Integer[Tensor, "entries"]
@@ -33,6 +35,8 @@ class PairIndex:
     differing: Integer[Tensor, "pairs"]
     pixels: int
     whole: bool = False
+    ignore: int = IGNORE
+    images: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairIndex":
         """Move the tensors."""
@@ -56,6 +60,19 @@ class PairIndex:
                 "move it with .to(logits.device)."
             )
 
+    def check_made(self, *, images: int, ignore: int) -> None:
+        """Raise an error if the index was made for other images or with other ignored pixels."""
+        if self.ignore != ignore:
+            raise ValueError(
+                f"Expected an index made with ignore={ignore} but got one made with ignore={self.ignore}; pass the "
+                "same ignore= to both functions."
+            )
+        if self.images is not None and self.images != images:
+            raise ValueError(
+                f"Expected an index made with valid of {images} images but got one made with valid of {self.images}; "
+                "a mask for each pair is passed to pair_index as pair_valid=."
+            )
+
     def pair(self) -> Integer[Tensor, "entries"]:
         """Return the pair of each position."""
         return self.spread(torch.arange(len(self.valid), device=self.position.device))
@@ -76,29 +93,50 @@ def pair_index(
     rejected: Shaped[Tensor, "pairs *space"],
     valid: Bool[Tensor, "images *space"] | None = None,
     image_index: Integer[Tensor, "pairs"] | None = None,
+    *,
+    pair_valid: Bool[Tensor, "pairs *space"] | None = None,
+    ignore: int = IGNORE,
 ) -> PairIndex:
-    """Find where the masks of each pair differ, among the pixels that neither ignores and that are valid in the image.
+    """Find where the masks of each pair differ, among the pixels that neither ignores and that are valid.
 
     Args:
         chosen: class ids [pairs, *spatial], 255 = ignore. Smaller images of a batch are padded with 255 beforehand.
         rejected: like `chosen`.
         valid: bool [images, *spatial]; False = the pixel does not count.
         image_index: [pairs], the image of each pair; None: pair i belongs to image i.
+        pair_valid: bool [pairs, *spatial]; False = the pixel does not count in this pair.
+        ignore: the value of pixels that do not count. Where a model has more than 255 classes, masks are wider than
+            uint8, and this is a value that is no class, such as -1.
 
     >>> index = pair_index(torch.tensor([[1, 1, 255]]).byte(), torch.tensor([[0, 1, 1]]).byte())
     >>> index.position.tolist(), index.plus.tolist(), index.minus.tolist(), index.valid.tolist()
     ([0], [1], [0], [2])
     """
-    counts = not_ignored(chosen) & not_ignored(rejected)
+    counts = not_ignored(chosen, ignore) & not_ignored(rejected, ignore)
     if valid is not None:
+        _check_valid(valid, chosen, image_index)
         counts &= valid if image_index is None else valid[image_index.long()]
-    return index_of(chosen, rejected, counts)
+    if pair_valid is not None:
+        check_each("pair_valid", pair_valid, len(chosen), chosen, "pair")
+        counts &= pair_valid
+    index = index_of(chosen, rejected, counts, ignore)
+    return index if valid is None else replace(index, images=len(valid))
 
 
-def not_ignored(mask: Shaped[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+def _check_valid(valid: Tensor, masks: Tensor, image_index: Tensor | None) -> None:
+    """Check as far as possible without logits, which say how many images there are."""
+    images = len(masks) if image_index is None else max(len(valid), int(image_index.max()) + 1)
+    check_each("valid", valid, images, masks, "image")
+
+
+def not_ignored(mask: Shaped[Tensor, "*shape"], ignore: int = IGNORE) -> Bool[Tensor, "*shape"]:
     """Return which pixels of a mask are not ignored."""
-    # Inverted, 255 of uint8 is 0. A comparison with 255 takes six times as long.
-    return mask.bitwise_not().bool() if mask.dtype == torch.uint8 else mask != IGNORE
+    if mask.dtype == torch.uint8 and ignore == IGNORE:
+        # Inverted, 255 of uint8 is 0. A comparison with 255 takes six times as long.
+        return mask.bitwise_not().bool()
+    # Compared as a number of the mask's type, a value outside of its range would be another one: -1 is 255 in uint8.
+    limits = torch.iinfo(torch.uint8 if mask.dtype == torch.bool else mask.dtype)
+    return mask != ignore if limits.min <= ignore <= limits.max else torch.ones_like(mask, dtype=torch.bool)
 
 
 def count_pixels(masks: Bool[Tensor, "masks *space"]) -> Int64[Tensor, "masks"]:
@@ -113,8 +151,9 @@ def index_of(
     chosen: Shaped[Tensor, "pairs *space"],
     rejected: Shaped[Tensor, "pairs *space"],
     counts: Bool[Tensor, "pairs *space"],
+    ignore: int = IGNORE,
 ) -> PairIndex:
-    """Find where the masks of each pair differ, among the pixels that count."""
+    """Find where the masks of each pair differ, among the pixels that count; `ignore` is noted in the index."""
     differs = (counts & (chosen != rejected)).flatten(1)
     position = differs.flatten().nonzero()[:, 0]
     plus, minus = (mask.flatten().index_select(0, position) for mask in (chosen, rejected))
@@ -122,7 +161,7 @@ def index_of(
     valid, differing = (count_pixels(mask) for mask in (counts, differs))
     pixels = differs.shape[1]
     whole = counts.device.type == "cpu" and min(valid.tolist(), default=0) == pixels
-    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels, whole)
+    return PairIndex(position, plus.to(as_ids), minus.to(as_ids), valid, differing, pixels, whole, ignore)
 
 
 Masks = Integer[Tensor, "masks *space"]
@@ -187,6 +226,8 @@ def mask_index(
     pairs: Pairs,
     mask_image: Integer[Tensor, "masks"],
     valid: Bool[Tensor, "images *space"] | None = None,
+    *,
+    ignore: int = IGNORE,
 ) -> MaskIndex:
     """Find where the masks of each image differ from a base mask, the one that differs least from all others.
 
@@ -195,6 +236,7 @@ def mask_index(
         pairs: int64 [pairs, 2], the numbers of the chosen and the rejected mask; both of one image.
         mask_image: [masks], the image of each mask.
         valid: bool [images, *spatial]; False = the pixel does not count.
+        ignore: as for `pair_index`.
 
     >>> masks = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 0]]).byte()
     >>> index = mask_index(masks, torch.tensor([[0, 1], [0, 2], [1, 2]]), torch.zeros(3).long())
@@ -202,13 +244,15 @@ def mask_index(
     ([1, 5], [1, 2, 1])
     """
     couples, images = pairs.tolist(), mask_image.tolist()
-    plan = _Plan()
+    if valid is not None:
+        _check_valid(valid, masks, mask_image)
+    plan = _Plan(ignore)
     for image in sorted({images[first] for first, _ in couples}):
         own = [number for number, (first, _) in enumerate(couples) if images[first] == image]
         plan.add_image(masks, image, {number: tuple(couples[number]) for number in own}, valid)
     firsts, lasts = (torch.tensor(side, device=masks.device) for side in zip(*plan.rows, strict=True))
     row_image = mask_image.long().index_select(0, firsts)
-    rows = pair_index(masks[firsts], masks[lasts], valid, row_image)
+    rows = pair_index(masks[firsts], masks[lasts], valid, row_image, ignore=ignore)
     ahead, behind = (
         torch.tensor([len(firsts) if side[n] is None else side[n] for n in range(len(couples))], device=masks.device)
         for side in (plan.ahead, plan.behind)
@@ -223,7 +267,8 @@ def mask_index(
 class _Plan:
     """The two masks that each row compares, and the rows of each pair."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignore: int) -> None:
+        self.ignore = ignore
         self.rows: list[tuple[int, int]] = []
         self.ahead: dict[int, int | None] = {}
         self.behind: dict[int, int | None] = {}
@@ -235,7 +280,7 @@ class _Plan:
     ) -> None:
         used = sorted({mask for couple in couples.values() for mask in couple})
         counts = None if valid is None else valid[image]
-        shared = _ignore_alike([masks[mask] for mask in used], counts)
+        shared = _ignore_alike([masks[mask] for mask in used], counts, self.ignore)
         self.shared &= shared
         if not shared or len(couples) < len(used):
             for number, (first, last) in couples.items():
@@ -257,8 +302,8 @@ class _Plan:
             self.counted[number] = apart[first][last]
 
 
-def _ignore_alike(masks: list[Tensor], valid: Tensor | None) -> bool:
-    first, *others = (not_ignored(mask) for mask in masks)
+def _ignore_alike(masks: list[Tensor], valid: Tensor | None, ignore: int) -> bool:
+    first, *others = (not_ignored(mask, ignore) for mask in masks)
     return all(_count(first != other, valid) == 0 for other in others)
 
 

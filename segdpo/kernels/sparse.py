@@ -238,7 +238,7 @@ def nan_if_illegal(index: PairIndex, channels: int) -> Float[Tensor, ""]:
     """
     wrong = torch.zeros((), dtype=torch.bool, device=index.position.device)
     for ids in (index.plus, index.minus) if len(index.position) else ():
-        low, high = ids.aminmax()
+        low, high = (end.long() for end in ids.aminmax())  # a uint8 is compared with 256 as if that were 0
         wrong = wrong | (low < 0) | (high >= max(2, channels))
     return torch.where(wrong, float("nan"), 0.0)
 

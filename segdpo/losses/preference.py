@@ -5,16 +5,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
-from segdpo.kernels import PairIndex
-from segdpo.scores import Pairs, PairScores, Score, kl_to_reference, score_pairs_by
+from segdpo.kernels import Backend, PairIndex
+from segdpo.scores import ModelOutput, Pairs, PairScores, Score, kl_of_pairs, logits_in, score_pairs_by
 
 Term = Callable[..., Tensor]
-Reference = Tensor | PairScores | Mapping[Score, PairScores]
+Reference = ModelOutput | PairScores | Mapping[Score, PairScores]
 
 # Arguments of terms that PreferenceLoss passes by name; every other argument is a hyperparameter.
 GIVEN = ("policy", "reference", "kl_to_reference", "drift")
@@ -25,12 +26,23 @@ class LossTerms:
     """A loss and its parts.
 
     Attributes:
-        total: the scalar to minimise.
+        total: the scalar to minimise, a mean over pairs.
         parts: the unweighted values of every term, one for each pair or ranking.
+        weight: the sum of the pairs' weights (without weights, the number of pairs), by which `total` is divided.
+
+    >>> terms = LossTerms(total=torch.tensor(0.5), parts={}, weight=torch.tensor(4.0))
+    >>> terms.sum
+    tensor(2.)
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    weight: Tensor
+
+    @property
+    def sum(self) -> Tensor:
+        """The weighted sum over pairs, total · weight: what is added up over batches and processes."""
+        return self.total * self.weight
 
 
 @dataclass(frozen=True)
@@ -146,74 +158,93 @@ class PreferenceLoss:
             kl_to_reference = drift
         policies = dict.fromkeys(self.scores, policy) if isinstance(policy, PairScores) else policy
         references = dict.fromkeys(self.scores, reference) if isinstance(reference, PairScores) else reference
-        return self._combine(policies, references, weight, kl_to_reference)
+        return self._combine(policies, references or {}, weight, kl_to_reference)
 
     def on_logits(
         self,
-        policy_logits: Tensor,
+        policy_logits: ModelOutput,
         reference: Reference | None,
         chosen: Tensor,
         rejected: Tensor,
         *,
         valid: Tensor | None = None,
+        pair_valid: Tensor | None = None,
         image_index: Tensor | None = None,
         region_mask: Tensor | None = None,
+        pair_region: Tensor | None = None,
         weight: Tensor | None = None,
+        ignore: int | None = None,
         index: PairIndex | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> LossTerms:
         """Score the pairs from logits, all distinct scores in one pass, and compute the loss.
 
+        A pair of which no pixel counts is left out, with a warning on a CPU; if there is no other, the loss is 0.
+
         Args:
-            policy_logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
+            policy_logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax); or what a model
+                returns: an object with `.logits`, or a dict with "logits" or "out".
             reference: logits of the same shape, or cached scores: one `PairScores`, or one for each of `scores`. None
-                for losses that need none.
+                for losses that need none. It gets no gradient.
             chosen: class ids [pairs, *spatial], 255 = ignore.
             rejected: like `chosen`.
-            valid: bool, [images, *spatial] or [pairs, *spatial]; False = the pixel does not count.
+            valid: bool [images, *spatial]; False = the pixel does not count, in any pair of the image.
+            pair_valid: bool [pairs, *spatial]; False = the pixel does not count in this pair.
             image_index: [pairs], the image of each pair; None: pair i belongs to image i.
-            region_mask: bool, shaped like `valid`; for `Score(region="given")`.
+            region_mask: bool [images, *spatial]; for `Score(region="given")`.
+            pair_region: bool [pairs, *spatial]; as `region_mask`, but one for each pair.
             weight: [pairs]; 2 counts the pair twice, 0 leaves it out. None: 1 for every pair.
+            ignore: as for `score_pairs`.
             index: where the masks differ, from `pair_index`; None: computed.
             backend: as for `score_pairs`.
         """
-        pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index)
-        references: Mapping[Score, PairScores] | None
-        kl = None
+        pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index, pair_valid, pair_region, ignore)
+        policy = logits_in(policy_logits, "policy_logits")
+        references, kl = self._references(reference, policy, pairs, backend)
+        return self._combine(self._score(policy, pairs, backend), references or {}, weight, kl)
+
+    def _references(
+        self, reference: Reference | None, policy: Tensor, pairs: Pairs, backend: Backend
+    ) -> tuple[Mapping[Score, PairScores] | None, Tensor | None]:
+        """Return the reference's scores, and the KL to it if a term needs it."""
+        if reference is None or not self.needs_reference:
+            return None, None
         if isinstance(reference, PairScores):
             if len(self.scores) > 1:
                 raise ValueError(
                     f"Expected reference scores for each of the {len(self.scores)} scores that this loss reads but got "
                     "one PairScores; pass logits, or {score: PairScores} as score_logits returns it."
                 )
-            references = dict.fromkeys(self.scores, reference)
-        elif isinstance(reference, Tensor) and self.needs_reference:
-            with torch.no_grad():
-                references = self._score(reference, pairs, backend)
-            if self.needs_reference_logits:
-                kl = kl_to_reference(
-                    policy_logits, reference.detach(), chosen, rejected, valid=valid, image_index=image_index
-                )
-        else:
-            references = None if isinstance(reference, Tensor) else reference
-        return self._combine(self._score(policy_logits, pairs, backend), references, weight, kl)
+            return dict.fromkeys(self.scores, reference), None
+        if isinstance(reference, Mapping) and any(isinstance(key, Score) for key in reference):
+            return cast(Mapping[Score, PairScores], reference), None
+        logits = logits_in(cast(ModelOutput, reference), "reference")
+        with torch.no_grad():
+            scores = self._score(logits, pairs, backend)
+        if not self.needs_reference_logits:
+            return scores, None
+        return scores, kl_of_pairs(policy, logits, pairs)
 
     def score_logits(
         self,
-        logits: Tensor,
+        logits: ModelOutput,
         chosen: Tensor,
         rejected: Tensor,
         *,
         valid: Tensor | None = None,
+        pair_valid: Tensor | None = None,
         image_index: Tensor | None = None,
         region_mask: Tensor | None = None,
+        pair_region: Tensor | None = None,
+        ignore: int | None = None,
         index: PairIndex | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> dict[Score, PairScores]:
         """Return each of `scores`, such as for a cache of reference scores. The arguments are those of `on_logits`."""
-        return self._score(logits, Pairs(chosen, rejected, valid, image_index, region_mask, index), backend)
+        pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index, pair_valid, pair_region, ignore)
+        return self._score(logits_in(logits), pairs, backend)
 
-    def _score(self, logits: Tensor, pairs: Pairs, backend: str) -> dict[Score, PairScores]:
+    def _score(self, logits: Tensor, pairs: Pairs, backend: Backend) -> dict[Score, PairScores]:
         wanted = self.reads_chosen.policy if torch.is_grad_enabled() else self.reads_chosen.reference
         return score_pairs_by(self.scores, logits, pairs, wants_chosen=wanted, backend=backend)
 
@@ -227,20 +258,25 @@ class PreferenceLoss:
     def _combine(
         self,
         policies: Mapping[Score, PairScores],
-        references: Mapping[Score, PairScores] | None,
+        references: Mapping[Score, PairScores],
         weight: Tensor | None,
         kl: Tensor | None,
     ) -> LossTerms:
         parts: dict[str, Tensor] = {}
         optimised: list[Tensor] = []
+        scored = policies[self.score].scored
+        read = partial(_without_empty, scored=scored)
+        policies = policies if scored is None else {score: scores.map(read) for score, scores in policies.items()}
+        references = {score: scores.map(lambda values: read(values.detach())) for score, scores in references.items()}
         for name, (term, score, term_weight) in self._terms().items():
-            arguments = _arguments(name, term, policies[score], (references or {}).get(score), kl)
+            arguments = _arguments(name, term, policies[score], references.get(score), kl)
             with torch.set_grad_enabled(torch.is_grad_enabled() and term_weight != 0):
                 parts[name] = term(**arguments)
             _check_result(name, parts[name], policies[score])
             if term_weight != 0:
                 optimised.append(term_weight * parts[name])
-        return LossTerms(total=_mean(torch.stack(optimised).sum(0), weight), parts=parts)
+        total, whole = weighted_mean(torch.stack(optimised).sum(0), weight, scored)
+        return LossTerms(total, parts, whole)
 
 
 @lru_cache(maxsize=256)
@@ -341,16 +377,34 @@ def _check_result(name: str, values: Tensor, policy: PairScores) -> None:
         )
 
 
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None:
-        return values.mean()
-    check_same_shape("weight", weight, "the pairs", values)
-    reads = weight.device.type == "cpu" and not torch.compiler.is_compiling()
-    if reads and not (torch.isfinite(weight) & (weight >= 0)).all():
-        raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
+def weighted_mean(
+    values: Tensor, weight: Tensor | None, scored: Tensor | None = None, what: str = "the pairs"
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of values [pairs], and the sum of the weights.
+
+    Args:
+        values: [pairs].
+        weight: [pairs]; 2 counts the pair twice, 0 leaves it out. None: 1 for every pair.
+        scored: [pairs]; False leaves the pair out. None: True for every pair.
+        what: the values belong to, for messages.
+    """
+    if weight is None and scored is None:
+        return values.mean(), values.new_full((), len(values))
+    if weight is not None:
+        check_same_shape("weight", weight, what, values)
+        reads = weight.device.type == "cpu" and not torch.compiler.is_compiling()
+        if reads and not (torch.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"Expected finite pair weights of at least 0 but got {weight.tolist()}.")
     # Divided by the sum of the weights, so that weight 2 counts the pair twice and weight 0 leaves it out.
-    weight = weight.to(values.dtype)
-    return (weight * values).sum() / weight.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    weight = torch.ones_like(values) if weight is None else weight.to(values.dtype)
+    weight = weight if scored is None else weight * scored
+    whole = weight.sum()
+    return (weight * values).sum() / whole.clamp(min=torch.finfo(values.dtype).tiny), whole
+
+
+def _without_empty(values: Tensor, scored: Tensor | None) -> Tensor:
+    """Return scores [pairs, …] with −1 for pairs of which no pixel counts: for a score of 0, ORPO is infinite."""
+    return values if scored is None else torch.where(scored.view(-1, *[1] * (values.ndim - 1)), values, -1.0)
 
 
 def _warn_of_drift(what: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segdpo.checks import check_range, check_same_shape
 from segdpo.losses.listwise import ranking_nll
-from segdpo.losses.preference import LossTerms
+from segdpo.losses.preference import LossTerms, weighted_mean
 
 Objective = Callable[..., Tensor]
 
@@ -131,11 +131,8 @@ class RewardLoss:
         if self.centring:
             parts["centring"] = (2 * rewards.mean(1)) ** 2
             total = total + self.centring * parts["centring"]
-        if weight is None:
-            return LossTerms(total.mean(), parts)
-        check_same_shape("weight", weight, "the lists", total)
-        weight = weight.to(total.dtype)
-        return LossTerms((weight * total).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny), parts)
+        mean, whole = weighted_mean(total, weight, what="the lists")
+        return LossTerms(mean, parts, whole)
 
     def _objective(self, rewards: Tensor, gap: Tensor | None) -> Tensor:
         if not self.is_of_pairs:

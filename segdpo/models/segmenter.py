@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from segdpo.kernels import LowResolution
+from segdpo.scores import ModelOutput, logits_in
 
 # What encoders trained on ImageNet expect of images in [0, 1], in the order of RGB.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -327,21 +328,12 @@ def parts_of(names: Iterable[str], depth: int = 2) -> list[str]:
 
 
 def _pick_logits(output: object) -> Tensor:
-    """Return the logits in what a network returned."""
-    if isinstance(output, Tensor):
-        return output
-    # Before Mapping: outputs of Hugging Face are both.
-    if isinstance(logits := getattr(output, "logits", None), Tensor):
-        return logits
-    if isinstance(output, Mapping) and "out" in output:
-        return _pick_logits(output["out"])
+    """Return the logits in what a network returned; of several outputs, those in the first."""
     if isinstance(output, tuple | list) and output:
         return _pick_logits(output[0])
-    got = f"a dict of {sorted(map(str, output))}" if isinstance(output, Mapping) else type(output).__name__
-    raise TypeError(
-        'Expected the network to return logits as a tensor, a tuple, a dict with "out" or an object with .logits but '
-        f"got {got}; wrap it in a module that returns its logits."
-    )
+    if isinstance(output, Mapping) and isinstance(output.get("out"), tuple | list):
+        return _pick_logits(output["out"])
+    return logits_in(cast(ModelOutput, output), "what the network returns")
 
 
 class _SkipUpsampling(TorchFunctionMode):

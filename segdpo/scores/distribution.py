@@ -9,18 +9,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from segdpo.checks import IGNORE, check_labels, check_range, check_same_shape, check_shapes
-from segdpo.kernels import log_probs, mean_kl, pixel_kl, score_dtype
+from segdpo.checks import IGNORE, check_labels, check_range, check_same_shape, check_shapes, ignored_value
+from segdpo.kernels import log_probs, mean_kl, not_ignored, pixel_kl, score_dtype
 from segdpo.scores.masks import Pairs
+from segdpo.scores.outputs import ModelOutput, logits_in
 
 Logits = Float[Tensor, "images channels *spatial"]
 PerPixel = Float[Tensor, "images *spatial"]
+ClassIds = UInt8[Tensor, "images *spatial"] | Int[Tensor, "images *spatial"]
 
 
 def log_prob(
     logits: Logits,
     masks: Int[Tensor, "masks *spatial"] | UInt8[Tensor, "masks *spatial"],
     image_index: Tensor | None = None,
+    ignore: int | None = None,
 ) -> Float[Tensor, "masks *spatial"]:
     """Return log p of the mask's class at every pixel; 0, without a gradient, at ignored pixels.
 
@@ -28,12 +31,13 @@ def log_prob(
         logits: one channel (sigmoid) or one for each class (softmax).
         masks: class ids, 255 = ignore.
         image_index: [masks], the image of each mask; None: mask i belongs to image i.
+        ignore: as for `score_pairs`.
 
     >>> log_prob(torch.zeros(1, 1, 1, 2), torch.tensor([[[1, 255]]]))
     tensor([[[-0.6931,  0.0000]]])
     """
     check_shapes(logits, {"masks": masks}, image_index)
-    inside = masks != IGNORE
+    inside = not_ignored(masks, ignored_value(ignore, logits.shape[1]))
     labels = masks.masked_fill(~inside, 0)
     check_labels({"masks": labels}, logits.shape[1])
     logits = logits.to(score_dtype(logits))
@@ -72,13 +76,15 @@ def kl(logits: Logits, reference_logits: Logits) -> PerPixel:
 
 
 def kl_to_reference(
-    policy_logits: Logits,
-    reference_logits: Logits,
+    policy_logits: ModelOutput,
+    reference_logits: ModelOutput,
     chosen: Tensor,
     rejected: Tensor,
     *,
     valid: Tensor | None = None,
+    pair_valid: Tensor | None = None,
     image_index: Tensor | None = None,
+    ignore: int | None = None,
     check: bool | None = None,
 ) -> Float[Tensor, "pairs"]:
     """Return the mean KL(π_ref ‖ π_θ) over the valid pixels where the two masks of a pair agree.
@@ -87,11 +93,13 @@ def kl_to_reference(
 
     Args:
         policy_logits: [images, channels, *spatial].
-        reference_logits: of the same shape.
+        reference_logits: of the same shape; they get no gradient.
         chosen: class ids [pairs, *spatial], 255 = ignore.
         rejected: like `chosen`.
-        valid: bool, [images, *spatial] or [pairs, *spatial]; False = the pixel does not count.
+        valid: bool [images, *spatial]; False = the pixel does not count, in any pair of the image.
+        pair_valid: bool [pairs, *spatial]; False = the pixel does not count in this pair.
         image_index: [pairs], the image of each pair; None: pair i belongs to image i.
+        ignore: as for `score_pairs`.
         check: as for `score_pairs`.
 
     Returns:
@@ -101,10 +109,19 @@ def kl_to_reference(
     >>> kl_to_reference(torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 2.0), square, left)
     tensor([0.3278])
     """
+    policy, reference = logits_in(policy_logits, "policy_logits"), logits_in(reference_logits, "reference_logits")
+    pairs = Pairs(chosen, rejected, valid, image_index, pair_valid=pair_valid, ignore=ignore)
+    return kl_of_pairs(policy, reference, pairs, check=check)
+
+
+def kl_of_pairs(
+    policy_logits: Logits, reference_logits: Logits, pairs: Pairs, *, check: bool | None = None
+) -> Float[Tensor, "pairs"]:
+    """Return `kl_to_reference` of pairs."""
     check_same_shape("policy_logits", policy_logits, "reference_logits", reference_logits)
-    masks = Pairs(chosen, rejected, valid, image_index).prepare(policy_logits, check)
+    masks = pairs.prepare(policy_logits, check)
     agree = masks.counts.flatten(1) & (masks.label(0) == masks.label(1))
-    return mean_kl(policy_logits.flatten(2), reference_logits.flatten(2), agree, masks.image_index)
+    return mean_kl(policy_logits.flatten(2), reference_logits.detach().flatten(2), agree, masks.image_index)
 
 
 def score_drift(
@@ -115,9 +132,17 @@ def score_drift(
     return kl_to_reference(policy_logits, reference_logits, chosen, rejected, **options)
 
 
-def predicted_classes(logits: Logits) -> UInt8[Tensor, "images *spatial"]:
-    """Return the most likely mask as class ids: logit > 0 for one channel, else the class of the largest logit."""
-    return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else logits.argmax(1).byte()
+def predicted_classes(logits: Logits) -> ClassIds:
+    """Return the most likely mask as class ids: logit > 0 for one channel, else the class of the largest logit.
+
+    uint8; int64 for more than 255 classes.
+    """
+    return (logits[:, 0] > 0).byte() if logits.shape[1] == 1 else _as_ids(logits.argmax(1), logits.shape[1])
+
+
+def _as_ids(classes: Int[Tensor, "*shape"], count: int) -> Int[Tensor, "*shape"] | UInt8[Tensor, "*shape"]:
+    """Return class ids as uint8 where that can hold them and IGNORE."""
+    return classes.byte() if count <= IGNORE else classes
 
 
 # Radius of the Gaussian kernel in units of sigma; weights beyond it are below e^{-9}.
@@ -132,7 +157,7 @@ def sample(
     temperature: float = 1.0,
     smoothness: float = 0.0,
     generator: torch.Generator | None = None,
-) -> UInt8[Tensor, "masks *spatial"]:
+) -> ClassIds:
     """Draw `count` masks of each image; the masks of an image follow each other.
 
     Args:
@@ -143,7 +168,7 @@ def sample(
         generator: a generator on the device of the logits; None: the global one.
 
     Returns:
-        Class ids [images · count, *spatial].
+        Class ids [images · count, *spatial], uint8; int64 for more than 255 classes.
     """
     check_range("count", count, least=1)
     check_range("temperature", temperature, above=0)
@@ -164,7 +189,8 @@ def _draw(logits: Tensor, smoothness: float, generator: torch.Generator | None) 
         return (uniform < logits.sigmoid())[:, 0].byte()
     # The Gumbel trick with one noise field per class. A cumulative sum would make neighbours of consecutive classes.
     tiny = torch.finfo(uniform.dtype).tiny
-    return (logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()).argmax(1).byte()
+    classes = (logits - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()).argmax(1)
+    return _as_ids(classes, logits.shape[1])
 
 
 def _uniform(like: Tensor, smoothness: float, generator: torch.Generator | None) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segdpo.checks import check_finite, check_labels, check_values
 from segdpo.kernels import (
     LowResolution,
     Measure,
@@ -24,7 +23,7 @@ from segdpo.kernels import (
     sum_of_bands,
     whole_score,
 )
-from segdpo.scores.masks import Pairs, Prepared, Rankings
+from segdpo.scores.masks import Pairs, Rankings
 from segdpo.scores.score import PairScores, Score
 
 
@@ -36,20 +35,20 @@ def low_resolution_pairs(low: LowResolution, pairs: Pairs, score: Score, *, chec
     >>> low_resolution_pairs(small, Pairs(square, left), Score(reduction="sum")).margin  # the right pixels read 3 and 4
     tensor([7.])
     """
-    masks = _prepare(low, pairs, check)
+    masks = pairs.prepare(low, check)
     measure = masks.measure(score, sparse=True)
     if log_sum_exp_cancels(score.quantity, low.shape[1]):
         margin = _margin(low, masks.index, measure)
     else:
         margin = _dense_margin(low, masks.label(0), masks.label(1), measure)
-    return PairScores(chosen=lambda: _whole(low, masks.label(0), measure), margin=margin)
+    return PairScores(chosen=lambda: _whole(low, masks.label(0), measure), margin=margin, scored=masks.scored)
 
 
 def low_resolution_ranking(
     low: LowResolution, rankings: Rankings, score: Score, *, check: bool | None = None
 ) -> PairScores:
     """Score rankings of masks of the image's size under logits of a smaller size, as `score_ranking` does."""
-    masks = _prepare(low, rankings, check)
+    masks = rankings.prepare(low, check)
     measure, (*better, worst) = masks.measure(score), masks.labels
     if log_sum_exp_cancels(score.quantity, low.shape[1]):
         counts = masks.counts.flatten(1)
@@ -60,6 +59,7 @@ def low_resolution_ranking(
         chosen=lambda: _whole(low, better[0], measure),
         margin=margins[0],
         ranked=torch.stack([*margins, torch.zeros_like(margins[0])], dim=1),
+        scored=masks.scored,
     )
 
 
@@ -72,7 +72,7 @@ def low_resolution_kl(
             f"Expected a policy of the reference's shape, {reference.shape}, but got {policy.shape}; compare networks "
             "of as many classes on the same images."
         )
-    masks = _prepare(policy, pairs, check)
+    masks = pairs.prepare(policy, check)
     agree = masks.counts.flatten(1) & (masks.label(0) == masks.label(1))
 
     def kl(bands: Sequence[Tensor], pixels: slice) -> Tensor:
@@ -82,21 +82,6 @@ def low_resolution_kl(
         return torch.where(agree[:, pixels], divergence, 0.0).sum(1)
 
     return sum_of_bands(kl, policy, reference) / agree.sum(1).clamp(min=1)
-
-
-def _prepare(low: LowResolution, given: Pairs | Rankings, check: bool | None) -> Prepared:
-    # Has the shape of the upsampled logits and the memory of one number.
-    outline = low.logits.new_zeros(()).expand(low.shape)
-    masks = given.prepare(outline, check=False)
-    if low.logits.device.type != "cpu" or torch.compiler.is_compiling() if check is None else not check:
-        return masks
-    index = given.index if isinstance(given, Pairs) else None
-    if index is None or check:
-        check_values(masks.named_labels, masks.counts, low.logits)
-    else:
-        check_labels({"chosen": index.plus, "rejected": index.minus}, low.shape[1])
-        check_finite([low.logits.detach().sum(dtype=torch.float32)], low.logits)
-    return masks
 
 
 def _margin(low: LowResolution, index: PairIndex, measure: Measure) -> Tensor:

@@ -6,24 +6,29 @@ import torch
 from torch import Tensor
 
 from segdpo.checks import check_choice, check_finite
-from segdpo.kernels import BACKENDS, Measure, PairIndex, choose_backend, chosen_score, scores_by, whole_score
+from segdpo.kernels import BACKENDS, Backend, Measure, PairIndex, choose_backend, chosen_score, scores_by, whole_score
 from segdpo.scores.masks import Pairs, Prepared
-from segdpo.scores.score import PairScores, RegionChoice, Score
+from segdpo.scores.outputs import ModelOutput, logits_in
+from segdpo.scores.regions import RegionFunction
+from segdpo.scores.score import PairScores, Quantity, Reduction, RegionChoice, RegionName, Score
 
 
 def score_pairs(
-    logits: Tensor,
+    logits: ModelOutput,
     chosen: Tensor,
     rejected: Tensor,
     *,
     valid: Tensor | None = None,
+    pair_valid: Tensor | None = None,
     image_index: Tensor | None = None,
-    quantity: str = "log_likelihood",
+    quantity: Quantity = "log_likelihood",
     region: RegionChoice = "image",
-    reduction: str = "mean",
+    pair_region: Tensor | None = None,
+    reduction: Reduction = "mean",
+    ignore: int | None = None,
     index: PairIndex | None = None,
     check: bool | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> PairScores:
     """Score the chosen and the rejected masks of pairs: s = Σ w · q over the pixels of a region.
 
@@ -31,19 +36,25 @@ def score_pairs(
     margin: s⁺ − s⁻ = Σ w (z[y⁺] − z[y⁻]) over the pixels where the masks differ.
 
     Args:
-        logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax), any floating dtype.
+        logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax), any floating dtype; or what a
+            model returns: an object with `.logits`, or a dict with "logits" or "out".
         chosen: class ids [pairs, *spatial], 255 = ignore; a pixel ignored in either mask is ignored in both.
         rejected: like `chosen`.
-        valid: bool, [images, *spatial] or [pairs, *spatial]; False = the pixel does not count.
+        valid: bool [images, *spatial]; False = the pixel does not count, in any pair of the image.
+        pair_valid: bool [pairs, *spatial]; False = the pixel does not count in this pair.
         image_index: [pairs], the image of each pair, so that several pairs share one forward pass; None: pair i belongs
             to image i.
         quantity: q, "log_likelihood" (log p of the mask's class) or "log_odds" (log p/(1−p)).
-        region: "image", "disagreement", "boundary", a function of (chosen, rejected), or a bool mask like `valid`.
+        region: "image", "disagreement", "boundary", a function of (chosen, rejected), or a bool mask
+            [images, *spatial].
+        pair_region: bool [pairs, *spatial], a region for each pair.
         reduction: the weights w, "sum", "mean", or "class_balanced" (each class of the chosen mask weighs the same).
-        index: where the masks differ, from `pair_index` of the same masks and `valid`; None: computed if needed.
-        check: read the values and raise an error for illegal classes, logits that are not finite, and pairs without a
-            valid pixel. None: on a CPU yes, on other devices no, since reading waits for the device. With an index,
-            only what the margins depend on is checked.
+        ignore: the mask value of pixels that do not count; None: 255, and an error for models that have a class 255,
+            whose masks are wider than uint8: pass -1 or any value that is no class.
+        index: where the masks differ, from `pair_index` of the same arguments; None: computed if needed.
+        check: read the values: raise an error for illegal classes and logits that are not finite; warn of pairs
+            without a valid pixel, and of masks of 0 and 255 alone. None: on a CPU yes, on other devices no, since
+            reading waits for the device. With an index, only what the margins depend on is checked.
         backend: "auto" (the fastest), "sparse", "triton", or "reference": log-softmax and gather at every pixel, which
             the others are tested against.
 
@@ -55,10 +66,25 @@ def score_pairs(
     >>> scores.margin, scores.chosen
     (tensor([0.]), tensor([-0.6931]))
     """
-    region_mask, region = (region, "given") if isinstance(region, Tensor) else (None, region)
-    pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index)
-    score = Score(quantity, region, reduction)
+    logits = logits_in(logits)
+    region_name, region_mask = given_region(region, pair_region)
+    pairs = Pairs(chosen, rejected, valid, image_index, region_mask, index, pair_valid, pair_region, ignore)
+    score = Score(quantity, region_name, reduction)
     return scores_of([score], logits, pairs.prepare(logits, check), [False], backend)[0]
+
+
+def given_region(region: RegionChoice, pair_region: Tensor | None) -> tuple[RegionName | RegionFunction, Tensor | None]:
+    """Return the region of a Score, and the mask of each image that was given as a region."""
+    if isinstance(region, Tensor):
+        return "given", region
+    if pair_region is None:
+        return region, None
+    if region not in ("image", "given"):
+        raise ValueError(
+            f"Expected either region or pair_region but got region={region!r} and pair_region; pass "
+            "pair_region=pair_region & mask for the pixels of both."
+        )
+    return "given", None
 
 
 def score_pairs_by(
@@ -68,7 +94,7 @@ def score_pairs_by(
     *,
     wants_chosen: Collection[Score] = (),
     check: bool | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> dict[Score, PairScores]:
     """Score pairs under several Scores: one pass over the logits, and one over their gradient.
 
@@ -86,7 +112,7 @@ def score_pairs_by(
 
 
 def scores_of(
-    scores: Sequence[Score], logits: Tensor, masks: Prepared, wants_chosen: Sequence[bool], backend: str
+    scores: Sequence[Score], logits: Tensor, masks: Prepared, wants_chosen: Sequence[bool], backend: Backend
 ) -> list[PairScores]:
     """Return the scores of prepared pairs, with the chosen scores that are wanted computed in the same pass."""
     check_choice("backend", backend, ("auto", *BACKENDS))
@@ -110,7 +136,11 @@ def scores_of(
     if masks.checks:
         check_finite([*margins, *(score for score in chosen if score is not None)], logits)
     return [
-        PairScores(chosen=_chosen_later(backend, logits, masks, measure) if whole is None else whole, margin=margin)
+        PairScores(
+            chosen=_chosen_later(backend, logits, masks, measure) if whole is None else whole,
+            margin=margin,
+            scored=masks.scored,
+        )
         for measure, margin, whole in zip(measures, margins, chosen, strict=True)
     ]
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from segdpo.checks import check_finite
+from segdpo.checks import check_finite, ignored_value, scored_pairs
 from segdpo.kernels import (
+    Backend,
     Disagreement,
     MaskIndex,
     Measure,
@@ -22,35 +24,39 @@ from segdpo.kernels import (
     sums_of,
 )
 from segdpo.scores.masks import MaskPairs, Prepared, Rankings, even_weights
-from segdpo.scores.pairs import score_pairs_by, unless_changed
-from segdpo.scores.score import PairScores, RegionChoice, Score
+from segdpo.scores.outputs import ModelOutput, logits_in
+from segdpo.scores.pairs import given_region, score_pairs_by, unless_changed
+from segdpo.scores.score import PairScores, Quantity, Reduction, RegionChoice, Score
 
 
 def score_masks(
-    logits: Tensor,
+    logits: ModelOutput,
     masks: Tensor,
     pairs: Tensor,
     mask_image: Tensor,
     *,
     valid: Tensor | None = None,
-    quantity: str = "log_likelihood",
-    region: str = "image",
-    reduction: str = "mean",
+    quantity: Quantity = "log_likelihood",
+    region: Literal["image", "disagreement", "boundary"] = "image",
+    reduction: Reduction = "mean",
+    ignore: int | None = None,
     index: MaskIndex | None = None,
     check: bool | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> PairScores:
     """Score pairs that share masks: the same numbers as `score_pairs`, with each mask read once.
 
     Args:
-        logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
+        logits: as for `score_pairs`.
         masks: class ids [masks, *spatial], 255 = ignore.
         pairs: int64 [pairs, 2], the numbers of the chosen and the rejected mask; both of one image.
         mask_image: [masks], the image of each mask.
-        valid: bool [images, *spatial]; False = the pixel does not count.
+        valid: bool [images, *spatial]; False = the pixel does not count. For a mask of its own for each pair, see
+            `score_pairs`.
         quantity: as for `score_pairs`, like region, reduction, check and backend.
         region: "image", "disagreement" or "boundary".
         reduction: "sum", "mean" or "class_balanced".
+        ignore: as for `score_pairs`.
         index: where the masks differ, from `mask_index` of the same masks; None: computed if needed.
         check: read the values and raise an error for illegal ones.
         backend: the kernel.
@@ -63,8 +69,8 @@ def score_masks(
     >>> score_masks(logits, masks, pairs, torch.zeros(3).long(), reduction="sum").margin
     tensor([1., 4., 3.])
     """
-    score, among = Score(quantity, region, reduction), MaskPairs(masks, pairs, mask_image, valid, index)
-    return score_masks_by([score], logits, among, check=check, backend=backend)[score]
+    score, among = Score(quantity, region, reduction), MaskPairs(masks, pairs, mask_image, valid, index, ignore)
+    return score_masks_by([score], logits_in(logits), among, check=check, backend=backend)[score]
 
 
 def score_masks_by(
@@ -74,7 +80,7 @@ def score_masks_by(
     *,
     wants_chosen: Collection[Score] = (),
     check: bool | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> dict[Score, PairScores]:
     """Score pairs that share masks under several Scores; the arguments are those of `score_pairs_by`."""
     scores, wanted = list(scores), [score for score in scores if score in wants_chosen]
@@ -84,7 +90,8 @@ def score_masks_by(
     if backend == "sparse" and all(score.is_even and _cancels(score, logits) for score in scores):
         index = masks.index
         if index is None:
-            index = mask_index(masks.masks, masks.pairs, masks.mask_image.long(), masks.valid)
+            ignore = ignored_value(masks.ignore, logits.shape[1])
+            index = mask_index(masks.masks, masks.pairs, masks.mask_image.long(), masks.valid, ignore=ignore)
         if index.shared and all(score.region == "image" for score in wanted):
             return _SharedSums(logits, masks, masks.prepare_masks(logits, check), index, check).scores(scores, wanted)
     return score_pairs_by(scores, logits, masks.split(), wants_chosen=wanted, check=check, backend=backend)
@@ -114,7 +121,7 @@ class _SharedSums:
             planes = Planes(self.masks.label(0), [self._whole_mask(score) for score in wanted])
         sums, whole = sums_of(self.logits.flatten(2), differing, planes)
         assert sums is not None
-        found = {}
+        found, scored = {}, scored_pairs(self.index.valid, self.masks.checks)
         for score in scores:
             weight = even_weights(score, self.index.valid, self.index.differing, self.masks.dtype)[:, 0]
             margin = self.index.margins(sums[0]) * weight * difference_factor(score.quantity)
@@ -123,7 +130,7 @@ class _SharedSums:
             )
             if whole is not None and score in wanted:
                 chosen = self._of_pairs(whole[wanted.index(score)], weight)
-            found[score] = PairScores(chosen=chosen, margin=margin.to(self.masks.dtype))
+            found[score] = PairScores(chosen=chosen, margin=margin.to(self.masks.dtype), scored=scored)
         if self.masks.checks:
             check_finite([pairs.margin for pairs in found.values()], self.logits)
         return found
@@ -144,14 +151,17 @@ class _SharedSums:
 
 
 def score_ranking(
-    logits: Tensor,
+    logits: ModelOutput,
     ranking: Tensor,
     *,
     valid: Tensor | None = None,
+    pair_valid: Tensor | None = None,
     image_index: Tensor | None = None,
-    quantity: str = "log_likelihood",
+    quantity: Quantity = "log_likelihood",
     region: RegionChoice = "image",
-    reduction: str = "mean",
+    pair_region: Tensor | None = None,
+    reduction: Reduction = "mean",
+    ignore: int | None = None,
     check: bool | None = None,
 ) -> PairScores:
     """Score rankings of K masks, for `plackett_luce`.
@@ -159,23 +169,27 @@ def score_ranking(
     All K masks share one set of pixels and the weights of the best one, so that differences are exact margins.
 
     Args:
-        logits: [images, 1, *spatial] (sigmoid) or [images, classes, *spatial] (softmax).
+        logits: as for `score_pairs`.
         ranking: class ids [lists, K, *spatial], best first, 255 = ignore.
-        valid: bool, [images, *spatial] or [lists, *spatial]; False = the pixel does not count.
+        valid: bool [images, *spatial]; False = the pixel does not count, in any ranking of the image.
+        pair_valid: bool [lists, *spatial]; False = the pixel does not count in this ranking.
         image_index: [lists], the image of each ranking; None: ranking i belongs to image i.
         quantity: as for `score_pairs`, like reduction and check.
         region: as for `score_pairs`. "disagreement" holds the pixels where any two masks differ; a function is called
             with the best and the worst mask.
+        pair_region: bool [lists, *spatial], a region for each ranking.
         reduction: "sum", "mean" or "class_balanced".
+        ignore: as for `score_pairs`.
         check: read the values and raise an error for illegal ones.
 
     Returns:
         PairScores with `ranked` [lists, K], each up to a constant of its list. `chosen` and `rejected` are the best and
         the worst mask, so that anchors work on rankings too.
     """
-    region_mask, region = (region, "given") if isinstance(region, Tensor) else (None, region)
-    score, rankings = Score(quantity, region, reduction), Rankings(ranking, valid, image_index, region_mask)
-    return score_rankings_by([score], logits, rankings, check=check)[score]
+    region_name, region_mask = given_region(region, pair_region)
+    score = Score(quantity, region_name, reduction)
+    rankings = Rankings(ranking, valid, image_index, region_mask, pair_valid, pair_region, ignore)
+    return score_rankings_by([score], logits_in(logits), rankings, check=check)[score]
 
 
 def score_rankings_by(
@@ -207,4 +221,5 @@ def _ranking_scores(score: Score, logits: Tensor, masks: Prepared) -> PairScores
         chosen=unless_changed(logits, lambda: chosen_score(flat, best, measure)),
         margin=by_rank[0],
         ranked=torch.cat([by_rank, torch.zeros_like(by_rank[:1])]).T,
+        scored=masks.scored,
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 from segdpo.checks import IGNORE
+from segdpo.kernels import not_ignored
 
 Masks = Shaped[Tensor, "pairs *space"]
 RegionFunction = Callable[[Tensor, Tensor], Tensor]
@@ -39,9 +40,9 @@ class Boundary:
         if self.width < 1:
             raise ValueError(f"Expected a boundary width of at least 1 pixel but got {self.width}.")
 
-    def __call__(self, chosen: Masks, rejected: Masks) -> Bool[Tensor, "pairs *space"]:
+    def __call__(self, chosen: Masks, rejected: Masks, ignore: int = IGNORE) -> Bool[Tensor, "pairs *space"]:
         """Return the union of both masks' bands."""
-        return contour_band(chosen, self.width) | contour_band(rejected, self.width)
+        return contour_band(chosen, self.width, ignore) | contour_band(rejected, self.width, ignore)
 
 
 REGIONS: dict[str, RegionFunction] = {
@@ -51,12 +52,12 @@ REGIONS: dict[str, RegionFunction] = {
 }
 
 
-def contour_band(mask: Masks, width: int) -> Bool[Tensor, "pairs *space"]:
+def contour_band(mask: Masks, width: int, ignore: int = IGNORE) -> Bool[Tensor, "pairs *space"]:
     """Return the pixels whose window of 2·width + 1 pixels holds two classes; ignored pixels make no contour."""
     labels = mask.float()
-    ignored = mask == IGNORE
+    ignored = ~not_ignored(mask, ignore)
     highest = _window_max(labels.masked_fill(ignored, -1.0), width)
-    lowest = -_window_max(-labels.masked_fill(ignored, 256.0), width)
+    lowest = -_window_max(-labels.masked_fill(ignored, float("inf")), width)
     return highest > lowest
 
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from segdpo.checks import check_choice, check_same_shape
-from segdpo.scores.regions import REDUCTIONS, REGIONS, RegionFunction
+from segdpo.scores.regions import REDUCTIONS, RegionFunction
 
-QUANTITIES = ("log_likelihood", "log_odds")
-RegionChoice = str | RegionFunction | Tensor
+Quantity = Literal["log_likelihood", "log_odds"]
+Reduction = Literal["sum", "mean", "class_balanced"]
+RegionName = Literal["image", "disagreement", "boundary", "given"]
+RegionChoice = RegionName | RegionFunction | Tensor
 
 
 @dataclass(frozen=True)
@@ -20,20 +23,20 @@ class Score:
     Args:
         quantity: q, "log_likelihood" (log p of the mask's class) or "log_odds" (log p/(1−p)).
         region: "image", "disagreement", "boundary", a function of (chosen, rejected) such as `Boundary(width=5)`, or
-            "given": the `region_mask` that comes with each batch.
+            "given": the `region_mask` (of images) or `pair_region` (of pairs) that comes with each batch.
         reduction: the weights w, "sum", "mean", or "class_balanced" (each class of the chosen mask weighs the same).
     """
 
-    quantity: str = "log_likelihood"
-    region: str | RegionFunction = "image"
-    reduction: str = "mean"
+    quantity: Quantity = "log_likelihood"
+    region: RegionName | RegionFunction = "image"
+    reduction: Reduction = "mean"
 
     def __post_init__(self) -> None:
         """Check the names."""
-        check_choice("quantity", self.quantity, QUANTITIES)
+        check_choice("quantity", self.quantity, get_args(Quantity))
         check_choice("reduction", self.reduction, REDUCTIONS)
         if not callable(self.region):
-            check_choice("region", self.region, [*REGIONS, "given"])
+            check_choice("region", self.region, get_args(RegionName))
 
     @property
     def is_even(self) -> bool:
@@ -50,13 +53,15 @@ class PairScores:
         rejected: s⁻ [pairs]; None: chosen − margin.
         margin: s⁺ − s⁻ [pairs]; None: chosen − rejected.
         ranked: scores of rankings [lists, K], best first, each up to a constant of its list; None: (margin, 0).
+        scored: bool [pairs]; False = no pixel of the pair counts, so that its scores are 0 and losses leave it out.
+            None: every pair has such pixels.
 
     >>> scores = PairScores(chosen=torch.tensor([-1.0]), rejected=torch.tensor([-3.0]))
     >>> scores.margin
     tensor([2.])
     """
 
-    __slots__ = ("_chosen", "_grad", "_ranked", "_rejected", "margin")
+    __slots__ = ("_chosen", "_grad", "_ranked", "_rejected", "margin", "scored")
 
     def __init__(
         self,
@@ -64,13 +69,14 @@ class PairScores:
         rejected: Tensor | None = None,
         margin: Tensor | None = None,
         ranked: Tensor | None = None,
+        scored: Tensor | None = None,
     ) -> None:
         if margin is None:
             if rejected is None or callable(chosen):
                 raise ValueError("Expected PairScores(chosen, rejected) or PairScores(chosen, margin=…).")
             check_same_shape("rejected", rejected, "chosen", chosen)
             margin = chosen - rejected
-        self.margin = margin
+        self.margin, self.scored = margin, scored
         self._chosen = chosen
         self._rejected = rejected
         self._ranked = ranked
@@ -97,10 +103,16 @@ class PairScores:
             return torch.stack([self.margin, torch.zeros_like(self.margin)], dim=1)
         return self._ranked
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PairScores":
+        """Return the scores with a function applied to each tensor; to `chosen` when it is first read."""
+        given = (self._rejected, self.margin, self._ranked)
+        rejected, margin, ranked = (None if values is None else function(values) for values in given)
+        return PairScores(lambda: function(self.chosen), rejected, margin, ranked, self.scored)
+
     def detach(self) -> "PairScores":
         """Return the same numbers without their graph. Computes `chosen`, and keeps no reference to the logits."""
         ranked = None if self._ranked is None else self._ranked.detach()
-        return PairScores(self.chosen.detach(), self.rejected.detach(), self.margin.detach(), ranked)
+        return PairScores(self.chosen.detach(), self.rejected.detach(), self.margin.detach(), ranked, self.scored)
 
     def __repr__(self) -> str:
         chosen = "not computed yet" if callable(self._chosen) else self._chosen

@@ -106,7 +106,7 @@ def smp_loss(logits: Tensor, target: Tensor, valid: Tensor, *, loss: Callable[..
     function = loss(**{name: value for name, value in options.items() if name in parameters})
     labels = target.masked_fill(~valid, IGNORE)
     value: Tensor = function(logits.float(), labels[:, None].float() if binary else labels.long())
-    return value
+    return torch.where(valid.any(), value, 0.0)  # the mean over no pixel is NaN
 
 
 def _channel_targets(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class PreferenceTask(Task):
         return logits
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """Return the loss, scaled by this process's share of all processes' pairs."""
+        """Return the loss; gradients are those of the mean over all pairs of accumulated batches and processes."""
+        self.warn_if_empty(batch)
         weight = weight_of(batch)
         with batch_in_errors(batch.ids, self.global_step):
             scored = self._score(batch, watch=self.logs_this_step)
@@ -102,7 +103,7 @@ class PreferenceTask(Task):
             terms = self._compute_loss(scored, weight)
             self.guard.watch(terms.total, terms.parts, batch.ids, self.global_step)
         self.count("train", self._values(scored, terms), weight)
-        return terms.total * self.share(weight.sum())
+        return self.to_minimise(terms.total, terms.weight)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss, scores, pairs and the overlap with gold."""

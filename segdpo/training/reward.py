@@ -44,13 +44,14 @@ class RewardTask(Task):
         self.network, self.loss, self.judge_scores = network, loss, judge_scores
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """Return the loss, scaled by this process's share of all processes' pairs."""
+        """Return the loss; gradients are those of the mean over all pairs of accumulated batches and processes."""
+        self.warn_if_empty(batch)
         weight = weight_of(batch)
         with batch_in_errors(batch.ids, self.global_step):
             rewards, terms = self._step(batch, weight)
             self.guard.watch(terms.total, terms.parts, batch.ids, self.global_step)
         self.count("train", _values(rewards, terms), weight)
-        return terms.total * self.share(weight.sum())
+        return self.to_minimise(terms.total, terms.weight)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss and the pairs that the rewards order correctly."""
@@ -132,6 +133,8 @@ def gap_of(batch: PreferenceBatch, judge_scores: JudgeScores) -> Tensor:
 def _call(network: nn.Module, batch: Batch, masks: Tensor, index: Tensor) -> Tensor:
     # Our data sets mark pixels from outside the image already; a user's own may not.
     masks = masks.masked_fill(~batch.valid[index], IGNORE)
+    if batch.empty:  # of weight 0: its masks only have to be legal
+        masks = torch.zeros_like(masks)
     rewards: Tensor = network(batch.image, masks, index)
     return rewards
 

@@ -143,7 +143,7 @@ class CachedScores(FrozenCopy):
     def _warn_if_unexpected(self, trainer: Trainer, batch: PreferenceBatch, found: NDArray[np.bool_]) -> None:
         """Warn once if a whole batch is missing in an epoch whose views should all have been seen."""
         views = getattr(getattr(trainer, "datamodule", None), "views", None) or 1
-        if self._has_warned or found.any() or not trainer.training or trainer.current_epoch < views:
+        if self._has_warned or batch.empty or found.any() or not trainer.training or trainer.current_epoch < views:
             return
         self._has_warned = True
         rank_zero_warn(
@@ -321,15 +321,15 @@ def cache_key(network: nn.Module, fingerprint: str, scores: Iterable[Score], pre
 def name_of(score: Score) -> str:
     """Return a name for a score that is the same in the next run; refuse regions that have none (lambdas)."""
     region = score.region
-    if not isinstance(region, str):
-        named = not isinstance(region, partial) and " at 0x" not in repr(region)
-        region = repr(region) if named else _function_name(region)
-    if "<" in region:
+    name: str = region if isinstance(region, str) else repr(region)
+    if callable(region) and (isinstance(region, partial) or " at 0x" in name):
+        name = _function_name(region)
+    if "<" in name:
         raise ValueError(
             f"Expected a score whose region has a name but got {score.region!r}; use reference=frozen, or write the "
             "region as a function of a module or as a frozen dataclass."
         )
-    return f"{score.quantity} {region} {score.reduction}"
+    return f"{score.quantity} {name} {score.reduction}"
 
 
 def _function_name(function: Callable[..., Any]) -> str:

@@ -16,7 +16,7 @@ from segdpo.scores import (
     PairScores,
     Rankings,
     Score,
-    kl_to_reference,
+    kl_of_pairs,
     low_resolution_kl,
     low_resolution_pairs,
     low_resolution_ranking,
@@ -50,7 +50,7 @@ def score_batch(
         wants_chosen: scores whose s⁺ is read; computing it with the margin saves a pass over the logits.
     """
     if isinstance(batch, RankingBatch):
-        rankings = Rankings(batch.ranking, batch.valid)
+        rankings = Rankings(batch.ranking, batch.valid, ignore=IGNORE)
         if isinstance(logits, LowResolution):
             return {score: low_resolution_ranking(logits, rankings, score) for score in scores}
         return score_rankings_by(scores, logits, rankings)
@@ -59,7 +59,7 @@ def score_batch(
     if batch.shared is None:
         return score_pairs_by(scores, logits, pairs_of(batch), wants_chosen=wants_chosen)
     shared = batch.shared
-    masks = MaskPairs(shared.masks, shared.pairs, shared.mask_image, batch.valid, shared.index)
+    masks = MaskPairs(shared.masks, shared.pairs, shared.mask_image, batch.valid, shared.index, IGNORE)
     return score_masks_by(scores, logits, masks, wants_chosen=wants_chosen)
 
 
@@ -73,15 +73,14 @@ def kl_of_batch(policy: Logits, reference: Logits, batch: PreferenceBatch) -> Te
             "Expected logits of policy and reference at the same resolution but one of them is upsampled; let your "
             "reference call self.logits(network, batch), or set low_resolution=false."
         )
-    masks = pairs.chosen, pairs.rejected
-    return kl_to_reference(policy, reference, *masks, valid=pairs.valid, image_index=pairs.image_index)
+    return kl_of_pairs(policy, reference, pairs)
 
 
 def weight_of(batch: PreferenceBatch) -> Tensor:
-    """Return the weight of each pair [pairs], or 1 for each ranking [images]."""
+    """Return the weight of each pair [pairs], or of each ranking [images]: 1, or 0 in a batch without valid pixels."""
     if isinstance(batch, PairBatch):
         return batch.weight
-    return torch.ones(len(batch.ranking), device=batch.ranking.device)
+    return torch.full((len(batch.ranking),), 0.0 if batch.empty else 1.0, device=batch.ranking.device)
 
 
 def images_of(batch: PreferenceBatch) -> Tensor:
@@ -92,12 +91,12 @@ def images_of(batch: PreferenceBatch) -> Tensor:
 def pairs_of(batch: PreferenceBatch) -> Pairs:
     """Return the pairs of a batch; for rankings, one pair each that agrees where all of its masks agree."""
     if isinstance(batch, PairBatch):
-        return Pairs(batch.chosen, batch.rejected, batch.valid, batch.image_index, index=batch.index)
+        return Pairs(batch.chosen, batch.rejected, batch.valid, batch.image_index, index=batch.index, ignore=IGNORE)
     ranking = batch.ranking
     best = ranking[:, 0].masked_fill((ranking == IGNORE).any(1), IGNORE)
     agree = (ranking == ranking[:, :1]).all(1)
     # Another legal class wherever any mask differs.
-    return Pairs(best, torch.where(agree, best, (best == 0).to(best.dtype)), batch.valid)
+    return Pairs(best, torch.where(agree, best, (best == 0).to(best.dtype)), batch.valid, ignore=IGNORE)
 
 
 def without_logits(scores: Mapping[Score, PairScores], wants_chosen: Collection[Score]) -> dict[Score, PairScores]:
@@ -107,6 +106,7 @@ def without_logits(scores: Mapping[Score, PairScores], wants_chosen: Collection[
             chosen=pairs.chosen.detach() if score in wants_chosen else _chosen_is_missing,
             margin=pairs.margin.detach(),
             ranked=pairs.ranked.detach(),
+            scored=pairs.scored,
         )
         for score, pairs in scores.items()
     }

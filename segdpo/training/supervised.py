@@ -16,8 +16,9 @@ from segdpo.training.task import MakeOptimizer, MakeScheduler, Task, batch_in_er
 class SupervisedTask(Task):
     """Minimise `loss(logits, target, valid)` over SupervisedBatches; validation and test may be on pairs.
 
-    Means over several batches weight each by its valid pixels, and so does the gradient over several processes. That
-    is exact for losses that are a mean over pixels (cross-entropy), not for ratios of sums (Dice).
+    Means over several batches weight each by its valid pixels, and so does the gradient over accumulated batches and
+    several processes. That is exact for losses that are a mean over pixels (cross-entropy), not for ratios of sums
+    (Dice).
 
     Args:
         network: maps images [images, channels, height, width] to logits [images, 1 or classes, height, width].
@@ -54,13 +55,14 @@ class SupervisedTask(Task):
         return logits
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
-        """Return the loss, scaled by this process's share of all processes' valid pixels."""
+        """Return the loss; gradients are those of the mean over all pixels of accumulated batches and processes."""
+        self.warn_if_empty(batch)
         pixels = batch.valid.sum()
         with batch_in_errors(batch.ids, self.global_step):
             loss = self.loss(self.network(batch.image), batch.target, batch.valid)
             self.guard.watch(loss, {}, batch.ids, self.global_step)
         self.count("train", {"loss": loss[None]}, pixels[None])
-        return loss * self.share(pixels)
+        return self.to_minimise(loss, pixels)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count the loss of targets (with pairs: of gold), the IoU gains of pairs, and the overlap with gold."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
@@ -62,6 +63,8 @@ class Task(LightningModule):
         self._logged_at = -1
         self.resume_force = False
         """Resume also from a checkpoint that was trained against another reference."""
+        self._unit: Tensor | None = None
+        self._weight: Tensor | None = None
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser of the trainable parameters, and a schedule that steps after every step."""
@@ -136,20 +139,55 @@ class Task(LightningModule):
         own, state = reference.state_dict(), checkpoint.get("reference", {})
         reference.load_state_dict(own if self.resume_force and "fingerprint" in own else state)
 
-    def share(self, weight: Tensor) -> Tensor:
-        """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.
+    @property
+    def _adds_up(self) -> bool:
+        """Whether an optimiser step is made of several means: of accumulated batches, or of several processes."""
+        return self.trainer.accumulate_grad_batches > 1 or self.trainer.world_size > 1
 
-        Each process's loss is a mean over its own pairs (or pixels), and DDP averages over processes, which is the
-        mean over all pairs only if every process has the same weight in sum.
+    def to_minimise(self, mean: Tensor, weight: Tensor) -> Tensor:
+        """Return what `training_step` returns for a mean over this batch's pairs (or pixels).
+
+        That is the mean itself, unless a step adds up several: Lightning then takes the mean of the batches' and
+        processes' means, which is off where their weights differ. So the weighted sum is differentiated instead, and
+        the gradient is divided by the weight of all batches and processes before the optimiser's step.
 
         Args:
-            weight: this process's weight, a scalar.
+            mean: the loss, a scalar.
+            weight: the sum of the weights that it was divided by, a scalar.
         """
-        weight = weight.detach().float()
-        if self.trainer.world_size == 1:
-            return torch.ones_like(weight)
-        whole = self.sum_over_processes(weight)
-        return weight * self.trainer.world_size / whole.clamp(min=torch.finfo(weight.dtype).tiny)
+        if not self._adds_up:
+            return mean
+        weight = weight.detach().to(torch.promote_types(mean.dtype, torch.float32))
+        if self._unit is None:
+            # A power of two of the weights' size, the same in all processes: it keeps the sum in the range of half
+            # precision and does not change the bits of the result.
+            self._unit = self.sum_over_processes(weight).clamp(min=1).log2().round().exp2()
+        self._weight = weight if self._weight is None else self._weight + weight
+        return mean * (weight / self._unit)
+
+    def on_train_start(self) -> None:
+        """Start without accumulated batches."""
+        self._unit = self._weight = None
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide the gradient of a sum by the weight of all its batches and processes; gradients are clipped later."""
+        if self._unit is None or self._weight is None:
+            return
+        whole, self._weight = self.sum_over_processes(self._weight), None
+        # Lightning has divided by the number of batches, and DDP by that of processes.
+        means = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        factor = torch.where(whole > 0, means * self._unit / whole, 0.0)
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+    def warn_if_empty(self, batch: Batch) -> None:
+        """Warn, once, of a batch without a pixel that counts: its loss is 0."""
+        if batch.empty:
+            rank_zero_warn(
+                "Expected pixels that count in every batch but in one all are ignored, or outside of the images; its "
+                "loss is 0. If there are many such batches, use larger crops or a larger datamodule.batch_size."
+            )
 
     def sum_over_processes(self, values: Tensor) -> Tensor:
         """Return the sums over all processes; every process has to call this."""

@@ -228,7 +228,6 @@ def test_scores_of_bands_are_summed(monkeypatch):
     [
         ({"chosen": torch.zeros(1, 8, 8, dtype=torch.uint8)}, r"chosen of shape \[pairs, \*\[8, 6\]\]"),
         ({"chosen": torch.full((1, 8, 6), 7, dtype=torch.uint8)}, "chosen has class 7 but the model predicts 3"),
-        ({"valid": torch.zeros(1, 8, 6, dtype=torch.bool)}, "at least one valid pixel in every pair"),
     ],
 )
 def test_bad_masks_are_named(change, message):

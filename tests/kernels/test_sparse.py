@@ -51,7 +51,7 @@ def cases(draw):
     for mask in (chosen, rejected):
         mask[torch.rand(mask.shape) < draw(st.sampled_from([0.0, 0.0, 0.3]))] = 255
     valid = torch.rand(images, *space) >= 0.2 if draw(st.booleans()) else None
-    keep = (slice(None), *(0 for _ in space))  # a pair without a valid pixel is an error
+    keep = (slice(None), *(0 for _ in space))  # a pair without a valid pixel is left out
     chosen[keep], rejected[keep] = 0, 1
     if valid is not None:
         valid[keep] = True

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from segdpo import score_pairs
 from segdpo.kernels import triton_launch
 from segdpo.kernels.pixels import EvenMeasure, Measure
 from segdpo.kernels.triton_scores import is_usable, triton_scores
@@ -309,3 +310,17 @@ def test_the_device_is_never_waited_for():
 @given(case=cases())
 def test_values_and_gradient_equal_log_softmax_in_float64(case):
     assert_equal_truth(to_device(case))
+
+
+def test_class_255_of_many_classes():
+    """Masks wider than uint8, in which another value is ignored."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 300, 37, generator=generator)
+    chosen, rejected = torch.randint(-1, 300, (2, 2, 37), generator=generator).to(DEVICE, torch.int16)
+    chosen[:, 0], rejected[:, 0] = 255, 256
+    logits = logits.to(DEVICE)
+    ours, truth = (
+        score_pairs(logits, chosen, rejected, ignore=-1, backend=backend) for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(ours.margin, truth.margin, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.chosen, truth.chosen, rtol=1e-5, atol=1e-5)

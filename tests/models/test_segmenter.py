@@ -90,9 +90,9 @@ def test_logits_are_found_in_what_a_network_returns(image, form):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (lambda x: {"masks": x}, r"but got a dict of \['masks'\]"),
-        (lambda x: None, "but got NoneType; wrap it"),
-        (lambda x: (), "but got tuple"),
+        (lambda x: {"masks": x}, "but got a dict of masks; pass"),
+        (lambda x: None, "what the network returns as a tensor .* but got NoneType; pass"),
+        (lambda x: (), "but got a tuple of 0"),
         (lambda x: x[:, 0], r"logits \[images, classes, height, width\] but got shape \(2, 12, 10\)"),
         (lambda x: x[:, :2], r"Expected 5 channels .* model.classes=5 but Returns returned 2; set model.classes"),
         (lambda x: x[:, :1], "Expected 5 channels of logits for model.classes=5 but Returns returned 1"),

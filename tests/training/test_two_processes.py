@@ -1,4 +1,4 @@
-"""Two processes with a batch of 2 are one process with a batch of 4: losses, metrics, weights."""
+"""Two processes with a batch of 2, or two batches of 1, are one process with a batch of 4: losses, metrics, weights."""
 
 import copy
 import csv
@@ -24,7 +24,7 @@ def lines(folder):
         }
 
 
-@pytest.mark.parametrize("kind", ["frozen", "cached", "supervised"])
+@pytest.mark.parametrize("kind", ["frozen", "cached", "supervised", "accumulated"])
 def test_two_are_one(kind, network, data, fit, hinge, tmp_path):
     found, weights = [], []
     for processes in (1, 2):
@@ -39,11 +39,18 @@ def test_two_are_one(kind, network, data, fit, hinge, tmp_path):
             task.train = lambda mode=True, task=task: task
             options["items"] = partial(SupervisedDataset, target="a")
         else:
-            make = {"frozen": FrozenCopy, "cached": partial(CachedScores, folder=tmp_path / f"{processes}")}[kind]
+            make = partial(CachedScores, folder=tmp_path / f"{processes}") if kind == "cached" else FrozenCopy
             # β follows the mean margin over both processes; images differ in the number and the weights of their pairs.
-            task = PreferenceTask(copy.deepcopy(network), make(network), hinge, sgd, beta=Adaptive(alpha=0.5))
+            # It follows each batch, so that accumulated batches would have several.
+            beta = None if kind == "accumulated" else Adaptive(alpha=0.5)
+            task = PreferenceTask(copy.deepcopy(network), make(network), hinge, sgd, beta=beta)
         # Forked: a start of two fresh interpreters would cost more than all the rest.
         strategy = DDPStrategy(process_group_backend="gloo", start_method="fork") if processes == 2 else "auto"
+        times = 2 if (kind, processes) == ("accumulated", 2) else 1
+        if times == 2:
+            options["batch_size"] = 1
+        if kind == "accumulated":
+            options["val"] = 0.25  # twelve images to train on: three whole steps
         folder = tmp_path / f"{kind}{processes}"
         fit(
             task,
@@ -51,6 +58,7 @@ def test_two_are_one(kind, network, data, fit, hinge, tmp_path):
             devices=processes,
             strategy=strategy,
             max_steps=6,
+            accumulate_grad_batches=times,
             logger=CSVLogger(folder, name="", version=""),
             use_distributed_sampler=False,
         )

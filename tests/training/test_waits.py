@@ -78,8 +78,8 @@ def run(monkeypatch):
 
     def run(lightning_module, batches):
         lightning_module.trainer = SimpleNamespace(
-            world_size=1, log_every_n_steps=1000, fast_dev_run=False, precision="32-true", training=True,
-            current_epoch=0, global_step=0, ckpt_path=None,
+            world_size=1, accumulate_grad_batches=2, log_every_n_steps=1000, fast_dev_run=False, precision="32-true",
+            training=True, current_epoch=0, global_step=0, ckpt_path=None,
         )  # fmt: skip
         if isinstance(lightning_module, PreferenceTask):
             lightning_module.on_fit_start()
@@ -95,6 +95,7 @@ def run(monkeypatch):
                 copies.found *= number > 1  # tensors that are kept there are sent in the first step
                 optimizer.zero_grad()
                 lightning_module.training_step(batch, number).backward()
+                lightning_module.on_before_optimizer_step(optimizer)
                 optimizer.step()
                 if isinstance(lightning_module, PreferenceTask):
                     lightning_module.reference.after_step(lightning_module.policy, number + 1)
