@@ -5,7 +5,7 @@ import json
 import os
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file, save_file
 
 from fuzzing.data_samples import records
 from fuzzing.data_steps import digest
@@ -31,9 +32,11 @@ from segdpo.inference import open_segmenter
 from segdpo.models import (
     RewardModel,
     Segmenter,
+    checksum,
     fingerprint,
     load_reward_model,
     load_weights,
+    read_header,
     save_reward_model,
     save_weights,
 )
@@ -111,6 +114,13 @@ def checkpoint(root: Path, seed: int) -> None:
 def state_dict(root: Path, seed: int) -> None:
     """Write a state_dict of PyTorch."""
     torch.save(network(MONAI, seed).state_dict(), root / "w.pt")
+
+
+def unsealed_weights(root: Path, seed: int) -> None:
+    """Write the same as earlier versions and other packages do: without checksums."""
+    path = root / "policy.safetensors"
+    monai_weights(root, seed)
+    save_file(load_file(path), path, read_header(path))
 
 
 def reward_model(root: Path, seed: int) -> None:
@@ -216,6 +226,7 @@ def safetensors(name: str, *keys: str) -> Any:
         if rng.random() < 0.8:
             metadata, key = header["__metadata__"], rng.choice(keys)
             metadata[key] = dump(rng, mutate_value(rng, json.loads(metadata[key]), hostile, calls=True)).decode()
+            seal(metadata)
             text = json.dumps(header).encode()
         else:
             text = dump(rng, mutate_value(rng, header, hostile))
@@ -224,11 +235,20 @@ def safetensors(name: str, *keys: str) -> Any:
     return mutate
 
 
+def seal(metadata: dict[str, str]) -> None:
+    """Let the checksum of a header fit, if there is one."""
+    if metadata.pop("header_crc32", None):
+        metadata["header_crc32"] = checksum(metadata)
+
+
 def config_json(rng: Random, files: Files, hostile: Hostile) -> Files:
     """Change values of the config.json beside model.safetensors."""
     values = json.loads(files["config.json"])
     if rng.random() < 0.9:
-        values["_segdpo"] = mutate_value(rng, values["_segdpo"], hostile, calls=True)
+        mutated = mutate_value(rng, values["_segdpo"], hostile, calls=True)
+        if isinstance(mutated, dict) and mutated.pop("crc32", None):
+            mutated["crc32"] = checksum(mutated)
+        values["_segdpo"] = mutated
     else:
         values = mutate_value(rng, values, hostile, calls=True)
     return {"config.json": dump(rng, values)}
@@ -328,25 +348,32 @@ def run_config(rng: Random, files: Files, hostile: Hostile) -> Files:
 
 _RUN_ERRORS = (HydraException, OmegaConfBaseException)
 
-WEIGHT_KINDS = (
-    Kind("weights", monai_weights, "policy.safetensors", (read_network,), safetensors("policy.safetensors", "config")),
-    Kind(
-        "weights-smp",
-        smp_weights,
+
+def _weights(name: str, sample: Callable[[Path, int], None], **options: Any) -> Kind:
+    return Kind(
+        name,
+        sample,
         "policy.safetensors",
         (read_network,),
         safetensors("policy.safetensors", "config"),
-        share=0.1,
-    ),
-    Kind("config.json", pretrained, "config.json", (read_network,), config_json, share=0.1),
-    Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt")),
-    Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt")),
+        **options,
+    )
+
+
+WEIGHT_KINDS = (
+    _weights("weights", monai_weights, checked=True),
+    _weights("weights-unsealed", unsealed_weights, share=0.3),
+    _weights("weights-smp", smp_weights, checked=True, share=0.1),
+    Kind("config.json", pretrained, "config.json", (read_network,), config_json, checked=True, share=0.1),
+    Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt"), checked=True),
+    Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt"), checked=True),
     Kind(
         "reward-model",
         reward_model,
         "reward_model.safetensors",
         (read_reward,),
         safetensors("reward_model.safetensors", "reward_model"),
+        checked=True,
         share=0.1,
     ),
     Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz")),

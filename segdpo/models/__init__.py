@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from segdpo.models.trust import checked as checked
     from segdpo.models.trust import without_interpolations as without_interpolations
     from segdpo.models.value_head import ValueHead as ValueHead
+    from segdpo.models.weights import check_archive as check_archive
+    from segdpo.models.weights import checksum as checksum
     from segdpo.models.weights import fingerprint as fingerprint
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors
     from segdpo.models.weights import from_json as from_json

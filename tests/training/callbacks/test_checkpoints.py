@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_ctrl_c_names_the_checkpoint_and_a_resumed_run_ends_alike(fit, scripted,
     fit(resumed, callbacks=[checkpoints(tmp_path), ResumeHint()], ckpt_path=str(last), **options)
     assert resumed.weights == [-5.0, -6.0, -7.0, -8.0]
     assert files(last.parent) == ["last.ckpt"]
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(fit, scripted, tmp_path):
+    options = {"plugins": [AtomicCheckpointIO()], "enable_checkpointing": True}
+    fit(scripted(), callbacks=[checkpoints(tmp_path)], **options)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[content.index(struct.pack("<f", -8.0))] ^= 1  # in the value of a weight
+    last.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt.*does not fit its checksum"):
+        fit(scripted(), callbacks=[checkpoints(tmp_path)], ckpt_path=str(last), **options)
+    last.write_bytes(content[:-50])
+    with pytest.raises(ValueError, match=r"last\.ckpt.*damaged, unfinished"):
+        fit(scripted(), callbacks=[checkpoints(tmp_path)], ckpt_path=str(last), **options)
 
 
 def test_a_full_disk_ends_training_with_a_message(fit, scripted, tmp_path, caplog, monkeypatch):
