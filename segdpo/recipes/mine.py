@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,8 @@ def run_mine(config: DictConfig) -> None:
     Interrupted at any moment and started again with the same settings, it resumes and writes the same bytes.
     """
     console = Console()
-    try:
-        check_choice("format", config.format, ("pack", "folder"))
-        summary = mine_to_disk(config, console)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{error}")
+    check_choice("format", config.format, ("pack", "folder"))
+    summary = mine_to_disk(config, console)
     console.print(sources_table(summary.sources))
     console.print(
         f"[bold]{config.out}[/bold]: {summary.mined} of {summary.selected} images, {summary.masks} masks, "
