@@ -7,9 +7,13 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import stat
+import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +25,10 @@ MAX_TEXT_BYTES = 2**30
 MAX_FILE_BYTES = 2**32
 MAX_ARRAY_BYTES = 2**30
 NPY_SIGNATURE = b"\x93NUMPY"
+# In the names of unfinished files: the machine and the process that write them. Earlier versions named no machine.
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+UNFINISHED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<process>\d+)-[0-9a-f]{8}\.tmp")
+DAY = 24 * 3600.0
 # Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
 FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -152,7 +160,7 @@ def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bo
         OSError: the file cannot be written; the message says how much room it needs.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -173,10 +181,29 @@ def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bo
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file)."""
+    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file).
+
+    What a process of this machine writes is left alone while it runs, and that of another machine for a day.
+    """
     for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
         with contextlib.suppress(OSError):
-            left.unlink()
+            found = UNFINISHED.fullmatch(left.name)
+            if found and (_has_ended(found) or time.time() - left.stat().st_mtime > DAY):
+                left.unlink()
+
+
+def _has_ended(found: re.Match[str]) -> bool:
+    """Return whether the process that wrote a file is known to have ended; this one writes nothing at the moment."""
+    process = int(found["process"])
+    if found["host"] != HOST or os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return process == os.getpid()
 
 
 def exists(path: Path) -> bool:

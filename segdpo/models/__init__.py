@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from segdpo.models.weights import load_weights as load_weights
     from segdpo.models.weights import read_checkpoint as read_checkpoint
     from segdpo.models.weights import read_header as read_header
+    from segdpo.models.weights import read_tensors as read_tensors
     from segdpo.models.weights import save_weights as save_weights
 
 __getattr__, __dir__ = attach(__name__)

@@ -25,7 +25,7 @@ from rich.console import Console
 import segdpo
 from segdpo.checks import check_choice
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
-from segdpo.files import write_atomically
+from segdpo.files import remove_unfinished, write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.recipes.monitor import with_monitor
@@ -142,6 +142,7 @@ def open_run(config: DictConfig) -> Run:
     run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
     _check_measured_at(run)
     run.folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(run.folder)
     return run
 
 
