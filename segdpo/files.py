@@ -28,7 +28,7 @@ NPY_SIGNATURE = b"\x93NUMPY"
 # In the names of unfinished files: the machine and the process that write them. Earlier versions named no machine.
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 UNFINISHED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<process>\d+)-[0-9a-f]{8}\.tmp")
-DAY = 24 * 3600.0
+DAY, STARTED = 24 * 3600.0, time.time()
 # Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
 FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -188,12 +188,13 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
     for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
         with contextlib.suppress(OSError):
             found = UNFINISHED.fullmatch(left.name)
-            if found and (_has_ended(found) or time.time() - left.stat().st_mtime > DAY):
+            written = left.stat().st_mtime
+            if found and (_has_ended(found, written) or time.time() - written > DAY):
                 left.unlink()
 
 
-def _has_ended(found: re.Match[str]) -> bool:
-    """Return whether the process that wrote a file is known to have ended; this one writes nothing at the moment."""
+def _has_ended(found: re.Match[str], written: float) -> bool:
+    """Return whether the process that wrote a file is known to have ended; containers use the same numbers again."""
     process = int(found["process"])
     if found["host"] != HOST or os.name != "posix":
         return False
@@ -203,7 +204,7 @@ def _has_ended(found: re.Match[str]) -> bool:
         return True
     except OSError:  # of another user
         return False
-    return process == os.getpid()
+    return process == os.getpid() and written < STARTED
 
 
 def exists(path: Path) -> bool:

@@ -33,8 +33,9 @@ def break_write(monkeypatch, error):
 def test_what_is_saved_is_loaded(tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     (tmp_path / "checkpoints").mkdir()
-    # Left by a process that was killed while it wrote.
-    (tmp_path / "checkpoints" / ".last.ckpt.123-abcd.tmp").write_bytes(b"half")
+    # Left by a process that was killed while it wrote, days ago.
+    (left := tmp_path / "checkpoints" / ".last.ckpt.123-00c0ffee.tmp").write_bytes(b"half")
+    os.utime(left, (0, 0))
     AtomicCheckpointIO().save_checkpoint(CONTENT, path)
     loaded = AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
     assert torch.equal(loaded["weights"], CONTENT["weights"])
