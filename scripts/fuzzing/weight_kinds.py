@@ -27,7 +27,7 @@ from fuzzing.data_steps import digest
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files, Kind
 from fuzzing.mutations import dump, mutate_bytes, mutate_value, read_zip, write_zip
-from segdpo.data import Candidates, Preparation, write_folder
+from segdpo.data import Candidates, Preparation, Record, write_folder
 from segdpo.inference import open_segmenter
 from segdpo.models import (
     RewardModel,
@@ -40,7 +40,8 @@ from segdpo.models import (
     save_reward_model,
     save_weights,
 )
-from segdpo.recipes import KeptCandidates, build, config_for, run_of
+from segdpo.preferences import best_worst, iou
+from segdpo.recipes import KeptCandidates, KeptMined, build, config_for, run_of
 from segdpo.training import ScoreTable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -138,16 +139,48 @@ def candidates(root: Path, seed: int) -> None:
     path.rename(root / "kept.npz")
 
 
+def preferences(root: Path, seed: int) -> None:
+    """Write the preferences that a run keeps for one record."""
+    _kept(root / "made", seed)[0]
+    (path,) = (root / "made").glob("*.npz")
+    path.rename(root / "kept.npz")
+
+
+def _kept(folder: Path, seed: int) -> KeptMined:
+    """Return records whose preferences are kept in a folder, and made from random candidates."""
+
+    def drawn(record: Record, rng: np.random.Generator) -> Candidates:
+        return Candidates(rng.integers(0, 3, (3, *record.image.shape[:2])).astype(np.uint8), ("x", "y", "z"))
+
+    return KeptMined(_Records(seed), drawn, iou, best_worst, seed=seed, folder=folder)
+
+
+class _Records:
+    classes = ("background", "cell", "vessel")
+
+    def __init__(self, seed: int) -> None:
+        self._records = records(seed)[:1]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[index]
+
+
 def scores(root: Path, seed: int) -> None:
     """Write a file of the cache of a reference's scores."""
-    rows = np.random.default_rng(seed).random((4, 2)).astype(np.float32)
-    ScoreTable(root, 2).add(_digests(), rows)
+    ScoreTable(root, 2).add(_digests(seed), _rows(seed))
     (path,) = root.glob("*.scores")
     path.rename(root / "2-x.scores")
 
 
-def _digests() -> Any:
-    return np.arange(4 * 16, dtype=np.uint8).view("S16")
+def _digests(seed: int) -> Any:
+    return np.arange(4 * 16 * seed, 4 * 16 * (seed + 1), dtype=np.uint8).view("S16")
+
+
+def _rows(seed: int) -> Any:
+    return np.random.default_rng(seed).random((4, 2)).astype(np.float32)
 
 
 @cache
@@ -200,9 +233,20 @@ def read_candidates(folder: Path, out: Path) -> str:
     return digest(found.masks, found.names)
 
 
+def read_preferences(folder: Path, out: Path) -> str:
+    """Take kept preferences; damaged ones are made again."""
+    made = _kept(out / "made", 0)[0]  # its lock is beside it
+    (path,) = (out / "made").glob("*.npz")
+    path.unlink()
+    path.symlink_to(folder / "kept.npz")
+    found = _kept(out / "made", 0)[0]
+    return digest(made.id, found.masks, found.mask_names, found.pairs, found.ranking, sorted(found.meta.items()))
+
+
 def read_scores(folder: Path, out: Path) -> str:
-    """Take scores from the cache."""
-    return digest(*ScoreTable(folder, 2).find(_digests()))
+    """Take scores from the cache; those that are not found are computed again."""
+    rows, found = ScoreTable(folder, 2).find(_digests(0))
+    return digest(np.where(found[:, None], rows, _rows(0)))
 
 
 def read_run(folder: Path, out: Path) -> str:
@@ -376,7 +420,8 @@ WEIGHT_KINDS = (
         checked=True,
         share=0.1,
     ),
-    Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz")),
-    Kind("scores", scores, "2-x.scores", (read_scores,)),
+    Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz"), checked=True),
+    Kind("preferences.npz", preferences, "kept.npz", (read_preferences,), npz("kept.npz"), checked=True),
+    Kind("scores", scores, "2-x.scores", (read_scores,), checked=True),
     Kind("config.yaml", run, "config.yaml", (read_run,), run_config, share=0.3, clean=_RUN_ERRORS, any_path=True),
 )

@@ -73,7 +73,7 @@ def _read(path: Path, record: Record) -> Record | None:
         if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
             raise ValueError(f"masks of {masks.dtype} {masks.shape} for an image of {record.image.shape}")
         ranking = tuple(kept["ranking"].tolist())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("Kept preferences cannot be read and are made again: %s (%s)", path, error)
         return None
     return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
@@ -89,7 +89,7 @@ def _read_candidates(path: Path, record: Record) -> Candidates | None:
         if masks.shape[1:] != record.image.shape[:2] or names.dtype.kind != "U":
             raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
         return Candidates(masks, tuple(names.tolist()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
 

@@ -25,7 +25,7 @@ from rich.console import Console
 import segdpo
 from segdpo.checks import check_choice
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
-from segdpo.files import remove_unfinished, write_atomically
+from segdpo.files import parse_json, read_file, remove_unfinished, write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.recipes.monitor import with_monitor
@@ -228,7 +228,7 @@ def finished(config: DictConfig) -> Figures | None:
             "remove that folder; resume=last trains a finished run for more steps."
         )
     log.info("Finished already, and not run again: %s", folder)
-    return cast(Figures, json.loads(summary.read_text()))
+    return cast(Figures, parse_json(read_file(summary), str(summary)))
 
 
 def differences(before: Plain, now: Plain) -> list[str]:
