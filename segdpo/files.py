@@ -106,6 +106,9 @@ def decode_arrays(data: bytes, name: str, limit: int = MAX_ARRAY_BYTES) -> dict[
             return {"": _read_array(io.BytesIO(data))}
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
+            # The end of a file that NumPy writes has their number; of two records in one, zipfile sees the first.
+            if len(members) != int.from_bytes(data[-12:-10], "little"):
+                raise ValueError(f"it has {len(members)} readable arrays")
             if sum(member.file_size for member in members) > limit:
                 raise ValueError(f"its arrays take more than {limit} bytes")
             return {member.filename.removesuffix(".npy"): _unpack_array(archive, member) for member in members}
