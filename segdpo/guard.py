@@ -83,7 +83,7 @@ def explain(error: BaseException) -> str | None:
     if said := missing_extra(error):
         return said
     if (cause := error.__cause__) is not None and _is_named(error, "hydra.errors.HydraException"):
-        if _is_raised_here(cause) or isinstance(cause, OSError):
+        if is_raised_here(cause) or isinstance(cause, OSError):
             return explain(cause)
         more = f"\n{cause}" if _is_named(cause, "omegaconf.errors.OmegaConfBaseException") else ""
         return _line(f"{error}{more}", error)
@@ -93,7 +93,7 @@ def explain(error: BaseException) -> str | None:
         return f"Expected enough memory but there is too little ({_message(error)}); {SMALLER}. {HINT}"
     if isinstance(error, ModuleNotFoundError):
         return None
-    if _is_raised_here(error):
+    if is_raised_here(error):
         return _line(_message(error), error)
     if isinstance(error, ValueError) or _is_named(error, *OF_OTHERS):
         own = type(error).__module__.startswith(("segdpo.", "hydra."))
@@ -125,7 +125,7 @@ def _is_named(error: BaseException, *names: str) -> bool:
     return any(f"{base.__module__}.{base.__qualname__}" in names for base in type(error).__mro__)
 
 
-def _is_raised_here(error: BaseException) -> bool:
+def is_raised_here(error: BaseException) -> bool:
     """Return whether a `raise` of segdpo made the error, with a message: then it is meant for the user."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
