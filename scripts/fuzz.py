@@ -27,11 +27,12 @@ import torch
 from fuzzing.cases import FAILURES
 from fuzzing.data_kinds import DATA_KINDS
 from fuzzing.kind import Kind
+from fuzzing.run_kinds import RUN_KINDS
 from fuzzing.table import Counts
 from fuzzing.weight_kinds import WEIGHT_KINDS
 from fuzzing.workers import CHUNK, Chunk, Fuzzer, Limits, run_all
 
-KINDS = (*DATA_KINDS, *WEIGHT_KINDS)
+KINDS = (*DATA_KINDS, *WEIGHT_KINDS, *RUN_KINDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segdpo.guard import Ended, debugging, errors_as_lines
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
@@ -50,23 +52,20 @@ def main(words: Words | None = None) -> int:
         print(f"Expected a verb of segdpo but got {verb!r}.\n\n{listing()}", file=sys.stderr)
         return 2
     try:
-        return VERBS[verb](rest)
+        with debugging("--debug" in rest), errors_as_lines():
+            return VERBS[verb]([word for word in rest if word != "--debug"])
+    except Ended as ended:
+        return _error(ended)
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130
-    except ModuleNotFoundError as error:
-        from segdpo.extras import missing_extra
-
-        if (said := missing_extra(error)) is None:
-            raise
-        print(said, file=sys.stderr)
-        return 1
 
 
 def listing() -> str:
     """Return the verbs with one line each."""
     lines = [f"  {name:<9} {str(run.__doc__).splitlines()[0]}" for name, run in VERBS.items()]
-    return "\n".join(["usage: segdpo VERB …", "", *lines, "", "segdpo VERB --help has the options of a verb."])
+    more = "segdpo VERB --help has the options of a verb; --debug shows the traceback of an error."
+    return "\n".join(["usage: segdpo VERB …", "", *lines, "", more])
 
 
 def renamed_script(old: str, verb: str, words: Words) -> int:
@@ -188,19 +187,16 @@ def pack(words: Words) -> int:
     from segdpo.data import open_source, write_source
     from segdpo.progress import track
 
-    try:
-        source = open_source(options.source, options.options, channels=None)
-        form = write_source(
-            options.target,
-            source,
-            options.to,
-            manifest=options.manifest,
-            images=options.images,
-            records_per_shard=options.records_per_shard,
-            progress=lambda records: track(records, f"writing {options.target}", console=Console(stderr=True)),
-        )
-    except (OSError, ValueError) as error:
-        return _error(error)
+    source = open_source(options.source, options.options, channels=None)
+    form = write_source(
+        options.target,
+        source,
+        options.to,
+        manifest=options.manifest,
+        images=options.images,
+        records_per_shard=options.records_per_shard,
+        progress=lambda records: track(records, f"writing {options.target}", console=Console(stderr=True)),
+    )
     print(f"{options.target}: {len(source)} images, a {form}")
     return 0
 
@@ -234,14 +230,11 @@ def predict(words: Words) -> int:
     from segdpo.preferences import check_windows
     from segdpo.progress import track
 
-    try:
-        device = _device(options.device)
-        check_windows(options.window, options.overlap, options.batch)
-        check_device("--device", device)
-        files = find_images(options.images, leave_out=options.out)
-        segmenter, description = open_segmenter(options.model, trusted=options.trusted)
-    except (OSError, ValueError) as error:
-        return _error(error)
+    device = _device(options.device)
+    check_windows(options.window, options.overlap, options.batch)
+    check_device("--device", device)
+    files = find_images(options.images, leave_out=options.out)
+    segmenter, description = open_segmenter(options.model, trusted=options.trusted)
     trained = description["preparation"]
     print(preparation_for(trained, native=options.native, window=options.window).line(native=options.native))
     outcomes = predict_files(
@@ -287,20 +280,15 @@ def evaluate(words: Words) -> int:
     _add_device_and_trust(parser)
     options = parser.parse_intermixed_args(words)
 
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
     from segdpo.files import conf_folder
     from segdpo.recipes import Request, evaluate_weights
     from segdpo.reports import evaluation_table
 
-    try:
-        options.device = _device(options.device)
-        asked = {name: value for name, value in vars(options).items() if name != "as_trained"}
-        report = evaluate_weights(Request(**asked, conf=conf_folder()))
-    except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        return _error(error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error)
+    options.device = _device(options.device)
+    asked = {name: value for name, value in vars(options).items() if name != "as_trained"}
+    report = evaluate_weights(Request(**asked, conf=conf_folder()))
     for note in report.notes:
         _error(note, "note", "yellow")
     print("\n".join(report.said))
@@ -327,11 +315,8 @@ def report(words: Words) -> int:
         return track(runs, "reading", transient=True, console=Console(stderr=True))
 
     out: Path = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "report.html"
-    try:
-        page = reports.html_report(options.folders, progress, dense=options.dense, against=options.against)
-        write_atomically(out, page.encode())
-    except (OSError, ValueError) as error:
-        return _error(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    page = reports.html_report(options.folders, progress, dense=options.dense, against=options.against)
+    write_atomically(out, page.encode())
     print(out)
     return 0
 
@@ -360,13 +345,10 @@ def collect(words: Words) -> int:
     from segdpo.files import write_atomically
 
     out: Path = options.out or options.folder
-    try:
-        if options.frontier:
-            files = reports.collect_frontier(options.folder)
-        else:
-            files = reports.collect_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
-    except ValueError as error:
-        parser.error(str(error))
+    if options.frontier:
+        files = reports.collect_frontier(options.folder)
+    else:
+        files = reports.collect_sweep(options.folder, options.ignore, dense=options.dense, against=options.against)
     for name, content in files.items():
         write_atomically(out / name, content)
     print(f"files in {out}: {', '.join(files)}", file=sys.stderr)
@@ -389,8 +371,6 @@ def search(words: Words) -> int:
     options = parser.parse_intermixed_args(words)
 
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
     from rich.console import Console
 
     from segdpo.files import conf_folder
@@ -401,8 +381,6 @@ def search(words: Words) -> int:
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             run_search(run_recipe, [*current_words(options.overrides), *added], Console())
-    except (HydraException, OmegaConfBaseException, OSError, TypeError, ValueError) as error:
-        return _error(error)
     except KeyboardInterrupt:
         print("stopped; the same command resumes")
         return 130
@@ -436,25 +414,22 @@ def export(words: Words) -> int:
 
     from segdpo import inference
 
-    try:
-        segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
-        shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
-        preparation = description["preparation"]
-        notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
-        notes["preparation"] = json.dumps(preparation.stored())
-        with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporters warn about themselves
-            checks = inference.export(
-                segmenter,
-                options.out,
-                shape,
-                format=options.format,
-                dynamic=options.dynamic,
-                preparation=preparation if options.with_preparation else None,
-                notes=notes,
-            )
-    except (OSError, ValueError) as error:
-        return _error(error)
+    segmenter, description = inference.open_segmenter(options.model, trusted=options.trusted)
+    shape = (options.batch, inference.channels_of(segmenter), options.height, options.width)
+    preparation = description["preparation"]
+    notes = {key: json.dumps(description[key]) for key in ("classes", "mean", "std", "model")}
+    notes["preparation"] = json.dumps(preparation.stored())
+    with Console(stderr=True).status("tracing the network"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about themselves
+        checks = inference.export(
+            segmenter,
+            options.out,
+            shape,
+            format=options.format,
+            dynamic=options.dynamic,
+            preparation=preparation if options.with_preparation else None,
+            notes=notes,
+        )
     for one in checks:
         print(one)
     if options.with_preparation and preparation.window:
@@ -487,15 +462,12 @@ def publish(words: Words) -> int:
     from segdpo.inference import open_segmenter
     from segdpo.models import push_folder
 
-    try:
-        with Console(stderr=True).status("saving the network"):
-            segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
-            segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
-        print(f"{options.folder}: model.safetensors, config.json, README.md")
-        if options.push:
-            print(push_folder(options.folder, options.push, private=options.private or None))
-    except (OSError, ValueError) as error:
-        return _error(error)
+    with Console(stderr=True).status("saving the network"):
+        segmenter, _ = open_segmenter(options.model, trusted=options.trusted)
+        segmenter.save_pretrained(options.folder, license=options.license, repo_id=options.push)
+    print(f"{options.folder}: model.safetensors, config.json, README.md")
+    if options.push:
+        print(push_folder(options.folder, options.push, private=options.private or None))
     return 0
 
 

@@ -7,9 +7,13 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import secrets
 import stat
+import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +25,10 @@ MAX_TEXT_BYTES = 2**30
 MAX_FILE_BYTES = 2**32
 MAX_ARRAY_BYTES = 2**30
 NPY_SIGNATURE = b"\x93NUMPY"
+# In the names of unfinished files: the machine and the process that write them. Earlier versions named no machine.
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+UNFINISHED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?(?P<process>\d+)-[0-9a-f]{8}\.tmp")
+DAY, STARTED = 24 * 3600.0, time.time()
 # Without O_NONBLOCK, opening a FIFO waits for its writer. Windows has neither of the first two and needs the third.
 FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
@@ -98,6 +106,9 @@ def decode_arrays(data: bytes, name: str, limit: int = MAX_ARRAY_BYTES) -> dict[
             return {"": _read_array(io.BytesIO(data))}
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
+            # The end of a file that NumPy writes has their number; of two records in one, zipfile sees the first.
+            if len(members) != int.from_bytes(data[-12:-10], "little"):
+                raise ValueError(f"it has {len(members)} readable arrays")
             if sum(member.file_size for member in members) > limit:
                 raise ValueError(f"its arrays take more than {limit} bytes")
             return {member.filename.removesuffix(".npy"): _unpack_array(archive, member) for member in members}
@@ -152,7 +163,7 @@ def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bo
         OSError: the file cannot be written; the message says how much room it needs.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -173,10 +184,30 @@ def write_atomically(path: str | Path, *content: bytes | memoryview, durable: bo
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file)."""
+    """Remove what processes left in the folder that were killed while they wrote the file `name` (None: any file).
+
+    What a process of this machine writes is left alone while it runs, and that of another machine for a day.
+    """
     for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
         with contextlib.suppress(OSError):
-            left.unlink()
+            found = UNFINISHED.fullmatch(left.name)
+            written = left.stat().st_mtime
+            if found and (_has_ended(found, written) or time.time() - written > DAY):
+                left.unlink()
+
+
+def _has_ended(found: re.Match[str], written: float) -> bool:
+    """Return whether the process that wrote a file is known to have ended; containers use the same numbers again."""
+    process = int(found["process"])
+    if found["host"] != HOST or os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return process == os.getpid() and written < STARTED
 
 
 def exists(path: Path) -> bool:

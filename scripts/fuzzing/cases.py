@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import linecache
 import os
 import resource
 import shutil
@@ -19,6 +18,7 @@ from fuzzing.kind import Files, Kind
 from fuzzing.mutations import mutate_bytes
 from fuzzing.place import Place
 from fuzzing.watch import Watch
+from segdpo.guard import is_raised_here
 
 # The worst first: a case counts as the worst that happened in it.
 OUTCOMES = (
@@ -64,8 +64,8 @@ def mutate(kind: Kind, number: int, seed: int, samples: Sequence[Files], hostile
         return Mutated({**changed}, True)
     others = [sample[kind.target] for sample in samples[1:]]
     data = mutate_bytes(rng, files[kind.target], others)
-    # The whole of another sample is no damage that a checksum inside the file could show.
-    return Mutated({kind.target: data}, data in others)
+    # The whole of another sample is no damage that a checksum inside the file could show; archives may begin late.
+    return Mutated({kind.target: data}, any(other in data for other in others))
 
 
 def lay(place: Place, files: Files) -> None:
@@ -146,7 +146,7 @@ def judge(error: BaseException, kind: Kind, number: int) -> Outcome:
         # There is nothing to judge it by.
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    where, line = place_of(error.__traceback__)
+    where = place_of(error.__traceback__)
     text = f"{type(error).__name__} at {where}"
     detail = " ".join(str(error)[:300].split())
     if memory:
@@ -154,20 +154,19 @@ def judge(error: BaseException, kind: Kind, number: int) -> Outcome:
     if isinstance(error, kind.clean):
         return Outcome(number, "clean error", text, detail)
     # The commands print ValueError and OSError; one that another library raised does not name the file.
-    deliberate = isinstance(error, ValueError | OSError) and line.lstrip().startswith("raise")
+    deliberate = isinstance(error, ValueError | OSError) and is_raised_here(error)
     return Outcome(number, "clean error" if deliberate and detail else "traceback", text, detail)
 
 
-def place_of(trace: TracebackType | None) -> tuple[str, str]:
-    """Return the innermost line of segdpo, and its text if nothing was called from it."""
+def place_of(trace: TracebackType | None) -> str:
+    """Return the innermost line of segdpo."""
     frames = [(frame.f_code.co_filename, number, frame.f_code.co_name) for frame, number in traceback.walk_tb(trace)]
     ours = [index for index, (name, _, _) in enumerate(frames) if f"{os.sep}segdpo{os.sep}" in name]
     if not ours:
-        return "(outside segdpo)", ""
+        return "(outside segdpo)"
     name, number, function = frames[ours[-1]]
     short = name.rpartition(f"{os.sep}segdpo{os.sep}")[2]
-    inner = linecache.getline(name, number) if ours[-1] == len(frames) - 1 else ""
-    return f"segdpo/{short}:{number} {function}", inner
+    return f"segdpo/{short}:{number} {function}"
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,24 +20,28 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from safetensors.torch import load_file, save_file
 
 from fuzzing.data_samples import records
 from fuzzing.data_steps import digest
 from fuzzing.hostile import Hostile
 from fuzzing.kind import Files, Kind
 from fuzzing.mutations import dump, mutate_bytes, mutate_value, read_zip, write_zip
-from segdpo.data import Candidates, Preparation, write_folder
+from segdpo.data import Candidates, Preparation, Record, write_folder
 from segdpo.inference import open_segmenter
 from segdpo.models import (
     RewardModel,
     Segmenter,
+    checksum,
     fingerprint,
     load_reward_model,
     load_weights,
+    read_header,
     save_reward_model,
     save_weights,
 )
-from segdpo.recipes import KeptCandidates, build, config_for, run_of
+from segdpo.preferences import best_worst, iou
+from segdpo.recipes import KeptCandidates, KeptMined, build, config_for, run_of
 from segdpo.training import ScoreTable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -113,6 +117,13 @@ def state_dict(root: Path, seed: int) -> None:
     torch.save(network(MONAI, seed).state_dict(), root / "w.pt")
 
 
+def unsealed_weights(root: Path, seed: int) -> None:
+    """Write the same as earlier versions and other packages do: without checksums."""
+    path = root / "policy.safetensors"
+    monai_weights(root, seed)
+    save_file(load_file(path), path, read_header(path))
+
+
 def reward_model(root: Path, seed: int) -> None:
     """Write a reward model with its settings in the header."""
     torch.manual_seed(seed)
@@ -128,16 +139,48 @@ def candidates(root: Path, seed: int) -> None:
     path.rename(root / "kept.npz")
 
 
+def preferences(root: Path, seed: int) -> None:
+    """Write the preferences that a run keeps for one record."""
+    _kept(root / "made", seed)[0]
+    (path,) = (root / "made").glob("*.npz")
+    path.rename(root / "kept.npz")
+
+
+def _kept(folder: Path, seed: int) -> KeptMined:
+    """Return records whose preferences are kept in a folder, and made from random candidates."""
+
+    def drawn(record: Record, rng: np.random.Generator) -> Candidates:
+        return Candidates(rng.integers(0, 3, (3, *record.image.shape[:2])).astype(np.uint8), ("x", "y", "z"))
+
+    return KeptMined(_Records(seed), drawn, iou, best_worst, seed=seed, folder=folder)
+
+
+class _Records:
+    classes = ("background", "cell", "vessel")
+
+    def __init__(self, seed: int) -> None:
+        self._records = records(seed)[:1]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[index]
+
+
 def scores(root: Path, seed: int) -> None:
     """Write a file of the cache of a reference's scores."""
-    rows = np.random.default_rng(seed).random((4, 2)).astype(np.float32)
-    ScoreTable(root, 2).add(_digests(), rows)
+    ScoreTable(root, 2).add(_digests(seed), _rows(seed))
     (path,) = root.glob("*.scores")
     path.rename(root / "2-x.scores")
 
 
-def _digests() -> Any:
-    return np.arange(4 * 16, dtype=np.uint8).view("S16")
+def _digests(seed: int) -> Any:
+    return np.arange(4 * 16 * seed, 4 * 16 * (seed + 1), dtype=np.uint8).view("S16")
+
+
+def _rows(seed: int) -> Any:
+    return np.random.default_rng(seed).random((4, 2)).astype(np.float32)
 
 
 @cache
@@ -190,9 +233,20 @@ def read_candidates(folder: Path, out: Path) -> str:
     return digest(found.masks, found.names)
 
 
+def read_preferences(folder: Path, out: Path) -> str:
+    """Take kept preferences; damaged ones are made again."""
+    made = _kept(out / "made", 0)[0]  # its lock is beside it
+    (path,) = (out / "made").glob("*.npz")
+    path.unlink()
+    path.symlink_to(folder / "kept.npz")
+    found = _kept(out / "made", 0)[0]
+    return digest(made.id, found.masks, found.mask_names, found.pairs, found.ranking, sorted(found.meta.items()))
+
+
 def read_scores(folder: Path, out: Path) -> str:
-    """Take scores from the cache."""
-    return digest(*ScoreTable(folder, 2).find(_digests()))
+    """Take scores from the cache; those that are not found are computed again."""
+    rows, found = ScoreTable(folder, 2).find(_digests(0))
+    return digest(np.where(found[:, None], rows, _rows(0)))
 
 
 def read_run(folder: Path, out: Path) -> str:
@@ -216,6 +270,7 @@ def safetensors(name: str, *keys: str) -> Any:
         if rng.random() < 0.8:
             metadata, key = header["__metadata__"], rng.choice(keys)
             metadata[key] = dump(rng, mutate_value(rng, json.loads(metadata[key]), hostile, calls=True)).decode()
+            seal(metadata)
             text = json.dumps(header).encode()
         else:
             text = dump(rng, mutate_value(rng, header, hostile))
@@ -224,11 +279,20 @@ def safetensors(name: str, *keys: str) -> Any:
     return mutate
 
 
+def seal(metadata: dict[str, str]) -> None:
+    """Let the checksum of a header fit, if there is one."""
+    if metadata.pop("header_crc32", None):
+        metadata["header_crc32"] = checksum(metadata)
+
+
 def config_json(rng: Random, files: Files, hostile: Hostile) -> Files:
     """Change values of the config.json beside model.safetensors."""
     values = json.loads(files["config.json"])
     if rng.random() < 0.9:
-        values["_segdpo"] = mutate_value(rng, values["_segdpo"], hostile, calls=True)
+        mutated = mutate_value(rng, values["_segdpo"], hostile, calls=True)
+        if isinstance(mutated, dict) and mutated.pop("crc32", None):
+            mutated["crc32"] = checksum(mutated)
+        values["_segdpo"] = mutated
     else:
         values = mutate_value(rng, values, hostile, calls=True)
     return {"config.json": dump(rng, values)}
@@ -328,28 +392,36 @@ def run_config(rng: Random, files: Files, hostile: Hostile) -> Files:
 
 _RUN_ERRORS = (HydraException, OmegaConfBaseException)
 
-WEIGHT_KINDS = (
-    Kind("weights", monai_weights, "policy.safetensors", (read_network,), safetensors("policy.safetensors", "config")),
-    Kind(
-        "weights-smp",
-        smp_weights,
+
+def _weights(name: str, sample: Callable[[Path, int], None], **options: Any) -> Kind:
+    return Kind(
+        name,
+        sample,
         "policy.safetensors",
         (read_network,),
         safetensors("policy.safetensors", "config"),
-        share=0.1,
-    ),
-    Kind("config.json", pretrained, "config.json", (read_network,), config_json, share=0.1),
-    Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt")),
-    Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt")),
+        **options,
+    )
+
+
+WEIGHT_KINDS = (
+    _weights("weights", monai_weights, checked=True),
+    _weights("weights-unsealed", unsealed_weights, share=0.3),
+    _weights("weights-smp", smp_weights, checked=True, share=0.1),
+    Kind("config.json", pretrained, "config.json", (read_network,), config_json, checked=True, share=0.1),
+    Kind("checkpoint.ckpt", checkpoint, "last.ckpt", (read_network,), torch_file("last.ckpt"), checked=True),
+    Kind("state_dict.pt", state_dict, "w.pt", (read_state,), torch_file("w.pt"), checked=True),
     Kind(
         "reward-model",
         reward_model,
         "reward_model.safetensors",
         (read_reward,),
         safetensors("reward_model.safetensors", "reward_model"),
+        checked=True,
         share=0.1,
     ),
-    Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz")),
-    Kind("scores", scores, "2-x.scores", (read_scores,)),
+    Kind("candidates.npz", candidates, "kept.npz", (read_candidates,), npz("kept.npz"), checked=True),
+    Kind("preferences.npz", preferences, "kept.npz", (read_preferences,), npz("kept.npz"), checked=True),
+    Kind("scores", scores, "2-x.scores", (read_scores,), checked=True),
     Kind("config.yaml", run, "config.yaml", (read_run,), run_config, share=0.3, clean=_RUN_ERRORS, any_path=True),
 )

@@ -40,12 +40,15 @@ if TYPE_CHECKING:
     from segdpo.models.trust import checked as checked
     from segdpo.models.trust import without_interpolations as without_interpolations
     from segdpo.models.value_head import ValueHead as ValueHead
+    from segdpo.models.weights import check_archive as check_archive
+    from segdpo.models.weights import checksum as checksum
     from segdpo.models.weights import fingerprint as fingerprint
     from segdpo.models.weights import fingerprint_tensors as fingerprint_tensors
     from segdpo.models.weights import from_json as from_json
     from segdpo.models.weights import load_weights as load_weights
     from segdpo.models.weights import read_checkpoint as read_checkpoint
     from segdpo.models.weights import read_header as read_header
+    from segdpo.models.weights import read_tensors as read_tensors
     from segdpo.models.weights import save_weights as save_weights
 
 __getattr__, __dir__ = attach(__name__)

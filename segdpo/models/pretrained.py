@@ -3,8 +3,8 @@
 The folder of `save_pretrained`, which is also what a repository of the hub holds:
 
     model.safetensors   the weights of `segmenter.network`, under its own names
-    config.json         the description under the key "_segdpo"; of a network of smp or transformers, also what its own
-                        library reads
+    config.json         the description and its checksum under the key "_segdpo"; of a network of smp or transformers,
+                        also what its own library reads
     README.md           the model card
 """
 
@@ -19,18 +19,26 @@ from typing import Any, cast
 from torch import nn
 
 from segdpo.extras import extra_named
-from segdpo.files import exists, read_file, write_atomically
+from segdpo.files import DataError, exists, read_file, write_atomically
 from segdpo.models.adapters import has_adapter, merge_adapter
 from segdpo.models.allowed import ADAPTERS
 from segdpo.models.hugging_face import is_of_transformers, load_transformers, without_download
 from segdpo.models.model_card import check_license, model_card, training_of
 from segdpo.models.segmenter import Segmenter
 from segdpo.models.trust import build_named, without_interpolations
-from segdpo.models.weights import from_json, load_weights, read_checkpoint, read_header, save_tensors
+from segdpo.models.weights import (
+    checksum,
+    from_json,
+    load_weights,
+    read_checkpoint,
+    read_header,
+    read_tensors,
+    save_tensors,
+)
 
 POLICY, WEIGHTS, CONFIG, CARD = "policy.safetensors", "model.safetensors", "config.json", "README.md"
 # smp gives every key to its constructors, but those that begin with an underscore.
-KEY = "_segdpo"
+KEY, CHECKSUM = "_segdpo", "crc32"
 NEEDED = ("model", "classes", "mean", "std")
 MAX_CONFIG_BYTES = 2**24
 ON_THE_HUB = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
@@ -75,7 +83,7 @@ def save_pretrained(
     network = segmenter.network
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as place:
-        config = _write_network(network, Path(place), description["classes"]) | {KEY: description}
+        config = _write_network(network, Path(place), description["classes"]) | {KEY: _with_checksum(description)}
         content = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False).encode()
         os.replace(Path(place, WEIGHTS), folder / WEIGHTS)
     write_atomically(folder / CONFIG, content)
@@ -149,7 +157,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if config is None and path.name == WEIGHTS and (path.parent / CONFIG).is_file():
         source = path.parent / CONFIG
         content = from_json(read_file(source, MAX_CONFIG_BYTES).decode(errors="replace"), source)
-        config = content.get(KEY) if isinstance(content, Mapping) else None
+        config = _without_checksum(content.get(KEY), source) if isinstance(content, Mapping) else None
     missing = [key for key in NEEDED if not isinstance(config, Mapping) or key not in config]
     if missing:
         raise ValueError(
@@ -161,6 +169,25 @@ def read_description(path: Path) -> dict[str, Any]:
     if path.name == POLICY and (training := training_of(path.parent)):
         found["training"] = training
     return found
+
+
+def _with_checksum(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description with the checksum of its JSON: what else is in config.json may be written anew."""
+    return {**description, CHECKSUM: checksum(description)}
+
+
+def _without_checksum(found: Any, source: Path) -> Any:
+    """Return the description without its checksum; earlier versions wrote none."""
+    if not isinstance(found, Mapping) or CHECKSUM not in found:
+        return found
+    description = {name: value for name, value in found.items() if name != CHECKSUM}
+    if found[CHECKSUM] != checksum(description):
+        raise DataError(
+            f"{source}: Expected {KEY} to fit its {CHECKSUM} but it does not: the file is damaged or was edited; save "
+            f"the network again, or, if the change was meant, remove {CHECKSUM} from {KEY}.",
+            "damaged",
+        )
+    return description
 
 
 def check_description(found: Mapping[str, Any], source: object) -> None:
@@ -194,6 +221,7 @@ def _write_network(network: nn.Module, folder: Path, classes: Sequence[str]) -> 
         own = cast(Any, network)
         # In the names of its files, which are not those of its modules.
         own.save_pretrained(folder, max_shard_size="1000GB")
+        save_tensors(folder / WEIGHTS, read_tensors(folder / WEIGHTS), read_header(folder / WEIGHTS))
         config = json.loads((folder / CONFIG).read_text())
         labels = classes if len(config["id2label"]) == len(classes) else classes[1:]
         names = {str(number): name for number, name in enumerate(labels)}

@@ -1,8 +1,14 @@
-"""Weights on disk: safetensors with a header, Lightning checkpoints and PyTorch state_dicts."""
+"""Weights on disk: safetensors with a header, Lightning checkpoints and PyTorch state_dicts.
+
+Every .safetensors that is written here has two checksums in its header: of the tensors, and of the header. Archives of
+`torch.save` have one for each tensor, which `torch.load` does not read. Both are compared before anything is returned.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,10 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from segdpo.files import write_atomically
+from segdpo.files import DataError, write_atomically
 
 # What precedes the network's own names in the checkpoints of the tasks, and of many a LightningModule.
 PREFIXES = ("", "policy.", "network.", "model.")
+# Names of the two checksums in the header; the second covers the first.
+TENSORS, HEADER = "tensors_crc32", "header_crc32"
+ARCHIVE = b"PK\x03\x04"
 
 
 def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] | None = None) -> None:
@@ -30,7 +39,7 @@ def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] 
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write named tensors as safetensors, atomically."""
+    """Write named tensors as safetensors with checksums, atomically."""
     wrong = [key for key, value in header.items() if not isinstance(value, str)]
     if wrong:
         raise TypeError(f"Expected strings in the header of {path} but {wrong[0]!r} is not one; write it as JSON.")
@@ -41,7 +50,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappin
         # Tied weights: safetensors refuses two names for the same memory.
         copies[name] = copy.clone() if copy.untyped_storage().data_ptr() in seen else copy
         seen.add(copy.untyped_storage().data_ptr())
-    write_atomically(path, save(copies, dict(header)))
+    texts = {**header, TENSORS: _tensors_checksum(copies)}
+    write_atomically(path, save(copies, {**texts, HEADER: checksum(texts)}))
+
+
+def checksum(content: Any) -> str:
+    """Return the CRC-32 of a JSON value, whatever the order of its keys, as 8 hex digits."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return f"{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
 
 
 def load_weights(path: str | Path, module: nn.Module) -> None:
@@ -93,10 +109,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name, on the CPU."""
     path = _existing(path)
     if path.suffix == ".safetensors":
+        found = _open_header(path)
         try:
-            return load_file(path, device="cpu")
+            tensors = load_file(path, device="cpu")
         except Exception as error:
             raise _damaged(path, error) from error
+        if TENSORS in found and found[TENSORS] != _tensors_checksum(tensors):
+            raise _damaged(path, ValueError("its tensors do not fit their checksum"))
+        return tensors
     content = read_checkpoint(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
@@ -113,25 +133,62 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> Any:
 
     Args:
         path: the file.
-        mmap: leave the tensors on disk until they are used.
+        mmap: leave the tensors on disk until they are used, and do not compare checksums.
+
+    Raises:
+        DataError: the file is damaged, or holds more than that.
     """
     try:
+        if not mmap:
+            check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged bytes raise OSError, KeyError, AttributeError and more
+        raise error if isinstance(error, DataError) else _damaged(path, error) from error
+
+
+def check_archive(path: str | Path) -> None:
+    """Compare the parts of an archive of `torch.save` with their checksums, which `torch.load` does not do.
+
+    Files of the old format, from before PyTorch 1.6, have none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        if file.read(len(ARCHIVE)) != ARCHIVE:
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Compressed parts, which torch.save never writes, could take any time to read.
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            wrong = archive.testzip() if stored else "a compressed part"
+    except Exception as error:  # a dozen kinds
         raise _damaged(path, error) from error
+    if wrong:
+        raise _damaged(path, ValueError(f"{wrong} does not fit its checksum"))
 
 
 def read_header(path: str | Path) -> dict[str, str]:
-    """Return the header that `save_weights` wrote, without reading the weights."""
-    path = _existing(path)
+    """Return the header that `save_weights` wrote, without reading the weights.
+
+    Raises:
+        DataError: the file is no .safetensors, or the header is damaged.
+    """
+    return {name: text for name, text in _open_header(_existing(path)).items() if name not in (TENSORS, HEADER)}
+
+
+def _open_header(path: Path) -> dict[str, str]:
+    """Return the header with its checksums, if it has them: older versions and other packages write none."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(
-            f"Expected a .safetensors file but {path} cannot be read as one ({_first_line(error)}); "
-            "take another file, or save the weights again."
-        ) from error
+            found = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    texts = {name: text for name, text in found.items() if name != HEADER}
+    if (HEADER in found or TENSORS in found) and found.get(HEADER) != checksum(texts):
+        raise _damaged(path, ValueError("its header does not fit its checksum"))
+    return found
 
 
 def from_json(text: str, path: str | Path) -> Any:
@@ -150,11 +207,24 @@ def fingerprint(module: nn.Module) -> str:
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return 32 hex digits over names, types, shapes and bytes, independent of order and device."""
     digest = hashlib.blake2b(digest_size=16)
+    for part in _bytes_of(tensors):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of the same, which takes a fifth of the time."""
+    value = 0
+    for part in _bytes_of(tensors):
+        value = zlib.crc32(part, value)
+    return f"{value:08x}"
+
+
+def _bytes_of(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        yield f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _within(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
@@ -204,10 +274,11 @@ def _existing(path: str | Path) -> Path:
     raise FileNotFoundError(f"Expected a file of weights at {path} but there is none{hint}; check the path.")
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
         f"Expected weights in {path} but it cannot be read ({_first_line(error)}); the file is damaged, unfinished "
-        "or holds more than tensors and plain values: take another checkpoint, or save the weights again."
+        "or holds more than tensors and plain values: take another checkpoint, or save the weights again.",
+        "damaged",
     )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segdpo.preferences.judges import iou as iou
     from segdpo.preferences.judges import surface_dice as surface_dice
     from segdpo.preferences.mining import SCORES as SCORES
+    from segdpo.preferences.mining import UNJUDGED as UNJUDGED
     from segdpo.preferences.mining import Mined as Mined
     from segdpo.preferences.mining import Mining as Mining
     from segdpo.preferences.mining import Outcome as Outcome

@@ -23,6 +23,7 @@ from segdpo.masks import (
     shrink_by,
     smooth_noise,
 )
+from segdpo.preferences.judges import CannotJudge
 
 Corruption = Callable[[Mask, float, np.random.Generator], Mask]
 """Takes `(mask, severity, rng)` and returns another mask of the same shape; must not change the one it is given."""
@@ -242,7 +243,7 @@ def _corrupt_once(
         corrupted = kinds[kind](mask, severity, rng)
         if not np.array_equal(corrupted, mask):
             return kind, corrupted
-    raise ValueError(
+    raise CannotJudge(
         f"Expected a mask in record {record_id!r} that {', '.join(kinds)} can change, but none of them does "
         "(an empty mask, or one that is ignored everywhere); add 'spurious_blob' to kinds, or exclude the record."
     )

@@ -24,7 +24,7 @@ Spacing = tuple[float, float]
 
 
 class CannotJudge(ValueError):  # noqa: N818 -- not a fault of the program: callers count such records and continue
-    """One record cannot be judged (no gold, no pixel that counts); others may be."""
+    """One record has nothing to judge (no gold, no pixel that counts, no candidate); others may have."""
 
 
 @reads_gold

@@ -14,6 +14,8 @@ from segdpo.preferences.questions import Questions
 
 SCORES = "scores"
 """Where a mined record's meta has the judge's scores of its masks, separated by spaces."""
+UNJUDGED = "unjudged"
+"""Where the meta of a record without preferences says why it has none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def mine_record(record: Record, mining: Mining) -> Outcome:
 
     The number of duplicates dropped and the scores of the masks kept go into the record's meta.
     """
-    offered = mining.candidates(record, record_rng(mining.seed, record.id, "candidates"))
+    try:
+        offered = mining.candidates(record, record_rng(mining.seed, record.id, "candidates"))
+    except CannotJudge as error:
+        return Outcome(record.id, reason="no candidate", detail=str(error))
     if len(offered.masks) == 0:
         return Outcome(record.id, reason="no candidate")
     diversity = diversity_by_source(record, offered, background=mining.background)
@@ -186,7 +191,7 @@ class Mined:
         # Preferences and scores that the record came with are not this judge's, so they are removed.
         why = outcome.reason + (f": {outcome.detail}" if outcome.detail else "")
         meta = {name: value for name, value in record.meta.items() if name != SCORES}
-        return replace(record, pairs=(), ranking=(), meta=meta | outcome.notes | {"unjudged": why})
+        return replace(record, pairs=(), ranking=(), meta=meta | outcome.notes | {UNJUDGED: why})
 
 
 def mined_of_old(

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from segdpo.data import (
     MaskSource,
     Numbers,
     RankingDataset,
+    Record,
     RecordInfo,
     RecordSource,
     Splits,
@@ -25,6 +27,7 @@ from segdpo.data import (
 )
 from segdpo.losses import PreferenceLoss
 from segdpo.preferences import (
+    UNJUDGED,
     Mined,
     Network,
     Questions,
@@ -114,8 +117,21 @@ def collect_preferences(
     new = range(len(joined) if first is None else len(training))
     found = [info_of(joined, index, preferences=True) for index in track(new, "preferences", transient=True)]
     log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
+    for line in _reasons([joined[index] for index, info in zip(new, found, strict=True) if not info.pairs]):
+        log.warning("%s", line)
     masks = [judged_masks(training[place]) for place in range(len(training))]
     return Preferences(joined, _renumbered(splits, len(selected)), selected, masks)
+
+
+def _reasons(records: Sequence[Record]) -> list[str]:
+    """Return how many of these records have no preference for which reason, the most frequent first, as mining does."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for record in records:
+        reason = record.meta.get(UNJUDGED, "unknown").partition(":")[0]
+        counts[reason] += 1
+        first.setdefault(reason, record.id)
+    return [f"No preference for {count}: {reason} (first: {first[reason]})." for reason, count in counts.most_common()]
 
 
 def answered() -> None:

@@ -1,6 +1,5 @@
 """The command line of Hydra applications: errors as messages, options that do not exist."""
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +11,17 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 import segdpo
-from segdpo.extras import extra_of, missing_extra, missing_module
+from segdpo.extras import extra_of
 from segdpo.files import conf_folder
+from segdpo.guard import Ended, errors_as_lines
 from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import current_words
 
-EXPECTED_ERRORS = (ValueError, TypeError, KeyError, OSError, InstantiationException, OmegaConfBaseException)
 WITH_VALUE = re.compile(r"~|[^-].*?=")
 # Flags of Hydra that a word follows, by their short names.
 WITH_WORD = {
@@ -53,12 +51,11 @@ def run_application(name: str, task: Callable[[DictConfig], Any], words: Sequenc
 
     @wraps(task)
     def job(config: DictConfig) -> Any:
-        with command_line(sys.argv[1:]), errors_as_messages():
+        with command_line(sys.argv[1:]), _errors_of_job():
             return task(config)
 
     application = hydra.main(config_path=str(folder), config_name=name, version_base="1.3")(job)
-    with errors_as_messages():
-        words = in_order(current_words(words))
+    words = in_order(current_words(words))
     with command_line(words, f"segdpo {name}"):
         try:
             application()
@@ -86,22 +83,18 @@ def command_line(words: Sequence[str], program: str | None = None) -> Iterator[N
 
 
 @contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """End with the message of an error alone and status 1; with HYDRA_FULL_ERROR=1, and in sweeps, raise the error."""
+def _errors_of_job() -> Iterator[None]:
+    """End with the line of an error, which Hydra would print with half of its traceback.
+
+    In a sweep Hydra continues with the other jobs, and ends with the line of the first error.
+    """
     try:
-        yield
-    except (*EXPECTED_ERRORS, ModuleNotFoundError) as error:
-        # In a sweep Hydra continues with the other jobs and reports this one.
-        if in_sweep() or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        with errors_as_lines():
+            yield
+    except Ended as ended:
+        if not in_sweep():
             raise
-        if said := missing_extra(error):
-            sys.exit(said)
-        if isinstance(error, ModuleNotFoundError):
-            raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if module := missing_module(error):
-            message = f"{message}\nThere is no module {module}; if it is yours, PYTHONPATH=FOLDER names its folder."
-        sys.exit(f"\n{type(error).__name__}: {message}\n(HYDRA_FULL_ERROR=1 shows the traceback.)")
+        raise CompactHydraException(str(ended)) from ended.__cause__
 
 
 def in_order(words: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segdpo.data import MaskSource, Numbers, info_of, needs_gold, record_rng
-from segdpo.preferences import asks_network, distinct
+from segdpo.preferences import CannotJudge, asks_network, distinct
 from segdpo.recipes.config import build
 from segdpo.recipes.run import Run
 from segdpo.recipes.typed import choice_of, command_with
@@ -115,7 +115,10 @@ def _offers_choice(run: Run, candidates: MaskSource, images: Numbers) -> bool:
         return True
     for number in images:
         record = run.source[int(number)]
-        offered = candidates(record, record_rng(run.config.seed, record.id, "candidates"))
+        try:
+            offered = candidates(record, record_rng(run.config.seed, record.id, "candidates"))
+        except CannotJudge:
+            continue
         if len(offered.masks) > 1 and len(distinct(offered).masks) > 1:
             return True
     return False

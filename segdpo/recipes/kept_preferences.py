@@ -1,26 +1,20 @@
-"""Candidates and mined records kept in the cache: runs that share what they depend on make them once.
-
-A lock makes the second of two jobs that start together wait for the first.
-"""
+"""Candidates and mined records kept in the cache: runs that share what they depend on make them once."""
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from segdpo.data import Candidates, MaskSource, Pair, Record
-from segdpo.files import encode_arrays, exists, read_arrays, write_atomically
+from segdpo.files import encode_arrays, exists, read_arrays
 from segdpo.preferences import Mined
+from segdpo.recipes.cache import made_once
 
 log = logging.getLogger(__name__)
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,28 +60,6 @@ def file_of(record_id: str) -> str:
     return f"{sha256(record_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.npz"
 
 
-def made_once(
-    path: Path, read: Callable[[], Found | None], make: Callable[[], Found], pack: Callable[[Found], bytes]
-) -> Found:
-    """Return what a file holds; where there is none, make it and keep it, in one process at a time for each folder."""
-    before = _time_of(path)
-    if (found := read()) is not None:
-        return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path.parent}.lock"):
-        # Another job may have made it since.
-        if _time_of(path) != before and (found := read()) is not None:
-            return found
-        made = make()
-        # What is lost in a power failure is made again.
-        write_atomically(path, pack(made), durable=False)
-    return made
-
-
-def _time_of(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if exists(path) else None
-
-
 def _read(path: Path, record: Record) -> Record | None:
     """Return the kept record with the image and gold of `record`; None if there is none, or it is damaged."""
     if not exists(path):
@@ -99,9 +71,10 @@ def _read(path: Path, record: Record) -> Record | None:
         masks = kept.get("masks", record.masks)
         names = tuple(kept["names"].tolist()) if "names" in kept else record.mask_names
         if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
-            return None
+            raise ValueError(f"masks of {masks.dtype} {masks.shape} for an image of {record.image.shape}")
         ranking = tuple(kept["ranking"].tolist())
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        log.warning("Kept preferences cannot be read and are made again: %s (%s)", path, error)
         return None
     return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
 
@@ -116,7 +89,7 @@ def _read_candidates(path: Path, record: Record) -> Candidates | None:
         if masks.shape[1:] != record.image.shape[:2] or names.dtype.kind != "U":
             raise ValueError(f"masks of shape {masks.shape} for an image of {record.image.shape}")
         return Candidates(masks, tuple(names.tolist()))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
 

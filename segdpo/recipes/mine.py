@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,11 +42,8 @@ def run_mine(config: DictConfig) -> None:
     Interrupted at any moment and started again with the same settings, it resumes and writes the same bytes.
     """
     console = Console()
-    try:
-        check_choice("format", config.format, ("pack", "folder"))
-        summary = mine_to_disk(config, console)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{error}")
+    check_choice("format", config.format, ("pack", "folder"))
+    summary = mine_to_disk(config, console)
     console.print(sources_table(summary.sources))
     console.print(
         f"[bold]{config.out}[/bold]: {summary.mined} of {summary.selected} images, {summary.masks} masks, "

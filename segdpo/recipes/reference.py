@@ -1,23 +1,28 @@
 """The reference: trained once for each configuration of it, kept in the cache, and found there by later runs.
 
-The file is named after everything that the weights depend on, so that runs that differ in their loss alone share it. A
-lock makes the second of two jobs that start together wait for the first.
+The file is named after everything that the weights depend on, so that runs that differ in their loss alone share it.
+The second of two jobs that start together waits for the first. Where the cache may not be written to, the run's own
+folder takes its place.
 """
 
+import errno
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from segdpo.data import DataModule, Numbers, Pipeline, RecordSource, Splits, SupervisedDataset
-from segdpo.models import Segmenter, load_weights, save_weights
+from segdpo.checks import IGNORE
+from segdpo.data import DataModule, Numbers, Pipeline, Record, RecordSource, Splits, SupervisedDataset
+from segdpo.files import DataError
+from segdpo.models import Segmenter, load_weights, read_tensors, save_weights
+from segdpo.recipes.cache import held
 from segdpo.recipes.config import build, key_for, plain
 from segdpo.recipes.fitting import header_for
 from segdpo.recipes.gold import check_target
@@ -44,8 +49,9 @@ def train_or_load_reference(run: Run) -> Reference:
     if config.reference_training.path is not None:
         path, trained = Path(config.reference_training.path), False
     else:
-        path = Path(config.cache) / "references" / f"{_key(config, seen)}.safetensors"
-        trained = _train_if_missing(run, network, seen, path)
+        name = f"{_key(config, seen)}.safetensors"
+        folders = [Path(folder) / "references" for folder in (config.cache, run.folder / "cache")]
+        path, trained = _kept_or_trained(run, network, seen, [folder / name for folder in folders])
     load_weights(path, network)
     run.clock.lap("reference")
     # The peak that is reported must not depend on whether the reference was trained here.
@@ -124,17 +130,58 @@ def _key(config: DictConfig, seen: Numbers) -> str:
     return key_for(config, names, seen=seen.tolist(), precision=precision)
 
 
-def _train_if_missing(run: Run, network: Segmenter, seen: Numbers, path: Path) -> bool:
-    """Return whether the network was trained here."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            log.info("The reference is in the cache: %s", path)
-            return False
-        log.info("Training the reference on %d of %d training images%s (kept as %s).", *_counted(run, seen), path)
-        _train(run.config, network, run.source, seen)
-        save_weights(path, network, header_for(run))
-        return True
+def _kept_or_trained(run: Run, network: Segmenter, seen: Numbers, places: Sequence[Path]) -> tuple[Path, bool]:
+    """Return the file of the weights, the first of `places` that has it or may take it, and whether they are new."""
+    for place in places:
+        if _is_kept(place):
+            return place, False
+    for place in places:
+        with held(place, place.parent) as writable:
+            # Another job may have trained it since.
+            if _is_kept(place):
+                return place, False
+            if writable:
+                log.info(
+                    "Training the reference on %d of %d training images%s (kept as %s).", *_counted(run, seen), place
+                )
+                _train(run.config, network, run.source, _with_pixels(run, seen))
+                save_weights(place, network, header_for(run))
+                return place, True
+    raise PermissionError(errno.EACCES, "Expected a cache, or a run folder, that may be written to", str(places[-1]))
+
+
+def _with_pixels(run: Run, seen: Numbers) -> Numbers:
+    """Leave out images whose gold is ignored everywhere, and say how many they are; other targets are not looked at."""
+    if run.config.reference_training.target != "gold":
+        return seen
+    ids = {int(number): record.id for number in seen if _is_ignored(record := run.source[int(number)])}
+    if len(ids) == len(seen):
+        raise DataError(
+            f"Expected gold with a pixel that counts but that of all {len(seen)} images is {IGNORE} (ignore) alone, "
+            f"the first {next(iter(ids.values()))!r}; draw other masks.",
+            "preference",
+        )
+    if ids:
+        first = next(iter(ids.values()))
+        log.warning("Skipped %d of %d: gold is ignored everywhere (first: %s).", len(ids), len(seen), first)
+    return np.setdiff1d(seen, list(ids))
+
+
+def _is_ignored(record: Record) -> bool:
+    return record.gold is not None and bool((record.gold == IGNORE).all())
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether the cache has the weights; a file that is damaged is trained again."""
+    if not path.exists():
+        return False
+    try:
+        read_tensors(path)
+    except DataError as error:
+        log.warning("The reference in the cache is damaged and is trained again: %s", error)
+        return False
+    log.info("The reference is in the cache: %s", path)
+    return True
 
 
 def _train(config: DictConfig, network: Segmenter, source: RecordSource, seen: Numbers) -> None:

@@ -29,7 +29,7 @@ from rich.console import Console
 import segdpo
 from segdpo.checks import check_choice
 from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, limited, with_gold
-from segdpo.files import write_atomically
+from segdpo.files import parse_json, read_file, remove_unfinished, write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.recipes.monitor import with_monitor
@@ -187,6 +187,7 @@ def open_run(config: DictConfig) -> Run:
     run = Run(config, source, splits, Path(config.run_folder), has_gold=has_gold)
     _check_measured_at(run)
     run.folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(run.folder)
     return run
 
 
@@ -272,7 +273,7 @@ def finished(config: DictConfig) -> Figures | None:
             "remove that folder; resume=last trains a finished run for more steps."
         )
     log.info("Finished already, and not run again: %s", folder)
-    return cast(Figures, json.loads(summary.read_text()))
+    return cast(Figures, parse_json(read_file(summary), str(summary)))
 
 
 def differences(before: Plain, now: Plain) -> list[str]:

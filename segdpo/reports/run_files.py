@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file
 from segdpo.metrics import Interval
 
 Tree = Mapping[str, Any]
@@ -219,12 +220,13 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 def _read_text(path: Path, why: str, missing: list[str]) -> str:
     """Return a file's text; without the file nothing, and `missing` gets a line that ends in `why`."""
-    try:
-        return path.read_bytes().decode("utf-8-sig", errors="replace")
-    except FileNotFoundError:
+    if not exists(path):
         missing.append(f"{_name(path)} is not there: {why}.")
-    except OSError as error:
-        missing.append(f"{_name(path)} cannot be read ({error.strerror}).")
+        return ""
+    try:
+        return read_file(path, MAX_TEXT_BYTES).decode("utf-8-sig", errors="replace")
+    except DataError as error:
+        missing.append(f"{_name(path)} cannot be read ({error}).")
     return ""
 
 

@@ -1,6 +1,5 @@
 """Finished runs, read from their folders, and groups of runs that differ in their seeds alone."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from segdpo.files import MAX_TEXT_BYTES, parse_json, read_file
 from segdpo.metrics import Interval, folds_of, pooled_difference, pooled_win_rate, student
 from segdpo.renamed import current_name, current_word
 from segdpo.reports.run_files import ImageValues, at, read_images, read_yaml
@@ -138,10 +138,10 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "summary.json"
     try:
-        summary = json.loads(path.read_text())
+        summary = parse_json(read_file(path), str(path))
         if not isinstance(summary, Mapping):
             raise ValueError(f"Expected a mapping but got a {type(summary).__name__}")
-        overrides = read_yaml((folder / ".hydra/overrides.yaml").read_text())
+        overrides = read_yaml(read_file(folder / ".hydra/overrides.yaml", MAX_TEXT_BYTES).decode())
         return run_of(folder, summary, overrides, read_images(folder / "evaluation" / "images.csv"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); start that run again, or remove its folder.") from error

@@ -1,5 +1,6 @@
 """A frozen reference whose scores are computed once and kept on disk, found by their content."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -173,6 +174,7 @@ class ScoreTable:
         self._digests = np.empty(0, DIGEST)
         self._values: Rows = np.empty((0, width), np.float32)
         self._recent: dict[bytes, Rows] = {}
+        self._writable = True
 
     def find(self, digests: Digests) -> tuple[Rows, NDArray[np.bool_]]:
         """Return a row for each digest, and which of them were found; other rows are 0."""
@@ -182,7 +184,16 @@ class ScoreTable:
         return rows, found
 
     def add(self, digests: Digests, values: Rows) -> None:
-        """Add rows in memory and on disk."""
+        """Add rows in memory, and on disk where this user may write."""
+        if self._writable:
+            self._write(digests, values)
+        self._recent |= dict(zip(digests.tolist(), values, strict=True))
+        # Merging sorts everything, so it is done rarely; a dict alone would take six times the memory.
+        if len(self._recent) > 1000 + len(self._digests) // 4:
+            self._merge(np.array(list(self._recent), DIGEST), np.stack(list(self._recent.values())))
+            self._recent.clear()
+
+    def _write(self, digests: Digests, values: Rows) -> None:
         records = np.empty(len(digests), self._row)
         records["digest"], records["values"] = digests, values
         try:
@@ -190,16 +201,15 @@ class ScoreTable:
             with self._path.open("ab") as file:
                 file.write(b"".join(row + _checksum(row) for row in map(np.void.tobytes, records)))
         except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                self._writable = False
+                log.warning("%s may not be written to: reference scores are kept in memory alone.", self.folder)
+                return
             raise OSError(
                 error.errno,
                 f"Expected to add reference scores to {self._path} but {error.strerror}; free some space there, or use "
                 "reference=frozen.",
             ) from error
-        self._recent |= dict(zip(digests.tolist(), values, strict=True))
-        # Merging sorts everything, so it is done rarely; a dict alone would take six times the memory.
-        if len(self._recent) > 1000 + len(self._digests) // 4:
-            self._merge(np.array(list(self._recent), DIGEST), np.stack(list(self._recent.values())))
-            self._recent.clear()
 
     def _look_up(self, digests: Digests) -> tuple[Rows, NDArray[np.bool_]]:
         rows, found = np.zeros((len(digests), self.width), np.float32), np.zeros(len(digests), bool)

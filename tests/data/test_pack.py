@@ -145,7 +145,8 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path, killed_after)
 def test_what_a_killed_process_left_half_written_goes(tmp_path):
     path = pack(tmp_path, DATA)
     whole = contents(path)
-    (path / ".shard-00004.bin.7-00c0ffee.tmp").write_bytes(b"half")
+    (left := path / ".shard-00004.bin.7-00c0ffee.tmp").write_bytes(b"half")
+    os.utime(left, (0, 0))
     PackWriter(path, CLASSES).finish()
     assert contents(path) == whole
 

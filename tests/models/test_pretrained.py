@@ -218,11 +218,28 @@ def test_a_hostile_config_is_an_error_and_runs_nothing(tmp_path, monkeypatch, ch
     Segmenter.from_pretrained(tmp_path / "run").save_pretrained("cells")
     path = tmp_path / "cells/config.json"
     config = json.loads(path.read_text())
+    del config["_segdpo"]["crc32"]  # with it, every change is an error
     config["_segdpo"] |= change
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"(?s)cells/.*{message}"):
         open_segmenter("cells")
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_changed_description_does_not_fit_its_checksum(tmp_path):
+    segmenter = Segmenter(nn.Conv2d(3, 1, 1), 2)
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
+    model = {"_target_": "segdpo.models.Segmenter", "network": network, "classes": 2}
+    segmenter.description = {"model": model, "classes": ["background", "ß"], "mean": [0.5], "std": [0.25]}
+    segmenter.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content, sort_keys=True))  # as other programs write the same JSON
+    assert torch.equal(Segmenter.from_pretrained(tmp_path)(IMAGE), segmenter(IMAGE))
+    content["_segdpo"]["std"] = [0.5]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"config\.json: .* crc32 .* damaged or was edited"):
+        Segmenter.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{}", '{"_segdpo": 3}', "[" * 100_000, "\0"], ids=len)

@@ -4,13 +4,15 @@ import builtins
 import errno
 import json
 import os
+import random
 import struct
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from segdpo.files import write_atomically
+from segdpo.files import DataError, write_atomically
 from segdpo.models import fingerprint, load_weights, read_header, save_weights, weights
 from segdpo.models.weights import read_tensors
 
@@ -139,11 +141,52 @@ def test_damaged_files_are_refused(tiny, tmp_path):
         with pytest.raises(ValueError, match=f"Expected weights in .*{name} but it cannot be read .* damaged"):
             load_weights(tmp_path / name, tiny())
     (tmp_path / "w.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"Expected a .safetensors file but .* cannot be read as one"):
+    with pytest.raises(ValueError, match=r"Expected weights in .*w\.safetensors but it cannot be read"):
         read_header(tmp_path / "w.safetensors")
     torch.save({"epoch": 3}, tmp_path / "w.ckpt")
     with pytest.raises(ValueError, match="found no tensors in it"):
         load_weights(tmp_path / "w.ckpt", tiny())
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.ckpt"])
+def test_a_flipped_bit_is_an_error_and_never_another_network(tiny, tmp_path, name):
+    path, saved, rng = tmp_path / name, tiny(), random.Random(0)
+    if name == "w.ckpt":
+        torch.save({"state_dict": saved.state_dict(), "epoch": 3}, path)
+    else:
+        save_weights(path, saved, {"config": json.dumps({"mean": [0.5]})})
+    whole, refused = path.read_bytes(), []
+    for _ in range(300):
+        place, bit = rng.randrange(len(whole)), 1 << rng.randrange(8)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        loaded = tiny(seed=1)
+        try:
+            load_weights(path, loaded)
+        except ValueError as error:
+            refused.append(str(error))
+        else:
+            assert same(saved, loaded)
+    assert all(str(path) in message for message in refused)
+    # Padding between the parts of an archive may change.
+    assert len(refused) == 300 if name == "w.safetensors" else len(refused) > 100
+
+
+def test_the_header_is_refused_before_the_weights_are_read(tiny, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tiny(), {"config": '{"mean": [0.5]}'})
+    whole = path.read_bytes()
+    for old, new in ((b"[0.5]", b"[0.4]"), (b"header_crc32", b"header_crc33"), (b"tensors_crc32", b"tensors_crc33")):
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises(DataError, match=r"w\.safetensors.*checksum"):
+            read_header(path)
+
+
+def test_files_without_checksums_open(tiny, tmp_path):
+    saved, loaded = tiny(), tiny(seed=1)
+    save_file(saved.state_dict(), tmp_path / "w.safetensors", {"format": "pt"})
+    load_weights(tmp_path / "w.safetensors", loaded)
+    assert same(saved, loaded)
+    assert read_header(tmp_path / "w.safetensors") == {"format": "pt"}
 
 
 def test_a_damaged_file_of_the_old_kind_is_named(tiny, tmp_path):

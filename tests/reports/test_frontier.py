@@ -10,7 +10,7 @@ import yaml
 from PIL import Image as Pillow
 from scipy import stats
 
-from segdpo.cli import collect
+from segdpo.cli import collect, main
 from segdpo.reports import read_frontier
 
 
@@ -136,16 +136,13 @@ def test_runs_of_different_judges_and_references_are_named(sweep, capsys):
     assert any("seed 1" in note and "different references" in note for note in notes)
     assert set(notes) <= set(read_frontier(sweep).markdown().splitlines())
     write(sweep / "dice", "dpo", 30.0, 2, judge="dice()")
-    with pytest.raises(SystemExit):
-        collect(["--frontier", str(sweep)])
+    assert main(["collect", "--frontier", str(sweep)]) == 1
     assert f"dice() in {sweep}/dice" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_frontier_is_named(tmp_path, capsys):
     write(tmp_path / "0", None, 1.0, 1)
-    with pytest.raises(SystemExit) as stop:
-        collect(["--frontier", str(tmp_path)])
-    assert stop.value.code == 2
+    assert main(["collect", "--frontier", str(tmp_path)]) == 1
     assert "1 runs, 1 of them unfinished" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from rich.console import Console
 from scipy import stats
 
-from segdpo.cli import collect
+from segdpo.cli import collect, main
 from segdpo.metrics import Interval
 from segdpo.reports import read_sweep
 from segdpo.reports.runs import read_run, student_interval
@@ -165,9 +165,7 @@ def test_the_interval_is_scipys_and_counts_no_nan():
 )
 def test_a_folder_without_finished_runs_is_named(tmp_path, capsys, prepare, hint):
     prepare(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        collect([str(tmp_path)])
-    assert stop.value.code == 2
+    assert main(["collect", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert str(tmp_path) in message
     assert hint in message
@@ -293,8 +291,7 @@ def test_a_row_of_one_run_is_not_tested_and_not_counted(tmp_path, capsys):
 
 
 def test_a_row_that_is_not_there_is_named(sweep, capsys):
-    with pytest.raises(SystemExit):
-        collect([str(sweep), "--against", "sft"])
+    assert main(["collect", str(sweep), "--against", "sft"]) == 1
     message = capsys.readouterr().err
     assert "'sft'" in message
     assert "hinge, dpo" in message

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pillow
 from small import SMALL, composed
 
-from segdpo.cli import evaluate
+from segdpo.cli import main
 from segdpo.recipes import run_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 
 def test_a_table_and_files(run, tmp_path, capsys):
-    assert evaluate([str(run), "data.count=12", "--metrics", "iou", "recall", "--out", str(tmp_path)]) == 0
+    assert main(["evaluate", str(run), "data.count=12", "--metrics", "iou", "recall", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"IoU +\.\d{3}", said)
     assert "extra parts" not in said
@@ -44,7 +44,7 @@ def test_a_table_and_files(run, tmp_path, capsys):
     ids=str,
 )
 def test_mistakes_end_in_words(words, said, run, capsys):
-    assert evaluate([str(run) if word == "RUN" else word for word in words]) == 1
+    assert main(["evaluate", *(str(run) if word == "RUN" else word for word in words)]) == 1
     assert said in capsys.readouterr().err
 
 
@@ -75,4 +75,4 @@ def test_every_command_of_the_docs_runs(run, tmp_path, monkeypatch):
     assert len(commands) == 7
     for command, verb, *words in commands:
         assert (command, verb) == ("segdpo", "evaluate")
-        assert evaluate(words) == 0, words
+        assert main([verb, *words]) == 0, words

@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 
 
 def call(*words):
-    return cli.export([*map(str, words), "--trust", "trained"])
+    return cli.main(["export", *map(str, words), "--trust", "trained"])
 
 
 def from_onnx(path, image):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image as Pillow
 from trained import MEAN, STD, save_run
 
-from segdpo.cli import predict
+from segdpo.cli import main
 from segdpo.data import overlay
 from segdpo.inference.image_files import find_images, probabilities
 
@@ -34,7 +34,7 @@ def logits_of(network, pixels, mean=MEAN, std=STD):
 
 
 def call(*words):
-    return predict([*map(str, words), "--device", "cpu", "--trust", "trained"])
+    return main(["predict", *map(str, words), "--device", "cpu", "--trust", "trained"])
 
 
 def test_masks_probabilities_and_overlays_of_a_folder(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from html_folders import evaluation_of, summary_of, write_run
 
-from segdpo.cli import report
+from segdpo.cli import main
 
 ROOT = Path(__file__).parents[2]
 BROWSER = next(
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 def test_a_run_gets_a_page_beside_its_files(run, capsys):
-    assert report([str(run)]) == 0
+    assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}/report.html\n"
     assert (run / "report.html").read_text().startswith("<!doctype html>")
 
@@ -34,24 +34,24 @@ def test_a_run_gets_a_page_beside_its_files(run, capsys):
 def test_several_runs_get_one_page_here(run, tmp_path, monkeypatch):
     other = write_run(tmp_path / "other", summary_of(seed=1), ["loss=dpo", "seed=1"])
     monkeypatch.chdir(tmp_path)
-    assert report([str(run), str(other)]) == 0
+    assert main(["report", str(run), str(other)]) == 0
     assert "2 of 2 runs" in Path("report.html").read_text()
-    assert report([str(tmp_path), "--out", "new/all.html"]) == 0
+    assert main(["report", str(tmp_path), "--out", "new/all.html"]) == 0
     assert Path("new/all.html").exists()
 
 
 def test_a_group_that_is_not_there_is_named(run, tmp_path, capsys):
-    assert report([str(tmp_path), str(run.parent), "--dense", "gold", "--out", str(tmp_path / "x.html")]) == 1
+    assert main(["report", str(tmp_path), str(run.parent), "--dense", "gold", "--out", str(tmp_path / "x.html")]) == 1
     assert "'gold'" in capsys.readouterr().err
 
 
 def test_twice_gives_the_same_bytes(run):
-    pages = [(report([str(run)]), (run / "report.html").read_bytes())[1] for _ in range(2)]
+    pages = [(main(["report", str(run)]), (run / "report.html").read_bytes())[1] for _ in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_no_run_no_page(tmp_path, capsys):
-    assert report([str(tmp_path)]) == 1
+    assert main(["report", str(tmp_path)]) == 1
     assert "Expected a run or a sweep" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
@@ -72,7 +72,7 @@ def test_the_commands_of_the_document_run(tmp_path, monkeypatch):
     ran = [words[2:] for words in commands() if words[:2] == ["segdpo", "report"]]
     assert len(ran) == 4
     for words in ran:
-        assert report(words) == 0
+        assert main(["report", *words]) == 0
 
 
 def browse(page, folder, *options):
@@ -101,10 +101,10 @@ def requests_of(log):
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_in_a_browser_nothing_is_asked_for_and_nothing_overflows(run, tmp_path, colours):
-    report([str(run)])
+    main(["report", str(run)])
     page = (run / "report.html").read_text()
     write_run(tmp_path / "other", summary_of(seed=1), [f"loss=dpo,{LONG}", "seed=1"])
-    report([str(run), str(tmp_path / "other"), "--out", str(tmp_path / "both.html")])
+    main(["report", str(run), str(tmp_path / "other"), "--out", str(tmp_path / "both.html")])
     both = (tmp_path / "both.html").read_text()
     asking = page.replace("<body>", '<body><img src="http://127.0.0.1:9/asked.png">')
     asking = asking.replace("http-equiv", "data-off")

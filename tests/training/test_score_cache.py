@@ -1,6 +1,7 @@
 """Cached scores: equal to live ones, missing whenever anything differs, and kept when a run is interrupted."""
 
 import copy
+import errno
 import multiprocessing
 import os
 import signal
@@ -320,3 +321,22 @@ def test_a_disk_that_cannot_be_written_to_stops_with_its_name(network, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file.*reference=frozen"):
         ScoreTable(tmp_path / "file", 2).add(*rows([1]))
+
+
+def test_the_folder_of_another_user_is_read_and_new_scores_stay_in_memory(tmp_path, monkeypatch, caplog):
+    ScoreTable(tmp_path, 2).add(*rows([1]))
+    before = sorted(tmp_path.iterdir())
+
+    def refuse(self, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    table = ScoreTable(tmp_path, 2)
+    assert table.find(rows([1])[0])[1].all()
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    for number in (2, 3):
+        table.add(*rows([number]))
+    found, known = table.find(rows([1, 2, 3])[0])
+    assert known.all()
+    np.testing.assert_array_equal(found, rows([1, 2, 3])[1])
+    assert caplog.text.count(f"{tmp_path} may not be written to") == 1
+    assert sorted(tmp_path.iterdir()) == before

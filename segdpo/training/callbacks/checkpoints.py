@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from segdpo.files import remove_unfinished, write_atomically
+from segdpo.models import check_archive
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(path, buffer.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return the content of a file; a damaged one is an error, which it is not for `torch.load`."""
+        if Path(path).is_file():  # and no address
+            check_archive(path)
+        return super().load_checkpoint(path, *args, **options)
 
 
 class RandomState(Callback):

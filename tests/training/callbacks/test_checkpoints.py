@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def break_write(monkeypatch, error):
 def test_what_is_saved_is_loaded(tmp_path):
     path = tmp_path / "checkpoints" / "last.ckpt"
     (tmp_path / "checkpoints").mkdir()
-    # Left by a process that was killed while it wrote.
-    (tmp_path / "checkpoints" / ".last.ckpt.123-abcd.tmp").write_bytes(b"half")
+    # Left by a process that was killed while it wrote, days ago.
+    (left := tmp_path / "checkpoints" / ".last.ckpt.123-00c0ffee.tmp").write_bytes(b"half")
+    os.utime(left, (0, 0))
     AtomicCheckpointIO().save_checkpoint(CONTENT, path)
     loaded = AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
     assert torch.equal(loaded["weights"], CONTENT["weights"])
@@ -167,6 +169,20 @@ def test_a_slurm_job_is_requeued_with_a_checkpoint_and_another_one_follows_sigte
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
     assert torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 2
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(fit, scripted, tmp_path):
+    options = {"plugins": [AtomicCheckpointIO()], "enable_checkpointing": True}
+    fit(scripted(), callbacks=[checkpoints(tmp_path)], **options)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[content.index(struct.pack("<f", -8.0))] ^= 1  # in the value of a weight
+    last.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt.*does not fit its checksum"):
+        fit(scripted(), callbacks=[checkpoints(tmp_path)], ckpt_path=str(last), **options)
+    last.write_bytes(content[:-50])
+    with pytest.raises(ValueError, match=r"last\.ckpt.*damaged, unfinished"):
+        fit(scripted(), callbacks=[checkpoints(tmp_path)], ckpt_path=str(last), **options)
 
 
 def test_a_full_disk_ends_training_with_a_message(fit, scripted, tmp_path, caplog, monkeypatch):
