@@ -99,7 +99,8 @@ def test_every_yaml_works(group, name, weights):
 
 @pytest.mark.parametrize(
     "path",
-    [CONF / "mine.yaml"] + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
+    [CONF / "mine.yaml", *sorted((CONF / "engine").glob("*.yaml"))]
+    + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
     ids=lambda path: path.stem,
 )
 def test_the_command_in_each_yaml_composes(path):

@@ -38,6 +38,8 @@ DESCRIPTION = "pack.json"
 RECORDS_PER_SHARD = 64
 PLACE = ("shard", "offset", "length", "crc")
 Images = Literal["files", "pixels"]
+Packed = tuple[bytes, dict[str, Any]]
+"""A record's bytes and its header."""
 
 
 class PackDataset:
@@ -93,6 +95,11 @@ class PackDataset:
         return int(index) % len(self)
 
 
+def packed(record: Record, classes: Sequence[str], image_file: ImageFile | None = None) -> Packed:
+    """Return a valid record as a pack stores it; without the file of its image, its pixels are stored."""
+    return encode_record(check_record(record, tuple(classes)), image_file)
+
+
 class PackWriter:
     """Writes records to a pack; a pack that is already there is continued.
 
@@ -123,17 +130,20 @@ class PackWriter:
         self._lock = _lock(self.path / DESCRIPTION)
         self.done_ids: set[str] = set()
         self._table = RecordTable()
-        self._waiting: list[tuple[bytes, dict[str, Any]]] = []
+        self._waiting: list[Packed] = []
         self._shards = 0
         self._resume()
 
     def write(self, record: Record, image_file: ImageFile | None = None) -> None:
         """Append a valid record; `image_file` is the file that its image was read from."""
-        if record.id in self.done_ids:
-            raise DataError(f"{self.path}: Expected each id once but {record.id!r} is there already.", "id")
-        file = image_file if self._settings.images == "files" else None
-        self._waiting.append(encode_record(check_record(record, self.classes), file))
-        self.done_ids.add(record.id)
+        self.write_packed(packed(record, self.classes, image_file if self._settings.images == "files" else None))
+
+    def write_packed(self, record: Packed) -> None:
+        """Append what `packed` returned for a record of these classes."""
+        if record[1]["id"] in self.done_ids:
+            raise DataError(f"{self.path}: Expected each id once but {record[1]['id']!r} is there already.", "id")
+        self._waiting.append(record)
+        self.done_ids.add(record[1]["id"])
         if len(self._waiting) == self._settings.records_per_shard:
             self._write_shard()
 
