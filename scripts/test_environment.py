@@ -36,6 +36,7 @@ LOWEST = ["train", "lora", "export", "search", "coco", "cluster", "tensorboard"]
 # Of the core and of training; not what looks at the repository, and not what needs further packages of the extra dev.
 PARTS = "kernels losses scores masks metrics models data training recipes preferences inference reports rl"
 LOWEST_TESTS = [f"tests/{part}" for part in PARTS.split()]
+CLUSTER = ["tests/cluster", "tests/scripts/test_cluster_conf.py"]
 
 
 def main() -> int:
@@ -48,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="segdpo-") as folder:
         place = Path(folder)
         make_environment(options.kind, options.python, place)
-        defaults = {"core": CORE, "lowest": LOWEST_TESTS, "cluster": ["tests/cluster"], "locked": ["tests"]}
+        defaults = {"core": CORE, "lowest": LOWEST_TESTS, "cluster": CLUSTER, "locked": ["tests"]}
         words = [str(place / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         return subprocess.run([*words, *(options.tests or defaults[options.kind])], cwd=ROOT).returncode
 
