@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from segdpo.preferences.selection import entropy as entropy
     from segdpo.preferences.selection import everything as everything
     from segdpo.preferences.selection import most_promising as most_promising
+    from segdpo.preferences.selection import part as part
     from segdpo.preferences.sliding_window import check_windows as check_windows
     from segdpo.preferences.sliding_window import whole_or_in_windows as whole_or_in_windows
 

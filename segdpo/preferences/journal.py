@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from segdpo.data import Packed, RecordSource, file_of, info_of, is_text, packed
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, remove_unfinished, write_atomically
+from segdpo.files import DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
 from segdpo.preferences.mining import Mining, Outcome, mine_record
 
 Selection = Callable[[RecordSource], list[int]]
+# What one run can resume: a line of the journal takes about 1 kB, and 2 kB of memory.
+MAX_RECORDS, MAX_JOURNAL_BYTES = 10**6, 2**33
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def run_mining(
     try:
         if journal.selected is None:
             # Selected once and kept: a network may select other records on another machine.
-            journal.begin(sorted(selection(source)))
+            journal.begin(_checked_number(sorted(selection(source))))
         else:
             journal.resume()
         numbers = _numbers(source, journal.selected or [])
@@ -232,7 +234,7 @@ class Journal:
         write_atomically(self.path, "".join(lines).encode())
 
     def _read(self) -> None:
-        content = read_file(self.path, MAX_TEXT_BYTES)
+        content = read_file(self.path, MAX_JOURNAL_BYTES)
         # A line without its end was cut off when the run was interrupted.
         *whole, _ = content.split(b"\n")
         head, *lines = whole or [b""]
@@ -318,6 +320,16 @@ def _write_all(
         progress(count, len(numbers))
         if result.packed is not None and result.line.id not in written:
             writer.write_packed(result.packed)
+
+
+def _checked_number(selected: list[int]) -> list[int]:
+    """Refuse, before any work, more records than a run can resume."""
+    if len(selected) > MAX_RECORDS:
+        raise DataError(
+            f"Expected at most {MAX_RECORDS} records in one run but {len(selected)} are selected; mine them in parts: "
+            f"selection=part selection.number=0 selection.parts={-(-len(selected) // MAX_RECORDS)}, and so on."
+        )
+    return selected
 
 
 def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:

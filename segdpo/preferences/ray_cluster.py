@@ -20,7 +20,7 @@ def on_ray(
     init: Mapping[str, Any],
     num_cpus: float = 1,
     num_gpus: float = 0,
-    records: int = 8,
+    records: int = 16,
     max_retries: int = 10,
 ) -> Iterator[Result]:
     """Mine records as tasks of Ray and yield the results in the order of `numbers`.

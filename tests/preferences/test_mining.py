@@ -270,6 +270,11 @@ def test_the_selection_is_made_once_and_kept(tmp_path):
     assert run(tmp_path / "a", selection=another).mined == 4
 
 
+def test_more_records_than_a_run_can_resume_are_refused_before_any_work(tmp_path):
+    with pytest.raises(DataError, match=r"at most 1000000 records .* but 2000001 .* selection\.parts=3"):
+        run(tmp_path / "a", selection=lambda records: list(range(2_000_001)))
+
+
 def test_the_journal_says_what_became_of_each_record(tmp_path):
     run(tmp_path / "a")
     head, *lines = [json.loads(line) for line in journal_path(tmp_path / "a").read_text().splitlines()]

@@ -28,6 +28,7 @@ YAMLS = [
 ]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
+    "part": ["selection.number=0", "selection.parts=1"],
     "checkpoints": ["candidates.weights.early=WEIGHTS", "candidates.weights.late=WEIGHTS"],
     ("candidates", "function"): ["candidates.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
