@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test test-core test-lowest test-cluster docs bench own-data structure fuzz check install-size format lock clean
+.PHONY: help setup train test test-core test-lowest test-cluster docs bench gpu own-data structure fuzz check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ docs: $(STAMP)  ## build the documentation site into outputs/docs; warnings and 
 
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+# Without `make setup`, since a machine with a GPU may reach no package index: it uses what is installed there.
+gpu:  ## on a machine with CUDA: its tests and measurements, as tables for docs/performance.md; options: make gpu ARGS="--tune"
+	PYTHONPATH=$(CURDIR) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu.py $(ARGS)
 
 own-data: $(STAMP)  ## measure the figures of own data (docs/results.md); options: make own-data ARGS="--only layouts"
 	$(BIN)/python scripts/own_data.py $(ARGS)
