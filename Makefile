@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test test-core test-lowest test-cluster docs bench gpu own-data structure fuzz check install-size format lock clean
+.PHONY: help setup train test test-core test-lowest test-cluster docs bench gpu own-data structure fuzz kill check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ structure: $(STAMP)  ## signs of structure: modules, lines, helpers, the files t
 
 fuzz: $(STAMP)  ## open mutated files of every kind and count the outcomes; options: make fuzz N=1000 SEED=1 ARGS="--only shard"
 	$(BIN)/python scripts/fuzz.py --cases $(N) --seed $(SEED) $(ARGS)
+
+kill: $(STAMP)  ## kill trainings and minings at random moments, resume them, compare; options: make kill N=20 SEED=1 ARGS="--only mine"
+	$(BIN)/python scripts/kill.py --number $(if $(filter file,$(origin N)),100,$(N)) --seed $(SEED) $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, direction of imports, declared dependencies
 	$(BIN)/ruff check .

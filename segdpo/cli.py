@@ -51,6 +51,9 @@ def main(words: Words | None = None) -> int:
         return 2
     try:
         return VERBS[verb](rest)
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         from segdpo.extras import missing_extra
 

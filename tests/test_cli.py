@@ -55,6 +55,15 @@ def test_a_verb_without_its_packages_names_the_extra(verb, capsys, monkeypatch):
     assert "pip install 'segdpo[" in said.err
 
 
+def test_ctrl_c_ends_in_one_line_and_its_exit_status(capsys, monkeypatch):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segdpo.cli.VERBS", {"mine": interrupted})
+    assert cli.main(["mine"]) == 130
+    assert capsys.readouterr().err == "Stopped by Ctrl-C.\n"
+
+
 def test_help_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

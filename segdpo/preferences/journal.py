@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from segdpo.data import Packed, RecordSource, file_of, info_of, is_text, packed
+from segdpo.data import Packed, RecordSource, file_of, first_difference, info_of, is_text, packed
 from segdpo.files import DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
 from segdpo.preferences.mining import Mining, Outcome, mine_record
@@ -51,7 +51,7 @@ class Writer(Protocol):
         ...
 
     def write_packed(self, record: Packed) -> object:
-        """Add a record."""
+        """Add a record, or compare it with the one written."""
         ...
 
     def finish(self) -> object:
@@ -246,13 +246,13 @@ class Journal:
             parsed = [_parse(json.loads(line)) for line in lines]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(
-                f"{self.path}: Expected the journal of a mining run but got {error!r}; delete it."
+                f"{self.path}: Expected the journal of a mining run but got {error!r}; restore it, or remove "
+                "it: what is mined then is compared with what was mined."
             ) from error
         if settings != self.settings:
             raise DataError(
                 f"{self.path}: Expected the settings that this run was begun with, but "
-                f"{_difference(settings, self.settings)}; use those settings, write elsewhere, or delete the "
-                "journal and what was mined.",
+                f"{first_difference(settings, self.settings)}; use those settings, or write elsewhere.",
                 "version",
             )
         self.selected, self.finished = selected, finished
@@ -291,15 +291,6 @@ def _parse(line: dict[str, Any]) -> Line:
     return parsed
 
 
-def _difference(then: Any, now: Any, where: str = "") -> str:
-    """Name the first setting that differs."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in [*then, *(key for key in now if key not in then)]:
-            if then.get(key) != now.get(key):
-                return _difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
-    return f"{where or 'they'} was {then!r} and is {now!r}"
-
-
 def _write_all(
     mine_all: Callable[[Sequence[int]], Iterator[Result]],
     journal: Journal,
@@ -308,6 +299,12 @@ def _write_all(
     progress: Callable[[int, int], None],
 ) -> None:
     written = frozenset(writer.done_ids)
+    if others := sorted(written - numbers.keys()):
+        raise DataError(
+            f"Expected records that are selected but {others[0]!r} is in the pack, one of {len(others)}; mine the data "
+            "set that the pack was begun with, or write elsewhere.",
+            "version",
+        )
     waiting = [
         number
         for record_id, number in numbers.items()
@@ -318,8 +315,8 @@ def _write_all(
     for count, result in enumerate(mine_all(waiting), done + 1):
         journal.add(result.line)
         progress(count, len(numbers))
-        if result.packed is not None and result.line.id not in written:
-            writer.write_packed(result.packed)
+        if result.packed is not None:
+            writer.write_packed(result.packed)  # one that was written before is compared
 
 
 def _checked_number(selected: list[int]) -> list[int]:
@@ -338,7 +335,7 @@ def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:
         if index >= len(source):
             raise DataError(
                 f"Expected records below {len(source)} but {index} is selected; mine the data set that the journal "
-                "was begun with, or delete the journal.",
+                "was begun with, or write elsewhere.",
                 "version",
             )
         record_id = info_of(source, index).id

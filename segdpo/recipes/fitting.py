@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig
@@ -16,9 +17,10 @@ from torch import nn
 from segdpo.data import DataModule, RecordSource, Splits
 from segdpo.models import freeze_parts, load_weights, without_download
 from segdpo.recipes.config import Plain, build, plain
+from segdpo.recipes.resuming import TrainedOn, resuming
 from segdpo.recipes.run import Run
 from segdpo.recipes.sweep_folder import in_sweep
-from segdpo.training import RandomState
+from segdpo.training import RandomState, Task
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,14 @@ class Fitted:
     data: DataModule
 
 
-def fit(run: Run, task: LightningModule, data: DataModule, network: nn.Module, callbacks: Sequence[Callback]) -> Fitted:
+def fit(
+    run: Run,
+    task: LightningModule,
+    data: DataModule,
+    network: nn.Module,
+    callbacks: Sequence[Callback],
+    stage: str = "policy",
+) -> Fitted:
     """Train as the configuration says, from the beginning or from the checkpoint of `resume=…`.
 
     Args:
@@ -41,12 +50,21 @@ def fit(run: Run, task: LightningModule, data: DataModule, network: nn.Module, c
         data: the loaders.
         network: the network in the task that is being trained; with final=best it gets its best weights at the end.
         callbacks: beside those of the configuration.
+        stage: what the caller counts the seconds of the training as.
+
+    Raises:
+        ValueError: the checkpoint is of another training, and there is no resume_force.
     """
     config = run.config
     # In every checkpoint, so that the network can be built from the file alone.
     task.save_hyperparameters({"config": description_of(run)})
     trainer = make_trainer(config, callbacks)
-    trainer.fit(task, datamodule=data, ckpt_path=_checkpoint_of(config), weights_only=True)
+    checkpoint = _checkpoint_of(config, trainer)
+    trained_on = TrainedOn.of(run, network, data, trainer.world_size)
+    trainer.callbacks.append(resuming(run, trained_on, checkpoint, stage))  # type: ignore[attr-defined]
+    if isinstance(task, Task):
+        task.resume_force = config.resume_force
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best = run.folder / "checkpoints" / "best.ckpt"
     if config.final == "best" and best.exists():
         load_weights(best, network)
@@ -126,21 +144,25 @@ def header_for(run: Run, *, adapter: bool = False) -> dict[str, str]:
     return {"config": json.dumps(description)}
 
 
-def _checkpoint_of(config: DictConfig) -> str | None:
-    """Return the checkpoint to resume from: a file, or with resume=last the run folder's own if there is one."""
+def _checkpoint_of(config: DictConfig, trainer: Trainer) -> Path | None:
+    """Return the checkpoint to resume from: a file, or with resume=last the run folder's own if there is one.
+
+    A job that Slurm requeued resumes from the one that Lightning saved for that.
+    """
     if config.resume is None:
-        return None
+        requeued = trainer._checkpoint_connector._hpc_resume_path if SLURMEnvironment.detect() else None
+        return None if requeued is None else Path(requeued)
     if config.resume != "last":
         if not Path(config.resume).is_file():
             raise FileNotFoundError(
                 f"Expected a checkpoint at resume={config.resume} but there is no such file; checkpoints are in "
                 "the folder checkpoints/ of a run."
             )
-        return str(config.resume)
+        return Path(config.resume)
     last = Path(config.run_folder) / "checkpoints" / "last.ckpt"
     if last.exists():
         log.info("Resuming from %s.", last)
-        return str(last)
+        return last
     if not in_sweep():
         log.warning(
             "There is no checkpoint at %s: the run starts from its beginning. To resume an earlier run, name its "

@@ -69,6 +69,10 @@ def train(*overrides: str, config_dir: str | Path | None = None, **options: Any)
         assert hydra is not None
         try:
             folder, measured = hydra.run("train", _run, words).return_value
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # what the command would print
+                raise ValueError(stop.code) from stop
+            raise
         except ConfigCompositionException as error:
             error.add_note(existing_options(words, "train"))
             raise

@@ -1,9 +1,11 @@
 """Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from segdpo.checks import check_choice
-from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, write_folder
+from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, first_difference, write_folder
 from segdpo.files import DataError, exists, open_file
 from segdpo.inference import open_network
 from segdpo.models import POLICY, check_resolvers, load_weights, weights_path
@@ -69,26 +71,56 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
         )
     miner = ConfiguredMiner(config, console)
     left_out = ("out", "engine") if miner.asks else ("out", "engine", "model")
-    settings = _plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out]))
-    journal = Journal(journal_path(out), with_contents(settings))
-    if journal.finished and out.exists():
-        return journal.summary()
+    settings = with_contents(_plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])))
+    journal = Journal(journal_path(out), settings)
     # An interrupted pack can be continued, a folder cannot: the folder is written at the end, all at once.
     pack = out if config.format == "pack" else out.with_name(f"{out.name}.pack")
+    if journal.finished and out.exists():
+        return counted(journal.summary(), out, settings) if pack == out else journal.summary()
+    if pack != out and out.exists():
+        raise DataError(
+            f"{out}: Expected nothing there but it is there, and no journal of a finished mining ({journal.path}) says "
+            "what it was made with; choose another out, or remove it."
+        )
+    # Opens the network, if one is asked, before anything is written.
+    selection = partial(miner.selection, seed=config.seed)
     with Bars(console) as bars:
         summary = run_mining(
             miner.source,
             miner,
             journal,
-            PackWriter(pack, miner.source.classes, images="files"),
-            selection=partial(miner.selection, seed=config.seed),
+            PackWriter(pack, miner.source.classes, images="files", made_with=settings),
+            selection=selection,
             engine=build(config.engine),
             progress=lambda done, total: bars.update("mining", done, total),
         )
+    summary = counted(summary, pack, settings)
     if config.format == "folder":
         write_folder(out, PackDataset(pack, channels=None), miner.source.classes)
         shutil.rmtree(pack)
     return summary
+
+
+def counted(summary: Summary, path: Path, settings: dict[str, Any]) -> Summary:
+    """Return the summary of a journal with the numbers of the pack.
+
+    Raises:
+        DataError: the pack was made with other settings, or does not hold what the journal says.
+    """
+    pack = PackDataset(path, channels=None)
+    if pack.made_with != json.loads(json.dumps(settings)):
+        raise DataError(
+            f"{path}: Expected a pack that was made with these settings but "
+            f"{first_difference(pack.made_with, settings)}; use those settings, or choose another out.",
+            "version",
+        )
+    if (len(pack), pack.pairs) != (summary.mined, summary.pairs):
+        raise DataError(
+            f"{path}: Expected {summary.mined} records with {summary.pairs} pairs, as its journal says, but it has "
+            f"{len(pack)} with {pack.pairs}; choose another out, or remove the pack and its journal.",
+            "version",
+        )
+    return replace(summary, mined=len(pack), pairs=pack.pairs)
 
 
 class ConfiguredMiner:

@@ -39,7 +39,7 @@ def run_reward(run: Run, callbacks: Sequence[Callback]) -> Figures:
     run.clock.lap("pairs")
     seed_everything(config.seed, workers=True, verbose=False)
     task = make_task(run, preferences)
-    fitted = fit(run, task, data, task.network, callbacks)
+    fitted = fit(run, task, data, task.network, callbacks, "training")
     metric = validate(fitted, config.optimise)
     run.clock.lap("training")
     if not fitted.trainer.is_global_zero:

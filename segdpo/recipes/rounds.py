@@ -3,6 +3,7 @@
 import copy
 import csv
 import io
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,14 @@ from torch import nn
 
 from segdpo.data import DataModule
 from segdpo.files import write_atomically
-from segdpo.models import load_weights, save_weights
+from segdpo.models import load_weights, read_header, save_weights
 from segdpo.preferences import asks_network
 from segdpo.recipes.collect import Preferences, collect_preferences
 from segdpo.recipes.config import build, function_of, leaves
 from segdpo.recipes.fitting import header_for, make_data, make_policy
 from segdpo.recipes.keep import check_rule
 from segdpo.recipes.reference import Reference, images_to_judge
+from segdpo.recipes.resuming import TrainedOn, check_resumed
 from segdpo.recipes.run import Run
 from segdpo.training import AdapterOff
 
@@ -75,15 +77,20 @@ def rounds_of(run: Run, reference: Reference) -> Iterator[Round]:
         seed_everything(part.config.seed, workers=True, verbose=False)
         policy = make_policy(config, held) if policy is None else policy
         kept, is_last = part.folder / "policy.safetensors", part is runs[-1]
-        if not is_last and config.resume == "last" and kept.exists():
+        trained_on = None if is_last else TrainedOn.of(part, policy, data)
+        if trained_on is not None and config.resume == "last" and kept.exists():
             log.info("Round %d of %d is finished: %s", number + 1, len(runs), kept)
+            _resume_after(part, kept, trained_on)
             load_weights(kept, policy)
         else:
             fresh = number == 0 or config.round_reference == "latest"
             yield Round(part, policy, held, data, tuple(collected), starts_at_reference=fresh)
-        if not is_last:
-            save_weights(kept, policy, header_for(run, adapter=True))
-            held = copy.deepcopy(policy) if config.round_reference == "latest" else held
+            if trained_on is not None:
+                own = {"trained_on": vars(trained_on), "seconds": run.clock.until_now("policy")}
+                header = header_for(run, adapter=True) | {name: json.dumps(value) for name, value in own.items()}
+                save_weights(kept, policy, header)
+        if not is_last and config.round_reference == "latest":
+            held = copy.deepcopy(policy)
         run.clock.lap("policy")
     if len(runs) > 1:
         join_metrics(runs, run.folder / "metrics.csv")
@@ -161,6 +168,14 @@ def join_metrics(runs: Sequence[Run], out: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(out, text.getvalue().encode())
+
+
+def _resume_after(part: Run, kept: Path, now: TrainedOn) -> None:
+    """Compare a finished round with what would be trained now, and count its seconds."""
+    header = read_header(kept)
+    before, seconds = (json.loads(header[name]) if name in header else None for name in ("trained_on", "seconds"))
+    check_resumed(kept, before, now, force=part.config.resume_force)
+    part.clock.resume(seconds or {})
 
 
 def _config_of(config: DictConfig, number: int, steps: int) -> DictConfig:

@@ -6,9 +6,11 @@ import logging
 import math
 import os
 import platform
+import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,8 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -29,6 +33,7 @@ from segdpo.files import write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
 from segdpo.recipes.monitor import with_monitor
+from segdpo.recipes.run_lock import locked
 from segdpo.recipes.sweep_folder import in_sweep
 from segdpo.renamed import REMOVED_OPTIONS, current_config
 from segdpo.renamed import current_name as current_option
@@ -42,17 +47,39 @@ MEASURED_AT = ("image", "view")
 
 
 class Clock:
-    """Seconds that the stages of a run took, by name."""
+    """Seconds that the stages of a run took, by name, in all processes that worked on it."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._own: dict[str, float] = {}
+        self._earlier: Mapping[str, float] = {}
+        self._begin = self._last = time.perf_counter()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The seconds of each stage until its last lap."""
+        return _sum(self._own, {name: each for name, each in self._earlier.items() if name != TOTAL})
 
     def lap(self, stage: str) -> None:
         """Add the seconds since the last lap, or since the beginning, to those of `stage`."""
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._own = _sum(self._own, {stage: now - self._last})
         self._last = now
+
+    def until_now(self, stage: str) -> dict[str, float]:
+        """Return the seconds of each stage, those since the last lap as seconds of `stage`, and of all: `total`."""
+        now = time.perf_counter()
+        return _sum(_sum(self._own, {stage: now - self._last, TOTAL: now - self._begin}), self._earlier)
+
+    def resume(self, earlier: Mapping[str, float]) -> None:
+        """Count the seconds that earlier processes took until a checkpoint, what `until_now` returned there."""
+        self._earlier = dict(earlier)
+
+
+TOTAL = "total"
+
+
+def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +126,27 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Figure
         the folder holds this very run, finished, its summary is returned and nothing runs.
 
     Raises:
-        ValueError: the folder holds another finished run.
+        ValueError: the folder holds another finished run, or another run is writing to it.
+        SystemExit: SIGTERM or Ctrl-C stopped the training.
     """
     check_at_start(config)
-    if (earlier := finished(config)) is not None:
-        return earlier
+    with locked(Path(config.run_folder)), exit_statuses():
+        earlier = finished(config)
+        return _run_unfinished(config, callbacks) if earlier is None else earlier
+
+
+def _run_unfinished(config: DictConfig, callbacks: Sequence[Callback]) -> Figures:
     quieten()
-    begin = time.perf_counter()
+    clock = Clock()
     torch.set_num_threads(_threads_of(config))
     seed_everything(config.seed, workers=True, verbose=False)
-    run = open_run(config)
+    run = replace(open_run(config), clock=clock)
     run = replace(run, config=with_monitor(config, len(run.splits.val), len(run.with_gold(run.splits.val))))
     recipe: Recipe = build(config.task)
     summary = recipe(run, callbacks)
     if not summary:
         return {}
-    run.clock.lap("comparison")
-    seconds = run.clock.seconds | {"total": time.perf_counter() - begin}
+    seconds = clock.until_now("comparison")
     described = {
         "seed": config.seed,
         "max_steps": config.trainer.get("max_steps"),
@@ -128,6 +159,20 @@ def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Figure
     write_atomically(run.folder / "summary.json", json.dumps(summary, indent=1, default=float).encode())
     _show(run.folder, summary)
     return summary
+
+
+@contextmanager
+def exit_statuses() -> Iterator[None]:
+    """Let a process that Lightning stops have the exit status of the signal: 143 after SIGTERM, 130 after Ctrl-C."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop, SIGTERMException):
+            # Lightning kills the first process where one of the others ends with another status than 0.
+            raise SystemExit(0 if getattr(rank_zero_only, "rank", 0) else 128 + signal.SIGTERM) from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise SystemExit(128 + signal.SIGINT) from stop
+        raise
 
 
 def open_run(config: DictConfig) -> Run:
@@ -198,7 +243,7 @@ def quieten() -> None:
 
 
 # Options that change no number of a run; of default_beta, the entry that is used is `beta`.
-WITHOUT_EFFECT = ("run_folder", "threads", "jobs", "cache", "resume", "logger", "default_beta")
+WITHOUT_EFFECT = ("run_folder", "threads", "jobs", "cache", "resume", "resume_force", "logger", "default_beta")
 WATCHING = ("callbacks.progress.", "callbacks.panels.", "callbacks.displacement.", "callbacks.resume_hint.")
 SHOWN = 6
 

@@ -23,7 +23,7 @@ def run_supervised(run: Run, callbacks: Sequence[Callback]) -> Figures:
     data = make_data(config, run.source, run.splits)
     options = {"scheduler": build(config.scheduler), "window": run.preparation.window}
     task = SupervisedTask(network, build(config.sft_loss), build(config.optimizer), **options)
-    fitted = fit(run, task, data, network, callbacks)
+    fitted = fit(run, task, data, network, callbacks, "training")
     metric = validate(fitted, config.optimise)
     run.clock.lap("training")
     if not fitted.trainer.is_global_zero:

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from segdpo.files import write_atomically
+from segdpo.recipes.run_lock import locked
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._=+-]")
 # Characters of a name before its hash, and of a value that is shortened.
@@ -56,7 +58,22 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 class SweepFolder(Callback):
-    """What Hydra calls: a sweep in a folder with runs is refused unless resume=last, and each run enters the index."""
+    """What Hydra calls: a folder in use is refused; so is a sweep in a folder with runs, unless resume=last.
+
+    Each run of a sweep enters the index.
+    """
+
+    def on_run_start(self, config: DictConfig, **given: Any) -> None:
+        """Hold the folder before Hydra writes to it, or end with a message: Hydra would make a warning of an error."""
+        self._held = ExitStack()
+        try:
+            self._held.enter_context(locked(Path(config.hydra.run.dir)))
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+
+    def on_run_end(self, config: DictConfig, **given: Any) -> None:
+        """Release the folder."""
+        self._held.close()
 
     def on_multirun_start(self, config: DictConfig, **given: Any) -> None:
         """End with a message if the folder of the sweep is taken; Hydra would make a warning of an error."""

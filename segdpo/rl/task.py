@@ -146,14 +146,16 @@ class PolicyGradientTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the reference and the counters."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["reference"] = {} if self.reference is None else self.reference.state_dict()
         counters = (self.kl_scale, self.rollouts, self.rewards_computed, self.collapse.rollouts)
         checkpoint["policy_gradient"] = list(counters)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the reference and the counters; a checkpoint that was trained with another reference is refused."""
+        super().on_load_checkpoint(checkpoint)
         if self.reference is not None:
-            self.reference.load_state_dict(checkpoint.get("reference", {}))
+            self.load_reference(self.reference, checkpoint)
         counters = checkpoint["policy_gradient"]
         self.kl_scale, self.rollouts, self.rewards_computed, self.collapse.rollouts = counters
 

@@ -228,12 +228,14 @@ class PreferenceTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the states of the reference and of β."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["reference"] = self.reference.state_dict()
         checkpoint["beta"] = {} if self._beta is None else self._beta.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the reference and β; the reference refuses a checkpoint trained against other weights."""
-        self.reference.load_state_dict(checkpoint.get("reference", {}))
+        super().on_load_checkpoint(checkpoint)
+        self.load_reference(self.reference, checkpoint)
         if self._beta is not None:
             self._beta.load_state_dict(checkpoint.get("beta", {}))
 

@@ -17,6 +17,7 @@ from segdpo.data import Batch
 from segdpo.metrics import Overlap
 from segdpo.scores import predicted_classes
 from segdpo.training.held_out import GAINS, HeldOutGains
+from segdpo.training.references import Reference
 from segdpo.training.scoring import PreferenceBatch, weight_of
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -59,6 +60,8 @@ class Task(LightningModule):
         self.guard = FiniteGuard()
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._logged_at = -1
+        self.resume_force = False
+        """Resume also from a checkpoint that was trained against another reference."""
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser of the trainable parameters, and a schedule that steps after every step."""
@@ -110,6 +113,28 @@ class Task(LightningModule):
         """Add the gains in IoU with the masks of held-out pairs."""
         gains = self._held_out(logits, batch)
         self.count(stage, {f"pairs/{name}": gain for name, gain in gains.items()}, weight_of(batch))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the sums and weights of the training means since they were logged, over all processes."""
+        means = cast(Means, self.means["on_train"])
+        sums, weights = self.sum_over_processes(torch.stack([means.sums, means.weights])).tolist()
+        logged = self._logged_at != -1  # the next batch begins anew
+        rows = zip(means.names, sums, weights, strict=True)
+        checkpoint["train_means"] = {} if logged else {name: pair for name, *pair in rows}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the training means, so that the next logged ones cover the same pairs as without an interruption."""
+        means = cast(Means, self.means["on_train"])
+        first = self._trainer is None or self._trainer.is_global_zero
+        found = checkpoint.get("train_means", {}) if first else {}
+        rows = [found.get(name, (0.0, 0.0)) for name in means.names]
+        means.sums, means.weights = means.sums.new_tensor(rows).T.contiguous().unbind()
+        self._logged_at = -1
+
+    def load_reference(self, reference: Reference, checkpoint: Mapping[str, Any]) -> None:
+        """Restore a reference; without `resume_force` it refuses a checkpoint trained against other weights."""
+        own, state = reference.state_dict(), checkpoint.get("reference", {})
+        reference.load_state_dict(own if self.resume_force and "fingerprint" in own else state)
 
     def share(self, weight: Tensor) -> Tensor:
         """Return the factor of this process's loss that makes DDP's gradient that of one mean over all processes.

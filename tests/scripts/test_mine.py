@@ -22,6 +22,7 @@ from segdpo.data.formats.folder import FolderDataset, write_folder
 from segdpo.data.formats.pack import PackDataset
 from segdpo.data.shapes import Shapes
 from segdpo.files import DataError
+from segdpo.preferences import journal_path
 from segdpo.recipes.mine import mine_to_disk, run_mine, with_contents
 from segdpo.recipes.run import run_recipe
 from segdpo.reports import sources_table
@@ -177,6 +178,43 @@ def test_other_weights_do_not_resume_a_mining(tmp_path):
     save_run(tmp_path / "copy", NAMES, width=5)
     with pytest.raises(DataError, match=r"model\.weights was 'weights of sha256 \w+' and is 'weights of sha256 \w+'"):
         mine_to_disk(composed(*words, f"model.weights={tmp_path / 'copy'}"), Console(quiet=True))
+
+
+def test_a_pack_knows_what_it_was_made_with_without_its_journal(tmp_path):
+    """The journal's numbers would otherwise be those of new settings, and the pack an old one."""
+    words = ["data.count=4", "candidates=existing", "questions=all_pairs", f"out={tmp_path / 'a'}"]
+    first = mine_to_disk(composed(*words), Console(quiet=True))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    journal = journal_path(tmp_path / "a")
+    for other in ("questions=best_worst", "seed=1"):
+        journal.unlink()
+        with pytest.raises(
+            DataError, match=r"questions\._target_ was .*all_pairs.* is .*best_worst|seed was 0 and is 1"
+        ):
+            mine_to_disk(composed(*words, other), Console(quiet=True))
+        assert not journal.exists()
+        # With the same settings the journal is written once more, and the pack stays.
+        assert repr(mine_to_disk(composed(*words), Console(quiet=True))) == repr(first)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    # Another pack under the same name.
+    shutil.rmtree(tmp_path / "a")
+    other = mine_to_disk(composed(*words[:-1], "questions=best_worst", f"out={tmp_path / 'b'}"), Console(quiet=True))
+    assert other.pairs < first.pairs
+    (tmp_path / "b").rename(tmp_path / "a")
+    with pytest.raises(DataError, match=r"questions\._target_ was"):
+        mine_to_disk(composed(*words), Console(quiet=True))
+
+
+def test_data_that_changed_does_not_go_on_with_a_pack(tmp_path):
+    words = ["data=folder", f"data.root={tmp_path / 'data'}", "candidates=existing", f"out={tmp_path / 'a'}"]
+    write_folder(tmp_path / "data", Shapes(3, size=32), NAMES)
+    mined(tmp_path / "a", *words)
+    for count, message in ((3, "now it is another"), (2, "is in the pack")):
+        journal_path(tmp_path / "a").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "data")
+        write_folder(tmp_path / "data", Shapes(count, size=40 if count == 3 else 32), NAMES)
+        with pytest.raises(DataError, match=message):
+            mined(tmp_path / "a", *words)
 
 
 def test_contents_stand_for_weights_alone(tmp_path):

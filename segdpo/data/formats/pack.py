@@ -1,6 +1,6 @@
 """A data set as a pack, made for training: one read and two decodings a record, however many masks it has.
 
-    pack.json          version, classes, records a shard, how images are stored
+    pack.json          version, classes, records a shard, how images are stored, the settings that it was made with
     records.arrow      where each record is, its checksum, id, group, split, number of pairs and whether it has gold
     shard-00000.bin …  the records (pack_files.py, pack_records.py)
 
@@ -9,7 +9,7 @@ Each record has a checksum: damage gives an error or the right record, never a w
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,8 @@ class PackDataset:
 
     def __init__(self, path: str | Path, channels: int | None = 3):
         self.path, self.channels = Path(path), channels
-        self.classes = _read_settings(self.path).classes
+        settings = _read_settings(self.path)
+        self.classes, self.made_with = settings.classes, settings.made_with
         if not (self.path / RECORDS).exists():
             raise DataError(
                 f"{self.path}: the pack is not finished; run the command that wrote it again, which continues it."
@@ -67,6 +68,11 @@ class PackDataset:
     def __getitem__(self, index: int) -> Record:
         name, body = self._read(index)
         return decode_record(body, name, self.channels)
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs of all records."""
+        return int(np.from_dlpack(self._records.column("pairs")).sum())
 
     def describe(self, index: int) -> RecordInfo:
         """Return what records.arrow says of a record, without reading the record."""
@@ -105,7 +111,7 @@ class PackWriter:
 
     A shard is written as soon as it is full, so a killed process loses less than one shard. To continue, skip the
     records of `done_ids` and write the rest in the same order: the pack ends with the same bytes as an uninterrupted
-    run. Only one writer may have a pack open.
+    run. Those that are written once more are compared. Only one writer may have a pack open.
 
     Args:
         path: the folder of the pack.
@@ -114,6 +120,8 @@ class PackWriter:
         images: "files" stores an image's file byte for byte where `write` is given one. "pixels" stores the pixels of
             all images, which read several times faster than PNG and take more room than JPEG. None: "files", or as
             the pack has it.
+        made_with: the settings that decide what the records are, such as those of mining; a pack that was made with
+            others is not continued.
     """
 
     def __init__(
@@ -122,28 +130,42 @@ class PackWriter:
         classes: Sequence[str],
         records_per_shard: int | None = None,
         images: Images | None = None,
+        made_with: Mapping[str, Any] | None = None,
     ):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._settings = self._open_settings(check_classes(tuple(classes)), records_per_shard, images)
+        self._settings = self._open_settings(check_classes(tuple(classes)), records_per_shard, images, made_with)
         self.classes = self._settings.classes
         self._lock = _lock(self.path / DESCRIPTION)
         self.done_ids: set[str] = set()
+        self._earlier: dict[str, int] = {}  # checksums of records that this process did not write
         self._table = RecordTable()
         self._waiting: list[Packed] = []
         self._shards = 0
         self._resume()
 
     def write(self, record: Record, image_file: ImageFile | None = None) -> None:
-        """Append a valid record; `image_file` is the file that its image was read from."""
+        """Append a record; `image_file` is the file that its image was read from.
+
+        Raises:
+            DataError: the record is not valid, its id came before, or an interrupted run wrote other content for it.
+        """
         self.write_packed(packed(record, self.classes, image_file if self._settings.images == "files" else None))
 
     def write_packed(self, record: Packed) -> None:
-        """Append what `packed` returned for a record of these classes."""
-        if record[1]["id"] in self.done_ids:
-            raise DataError(f"{self.path}: Expected each id once but {record[1]['id']!r} is there already.", "id")
+        """Append what `packed` returned for a record of these classes.
+
+        Raises:
+            DataError: its id came before, or an interrupted run wrote other content for it.
+        """
+        body, header = record
+        if header["id"] in self._earlier:
+            self._compare(header["id"], body)
+            return
+        if header["id"] in self.done_ids:
+            raise DataError(f"{self.path}: Expected each id once but {header['id']!r} is there already.", "id")
         self._waiting.append(record)
-        self.done_ids.add(record[1]["id"])
+        self.done_ids.add(header["id"])
         if len(self._waiting) == self._settings.records_per_shard:
             self._write_shard()
 
@@ -173,13 +195,33 @@ class PackWriter:
         self._shards += 1
         self._waiting = []
 
+    def _compare(self, record_id: str, body: bytes) -> None:
+        if zlib.crc32(body) != self._earlier.pop(record_id):
+            raise DataError(
+                f"{self.path}: Expected record {record_id!r} as it is in the pack but now it is another: the data or "
+                "the software has changed; write to another path, or remove this pack.",
+                "version",
+            )
+
     def _open_settings(
-        self, classes: tuple[str, ...], records_per_shard: int | None, images: Images | None
+        self,
+        classes: tuple[str, ...],
+        records_per_shard: int | None,
+        images: Images | None,
+        made_with: Mapping[str, Any] | None,
     ) -> "_Settings":
         """Return the settings of the pack that is there, which have to be the ones asked for; else write them."""
+        made = None if made_with is None else json.loads(json.dumps(made_with))
         if (self.path / DESCRIPTION).exists():
             found = _read_settings(self.path)
-            wanted = _Settings(classes, records_per_shard or found.records_per_shard, images or found.images)
+            wanted = _Settings(classes, records_per_shard or found.records_per_shard, images or found.images, made)
+            if wanted.made_with != found.made_with:
+                raise DataError(
+                    f"{self.path}: Expected a pack that was made with these settings but "
+                    f"{first_difference(found.made_with, made)}; use those settings, write to another path, or remove "
+                    "this pack.",
+                    "version",
+                )
             if wanted != found:
                 raise DataError(
                     f"{self.path}: Expected {wanted} but got {found}; write to another path, or remove this pack."
@@ -188,7 +230,7 @@ class PackWriter:
         if others := sorted(entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")):
             raise DataError(f"{self.path}: Expected a pack or nothing but got {others[0]!r}; write to another path.")
         number = RECORDS_PER_SHARD if records_per_shard is None else records_per_shard
-        settings = _Settings(classes, number, images or "files")
+        settings = _Settings(classes, number, images or "files", made)
         _write_settings(self.path, settings)
         return settings
 
@@ -203,6 +245,7 @@ class PackWriter:
 
     def _take(self, path: Path, number: int, places: list[Place], last: bool) -> None:
         self.done_ids.update(place.header["id"] for place in places)
+        self._earlier.update((place.header["id"], place.crc) for place in places)
         if len(places) == self._settings.records_per_shard:
             self._table.add(number, places)
             self._shards += 1
@@ -222,6 +265,7 @@ class _Settings:
     classes: tuple[str, ...]
     records_per_shard: int
     images: Images
+    made_with: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         number = self.records_per_shard
@@ -238,7 +282,12 @@ def _read_settings(path: Path) -> _Settings:
     check_version(values.pop("version", None), VERSION, name, "write the pack again with this program.")
     if values.pop("checksum", None) != _checksum(values):
         raise DataError(f"{name}: is damaged (checksum); restore it, or write the pack again.", "damaged")
-    if values.keys() != {"classes", "records_per_shard", "images"} or not isinstance(values["classes"], list):
+    made_with = values.pop("made_with", None)
+    if (
+        values.keys() != {"classes", "records_per_shard", "images"}
+        or not isinstance(values["classes"], list)
+        or not isinstance(made_with, dict | None)
+    ):
         raise DataError(
             f"{name}: Expected a list of classes, records_per_shard and images but got {values!r:.200}; "
             "write the pack again with this program.",
@@ -246,15 +295,30 @@ def _read_settings(path: Path) -> _Settings:
         )
     classes = check_classes(values["classes"], f"{name}: ")
     try:
-        return _Settings(classes, values["records_per_shard"], values["images"])
+        return _Settings(classes, values["records_per_shard"], values["images"], made_with)
     except DataError as error:
         raise DataError(f"{name}: {error}", "damaged") from None
 
 
 def _write_settings(path: Path, settings: _Settings) -> None:
     values = {**asdict(settings), "classes": list(settings.classes)}
+    if settings.made_with is None:
+        del values["made_with"]
     content = {"version": VERSION, **values, "checksum": _checksum(values)}
     write_atomically(path / DESCRIPTION, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def first_difference(then: Any, now: Any, where: str = "") -> str:
+    """Name the first value in which nested settings differ.
+
+    >>> first_difference({"judge": {"name": "iou"}}, {"judge": {"name": "dice"}})
+    "judge.name was 'iou' and is 'dice'"
+    """
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in [*then, *(key for key in now if key not in then)]:
+            if then.get(key) != now.get(key):
+                return first_difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
+    return f"{where or 'they'} was {then!r:.200} and is {now!r:.200}"
 
 
 def _checksum(values: dict[str, Any]) -> str:

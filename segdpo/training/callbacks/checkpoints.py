@@ -3,7 +3,10 @@
 import io
 import logging
 import random
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,41 +30,89 @@ class LastCheckpoint(Checkpoint):
     Lightning's ModelCheckpoint saves the last step of an epoch before that epoch is validated, and a run resumed from
     there never validates it: the best checkpoint may then be replaced by a worse one. Here that save comes after the
     validation.
+
+    After SIGTERM the state is saved once more before training stops: after the current step, or after the validation
+    if one is due. Several processes agree on the step, whichever of them received it.
     """
 
     def __init__(self, dirpath: str | Path, every_n_train_steps: int = 100) -> None:
         if every_n_train_steps < 1:
             raise ValueError(f"Expected a checkpoint each 1 or more steps but got {every_n_train_steps}.")
         self.path, self.every_n_train_steps = Path(dirpath) / "last.ckpt", every_n_train_steps
-        self._saved_at = 0
-        self._save_after_validation = False
+        self._saved_at = self._step = self._batches = 0
+        self._loaded = False
+        self._save_after_validation = self._received = self._stopping = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Receive SIGTERM in the place of Lightning, which saves nothing then, and hangs on several devices."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._remember)  # Lightning restores what was there before training
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where SIGTERM came after the last step."""
+        if self._agree_to_stop(trainer):
+            raise SIGTERMException
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before the first step after a resume, correct the step of logged values."""
+        self._correct_step(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Correct the step and the epoch of logged values where there was no step after a resume."""
+        progress = trainer.fit_loop.epoch_progress
+        if self._loaded and trainer.current_epoch < progress.current.ready:
+            progress.increment_completed()
+        self._correct_step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, once a step: with accumulated gradients, several batches end at the same one."""
-        due = trainer.global_step % self.every_n_train_steps == 0 or trainer.global_step == trainer.max_steps
-        if not due or trainer.global_step == self._saved_at:
+        before, self._step = self._step, trainer.global_step
+        # With manual optimisation, a batch may be several steps.
+        due = self._step // self.every_n_train_steps > self._saved_at // self.every_n_train_steps
+        due |= self._agree_to_stop(trainer) or self._step == trainer.max_steps
+        if not due or self._step in (before, self._saved_at):
             return
-        self._saved_at = trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_after_validation = True
         else:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was postponed until after the validation."""
-        if self._save_after_validation:
-            self._save_after_validation = False
-            trainer.save_checkpoint(self.path)
+        if self._agree_to_stop(trainer) or self._save_after_validation:
+            self._save(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _correct_step(self, trainer: Trainer) -> None:
+        """Lightning counts one step too many after a checkpoint between epochs, and one too few after the last step."""
+        if self._loaded:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self._batches
+            self._loaded = False
+
+    def _save(self, trainer: Trainer, batches: int) -> None:
+        self._save_after_validation, self._saved_at, self._batches = False, trainer.global_step, batches
+        trainer.save_checkpoint(self.path)
+        if self._stopping:
+            trainer._signal_connector.received_sigterm = True
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+
+    def _agree_to_stop(self, trainer: Trainer) -> bool:
+        """Return whether a process has received SIGTERM; all processes get the same answer, and then stay with it."""
+        self._stopping |= trainer.strategy.reduce_boolean_decision(self._received, all=False)
+        return self._stopping
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the step of this checkpoint."""
-        return {"saved_at": self._saved_at}
+        """Return the step of this checkpoint, and the number of batches that ended in a step."""
+        return {"saved_at": self._saved_at, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
-        self._saved_at = state_dict["saved_at"]
+        self._saved_at = self._step = state_dict["saved_at"]
+        self._batches = state_dict.get("batches", 0)
+        self._loaded = "batches" in state_dict  # not in checkpoints of earlier versions
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

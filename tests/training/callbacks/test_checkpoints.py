@@ -4,12 +4,17 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from segdpo.training import AtomicCheckpointIO, LastCheckpoint, ResumeHint
 
@@ -99,6 +104,69 @@ def test_ctrl_c_names_the_checkpoint_and_a_resumed_run_ends_alike(fit, scripted,
     fit(resumed, callbacks=[checkpoints(tmp_path), ResumeHint()], ckpt_path=str(last), **options)
     assert resumed.weights == [-5.0, -6.0, -7.0, -8.0]
     assert files(last.parent) == ["last.ckpt"]
+
+
+class Rows(Logger):
+    """Keeps what is logged at which step."""
+
+    name, version = "rows", ""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_hyperparams(self, *args, **options):
+        """Nothing."""
+
+    def log_metrics(self, metrics, step):
+        self.rows.append((step, metrics))
+
+
+@pytest.mark.parametrize("stop", ["step 1", "step 3", "validation"])
+def test_sigterm_stops_after_the_checkpoint_of_the_step(fit, scripted, tmp_path, stop):
+    """Four steps an epoch; a validation that is due or running ends first, and a resumed run does not repeat it."""
+
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class InValidation(Callback):
+        def on_validation_start(self, trainer, pl_module):
+            terminate()
+
+    options = {"plugins": [AtomicCheckpointIO()], "enable_checkpointing": True, "max_steps": 7}
+    whole, rows = scripted(ious=[0.5, 0.6]), [Rows(), Rows(), Rows()]
+    fit(whole, callbacks=[LastCheckpoint(tmp_path / "whole", 100)], logger=rows[0], **options)
+    stopped, more = scripted(ious=[0.5, 0.6]), [InValidation()] if stop == "validation" else []
+    if not more:
+        stopped.at_step[int(stop[-1])] = terminate
+    with pytest.raises(SIGTERMException):
+        fit(stopped, callbacks=[LastCheckpoint(tmp_path / "cut", 100), *more], logger=rows[1], **options)
+    last = tmp_path / "cut" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == (2 if stop == "step 1" else 4)
+    resumed = scripted(ious=[0.5, 0.6])
+    fit(resumed, callbacks=[LastCheckpoint(tmp_path / "cut", 100)], ckpt_path=str(last), logger=rows[2], **options)
+    assert stopped.weights + resumed.weights == whole.weights
+    assert rows[1].rows + rows[2].rows == rows[0].rows
+
+
+def test_a_slurm_job_is_requeued_with_a_checkpoint_and_another_one_follows_sigterm(
+    fit, scripted, tmp_path, monkeypatch
+):
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "asked"}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    for name, value in {"NTASKS": "1", "JOB_ID": "17", "JOB_NAME": "x", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    task, options = scripted(), {"plugins": [AtomicCheckpointIO(), SLURMEnvironment()], "enable_checkpointing": True}
+    task.at_step[2] = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    task.at_step[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SIGTERMException):
+        fit(task, callbacks=[checkpoints(tmp_path)], **options)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert torch.load(tmp_path / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_a_full_disk_ends_training_with_a_message(fit, scripted, tmp_path, caplog, monkeypatch):
