@@ -112,3 +112,9 @@ def test_the_command_in_each_yaml_composes(path):
     assert commands
     for command in commands:
         composed(*shlex.split(command))
+
+
+def test_the_commands_of_the_page_on_clusters_compose():
+    commands = re.findall(r"^segdpo mine (.*)$", (ROOT / "docs/howto/clusters.md").read_text(), re.MULTILINE)
+    engines = [composed(*shlex.split(command)).engine for command in commands]
+    assert [engine.init.address for engine in engines] == ["auto", "auto", "local"]
