@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test test-core test-lowest docs bench gpu own-data structure fuzz kill check install-size format lock clean
+.PHONY: help setup train test test-core test-lowest test-cluster docs bench gpu own-data structure fuzz kill check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed 
 
 test-lowest: $(STAMP)  ## test the core and training with the lowest versions that pyproject.toml allows; takes long
 	$(BIN)/python scripts/test_environment.py lowest
+
+test-cluster: $(STAMP)  ## test Ray and Slurm: two nodes on this machine, one of them killed, in an environment of its own
+	$(BIN)/python scripts/test_environment.py cluster
 
 docs: $(STAMP)  ## build the documentation site into outputs/docs; warnings and dead references are errors
 	$(BIN)/python -m sphinx -W --keep-going -n -q -E docs outputs/docs

@@ -2,6 +2,7 @@
 
     python scripts/test_environment.py core           # torch and jaxtyping, and of the test tools what these tests need
     python scripts/test_environment.py lowest         # the lowest versions that pyproject.toml allows
+    python scripts/test_environment.py cluster        # Ray beside the packages of the Python that runs this
     python scripts/test_environment.py locked --python 3.13 tests/scores     # the versions of requirements.lock
 
 Words after the kind are tests for pytest; without any, those that the kind is for. Exit status: that of pytest.
@@ -10,6 +11,7 @@ Words after the kind are tests for pytest; without any, those that the kind is f
 import argparse
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import tomllib
 from pathlib import Path
@@ -34,19 +36,20 @@ LOWEST = ["train", "lora", "export", "search", "coco", "cluster", "tensorboard"]
 # Of the core and of training; not what looks at the repository, and not what needs further packages of the extra dev.
 PARTS = "kernels losses scores masks metrics models data training recipes preferences inference reports rl"
 LOWEST_TESTS = [f"tests/{part}" for part in PARTS.split()]
+CLUSTER = ["tests/cluster", "tests/scripts/test_cluster_conf.py"]
 
 
 def main() -> int:
     """Make the environment, and run the tests in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("core", "lowest", "locked"))
+    parser.add_argument("kind", choices=("core", "lowest", "cluster", "locked"))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="segdpo-") as folder:
         place = Path(folder)
         make_environment(options.kind, options.python, place)
-        defaults = {"core": CORE, "lowest": LOWEST_TESTS, "locked": ["tests"]}
+        defaults = {"core": CORE, "lowest": LOWEST_TESTS, "cluster": CLUSTER, "locked": ["tests"]}
         words = [str(place / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         return subprocess.run([*words, *(options.tests or defaults[options.kind])], cwd=ROOT).returncode
 
@@ -58,6 +61,13 @@ def make_environment(kind: str, python: str, place: Path) -> None:
     if kind == "core":
         run(*install, "--editable", ROOT, *(tool for tool in TOOLS if tool != "pytest-cov"))
         check_core(installed(place))
+        return
+    if kind == "cluster":
+        # What is here already is not installed twice; pip, unlike uv, sees it.
+        site = Path(sysconfig.get_path("purelib"))
+        (place / site.relative_to(sys.prefix) / "here.pth").write_text(f"{site}\n")
+        pip = [sys.executable, "-m", "pip", "--python", str(place), "install", "--quiet"]
+        subprocess.run([*pip, "--editable", f"{ROOT}[ray]"], check=True)
         return
     pins = ROOT / "requirements.lock"
     if kind == "lowest":

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from fuzzing.data_steps import CLASSES, COLORS, SETTINGS, SIZE
 from segdpo.data import PackWriter, Pair, Record, encode_coco_mask, write_coco, write_datasets, write_folder
-from segdpo.preferences import Diversity, Journal, Outcome
+from segdpo.preferences import Diversity, Journal, Line, Outcome
 
 FEW = Diversity(3, 1, 0.5, 0.25, 0.5, math.nan)
 
@@ -207,4 +207,4 @@ def journal(root: Path, seed: int) -> None:
         outcome = Outcome(
             record.id, record if number else None, "" if number else "no pair", "detail", {"corrupted": FEW}
         )
-        written.add(outcome)
+        written.add(Line.of(outcome))

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from segdpo.data.formats.hugging_face import HuggingFaceDataset as HuggingFaceDataset
     from segdpo.data.formats.hugging_face import write_datasets as write_datasets
     from segdpo.data.formats.pack import PackDataset as PackDataset
+    from segdpo.data.formats.pack import Packed as Packed
     from segdpo.data.formats.pack import PackWriter as PackWriter
     from segdpo.data.formats.pack import first_difference as first_difference
+    from segdpo.data.formats.pack import packed as packed
     from segdpo.data.formats.pack_files import write_table as write_table
     from segdpo.data.formats.plain_folder import PlainFolder as PlainFolder
     from segdpo.data.formats.torchvision_sets import PetDataset as PetDataset

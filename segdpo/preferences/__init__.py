@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from segdpo.preferences.diversity import Diversity as Diversity
     from segdpo.preferences.diversity import SourceReport as SourceReport
     from segdpo.preferences.journal import Journal as Journal
+    from segdpo.preferences.journal import Line as Line
+    from segdpo.preferences.journal import Miner as Miner
+    from segdpo.preferences.journal import Result as Result
     from segdpo.preferences.journal import Summary as Summary
+    from segdpo.preferences.journal import in_this_process as in_this_process
     from segdpo.preferences.journal import journal_path as journal_path
     from segdpo.preferences.journal import run_mining as run_mining
     from segdpo.preferences.judges import CannotJudge as CannotJudge
@@ -61,11 +65,13 @@ if TYPE_CHECKING:
     from segdpo.preferences.questions import by_gap as by_gap
     from segdpo.preferences.questions import flipped as flipped
     from segdpo.preferences.questions import random_pairs as random_pairs
+    from segdpo.preferences.ray_cluster import on_ray as on_ray
     from segdpo.preferences.selection import at_random as at_random
     from segdpo.preferences.selection import disagreement as disagreement
     from segdpo.preferences.selection import entropy as entropy
     from segdpo.preferences.selection import everything as everything
     from segdpo.preferences.selection import most_promising as most_promising
+    from segdpo.preferences.selection import part as part
     from segdpo.preferences.sliding_window import check_windows as check_windows
     from segdpo.preferences.sliding_window import whole_or_in_windows as whole_or_in_windows
 

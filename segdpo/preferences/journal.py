@@ -3,17 +3,20 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from segdpo.data import FileSource, ImageFile, Record, RecordSource, first_difference, info_of, is_text
-from segdpo.files import MAX_TEXT_BYTES, DataError, exists, read_file, remove_unfinished, write_atomically
+from segdpo.data import Packed, RecordSource, file_of, first_difference, info_of, is_text, packed
+from segdpo.files import DataError, exists, read_file, remove_unfinished, write_atomically
 from segdpo.preferences.diversity import Diversity, SourceReport, report_sources
-from segdpo.preferences.mining import Mining, Outcome, mine
+from segdpo.preferences.mining import Mining, Outcome, mine_record
 
-Selection = Callable[..., list[int]]
+Selection = Callable[[RecordSource], list[int]]
+# What one run can resume: a line of the journal takes about 1 kB, and 2 kB of memory.
+MAX_RECORDS, MAX_JOURNAL_BYTES = 10**6, 2**33
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Writer(Protocol):
         """Ids of the records that this or an interrupted run has written."""
         ...
 
-    def write(self, record: Record, image_file: ImageFile | None) -> object:
-        """Add a record, or compare it with the one written; `image_file` is its image on disk, where there is one."""
+    def write_packed(self, record: Packed) -> object:
+        """Add a record, or compare it with the one written."""
         ...
 
     def finish(self) -> object:
@@ -63,37 +66,6 @@ class Writer(Protocol):
 def journal_path(out: Path) -> Path:
     """Return where the journal of the data set at `out` is."""
     return out.with_name(f"{out.name}.mining.jsonl")
-
-
-def run_mining(
-    source: RecordSource,
-    mining: Mining,
-    journal: "Journal",
-    writer: Writer,
-    *,
-    selection: Selection,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Summary:
-    """Mine the selected records into the writer, in their order in the source, and close the writer.
-
-    With the journal and the writer of an interrupted run it resumes that run. `progress` is called with the number of
-    records that are done and the number selected.
-    """
-    try:
-        if journal.selected is None:
-            # Selected once and kept: a network may select other records on another machine.
-            journal.begin(sorted(selection(source, seed=mining.seed)))
-        else:
-            journal.resume()
-        numbers = _numbers(source, journal.selected or [])
-        _write_all(source, mining, journal, writer, numbers, progress)
-        if all(journal.skipped(record_id) for record_id in numbers):
-            raise DataError(_nothing(journal.summary()), "preference")
-        writer.finish()
-    finally:
-        writer.close()
-    journal.finish(list(numbers))
-    return journal.summary()
 
 
 @dataclass(frozen=True)
@@ -112,6 +84,87 @@ class Line:
         """Return the line for an outcome."""
         masks, pairs = (len(outcome.record.masks), len(outcome.record.pairs)) if outcome.record else (0, 0)
         return cls(outcome.id, outcome.reason, outcome.detail, masks, pairs, outcome.diversity)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a record gives: its line in the journal, and the bytes that a pack stores if it has preferences."""
+
+    line: Line
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Miner:
+    """Mines record `number` of `source`.
+
+    The result depends on the mining, the record and the file of its image alone, so that any process may make it.
+    """
+
+    source: RecordSource
+    mining: Mining
+
+    def __call__(self, number: int) -> Result:
+        """Read the record, mine it and pack it."""
+        info = info_of(self.source, number)
+        try:
+            record = self.source[number]
+        except DataError as error:
+            return Result(Line.of(Outcome(info.id, reason=f"unreadable: {error.kind}", detail=str(error))))
+        outcome = mine_record(record, self.mining)
+        if outcome.record is None:
+            return Result(Line.of(outcome))
+        return Result(Line.of(outcome), packed(outcome.record, self.source.classes, file_of(self.source, number)))
+
+
+Mine = Callable[[int], Result]
+Engine = Callable[[Mine, Sequence[int]], Iterator[Result]]
+"""Calls a function for each number, here or elsewhere, and yields the results in the order of the numbers."""
+
+
+def in_this_process(mine: Mine, numbers: Sequence[int]) -> Iterator[Result]:
+    """Mine one record after another: the engine without a cluster."""
+    return map(mine, numbers)
+
+
+def run_mining(
+    source: RecordSource,
+    mine: Mine,
+    journal: "Journal",
+    writer: Writer,
+    *,
+    selection: Selection,
+    engine: Engine = in_this_process,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Mine the selected records into the writer, in their order in the source, and close the writer.
+
+    With the journal and the writer of an interrupted run it resumes that run.
+
+    Args:
+        source: of the records.
+        mine: mines a record of the source, such as a `Miner`.
+        journal: what became of each record.
+        writer: of the records that have preferences.
+        selection: of the records to mine.
+        engine: calls `mine`.
+        progress: called with the number of records that are done and the number selected.
+    """
+    try:
+        if journal.selected is None:
+            # Selected once and kept: a network may select other records on another machine.
+            journal.begin(_checked_number(sorted(selection(source))))
+        else:
+            journal.resume()
+        numbers = _numbers(source, journal.selected or [])
+        _write_all(partial(engine, mine), journal, writer, numbers, progress)
+        if all(journal.skipped(record_id) for record_id in numbers):
+            raise DataError(_nothing(journal.summary()), "preference")
+        writer.finish()
+    finally:
+        writer.close()
+    journal.finish(list(numbers))
+    return journal.summary()
 
 
 class Journal:
@@ -139,9 +192,8 @@ class Journal:
         self.finished = False
         self._rewrite(list(self._lines))
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, line: Line) -> None:
         """Add the outcome for one record."""
-        line = Line.of(outcome)
         self._lines[line.id] = line
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_dump(asdict(line)))
@@ -182,7 +234,7 @@ class Journal:
         write_atomically(self.path, "".join(lines).encode())
 
     def _read(self) -> None:
-        content = read_file(self.path, MAX_TEXT_BYTES)
+        content = read_file(self.path, MAX_JOURNAL_BYTES)
         # A line without its end was cut off when the run was interrupted.
         *whole, _ = content.split(b"\n")
         head, *lines = whole or [b""]
@@ -240,8 +292,7 @@ def _parse(line: dict[str, Any]) -> Line:
 
 
 def _write_all(
-    source: RecordSource,
-    mining: Mining,
+    mine_all: Callable[[Sequence[int]], Iterator[Result]],
     journal: Journal,
     writer: Writer,
     numbers: dict[str, int],
@@ -254,23 +305,28 @@ def _write_all(
             "set that the pack was begun with, or write elsewhere.",
             "version",
         )
-    done = {
-        record_id
-        for record_id in numbers
-        if journal.skipped(record_id) or (record_id in written and journal.has(record_id))
-    }
-    count = len(done)
-    progress(count, len(numbers))
-
-    def observe(outcome: Outcome) -> None:
-        nonlocal count
-        journal.add(outcome)
-        count += 1
+    waiting = [
+        number
+        for record_id, number in numbers.items()
+        if not journal.skipped(record_id) and not (record_id in written and journal.has(record_id))
+    ]
+    done = len(numbers) - len(waiting)
+    progress(done, len(numbers))
+    for count, result in enumerate(mine_all(waiting), done + 1):
+        journal.add(result.line)
         progress(count, len(numbers))
+        if result.packed is not None:
+            writer.write_packed(result.packed)  # one that was written before is compared
 
-    for record in mine(source, mining, indices=list(numbers.values()), done=done, observe=observe):
-        file = source.image_file(numbers[record.id]) if isinstance(source, FileSource) else None
-        writer.write(record, file)  # one that was written before is compared
+
+def _checked_number(selected: list[int]) -> list[int]:
+    """Refuse, before any work, more records than a run can resume."""
+    if len(selected) > MAX_RECORDS:
+        raise DataError(
+            f"Expected at most {MAX_RECORDS} records in one run but {len(selected)} are selected; mine them in parts: "
+            f"selection=part selection.number=0 selection.parts={-(-len(selected) // MAX_RECORDS)}, and so on."
+        )
+    return selected
 
 
 def _numbers(source: RecordSource, selected: list[int]) -> dict[str, int]:

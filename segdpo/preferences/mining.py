@@ -1,12 +1,10 @@
 """Mining: candidates × a judge × questions → records with preferences."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from segdpo.data import MaskSource, Record, RecordInfo, RecordSource, info_of, record_rng
-from segdpo.files import DataError
 from segdpo.preferences.candidates import distinct
 from segdpo.preferences.diversity import Diversity, diversity_by_source
 from segdpo.preferences.judges import CannotJudge, Judge
@@ -58,33 +56,6 @@ class Outcome:
     detail: str = ""
     diversity: dict[str, Diversity] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-
-
-def mine(
-    source: RecordSource,
-    mining: Mining,
-    *,
-    indices: Sequence[int] | None = None,
-    done: Collection[str] = (),
-    observe: Callable[[Outcome], None] = lambda outcome: None,
-) -> Iterator[Record]:
-    """Yield the mined records in the order of `indices` (None: all), except those whose id is in `done`.
-
-    Every record that is not `done` is reported to `observe`, also those that give no pair.
-    """
-    for index in range(len(source)) if indices is None else indices:
-        info = info_of(source, index)
-        if info.id in done:
-            continue
-        try:
-            record = source[index]
-        except DataError as error:
-            observe(Outcome(info.id, reason=f"unreadable: {error.kind}", detail=str(error)))
-            continue
-        outcome = mine_record(record, mining)
-        observe(outcome)
-        if outcome.record is not None:
-            yield outcome.record
 
 
 def mine_record(record: Record, mining: Mining) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from scipy.special import expit, log_softmax
 
+from segdpo.checks import check_range
 from segdpo.data import MaskSource, Record, record_rng
 from segdpo.masks import mean_pairwise_iou
 from segdpo.preferences.network import Network, with_network
@@ -29,6 +30,15 @@ class Records(Protocol):
 def everything(records: Records, *, seed: int = 0) -> list[int]:
     """Select all records, in their order."""
     return list(range(len(records)))
+
+
+def part(records: Records, *, number: int, parts: int, seed: int = 0) -> list[int]:
+    """Select part `number` (0 … parts − 1) of the records, in their order; sizes differ by one at most."""
+    check_range("parts", parts, least=1)
+    if not 0 <= number < parts:
+        raise ValueError(f"Expected number from 0 to {parts - 1}, since parts is {parts}, but got {number}.")
+    count = len(records)
+    return list(range(number * count // parts, (number + 1) * count // parts))
 
 
 def at_random(records: Records, *, budget: int, seed: int = 0) -> list[int]:

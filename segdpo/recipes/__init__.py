@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segdpo.recipes.from_python import train as train
     from segdpo.recipes.kept_preferences import KeptCandidates as KeptCandidates
     from segdpo.recipes.kept_preferences import KeptMined as KeptMined
+    from segdpo.recipes.mine import ConfiguredMiner as ConfiguredMiner
     from segdpo.recipes.mine import run_mine as run_mine
     from segdpo.recipes.policy_gradient import run_policy_gradient as run_policy_gradient
     from segdpo.recipes.preference import make_task as make_task

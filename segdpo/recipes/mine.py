@@ -3,8 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from segdpo.inference import open_network
 from segdpo.models import POLICY, check_resolvers, load_weights, weights_path
 from segdpo.preferences import (
     Journal,
+    Miner,
     Mining,
     Network,
+    Result,
     Summary,
     asks_network,
     journal_path,
@@ -28,7 +31,7 @@ from segdpo.preferences import (
     with_network,
 )
 from segdpo.progress import Bars
-from segdpo.recipes.config import build
+from segdpo.recipes.config import build, plain
 from segdpo.recipes.evaluate import check_classes
 from segdpo.reports import sources_table
 
@@ -57,15 +60,13 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
     """Mine into a pack, or through a pack into a folder, and return the run in numbers."""
     out = Path(config.out)
     check_resolvers(config)
-    questions = build(config.questions)
-    if questions is None:
+    if build(config.questions) is None:
         raise DataError(
             "Expected questions to ask about candidates but got questions=answered, which takes the preferences that "
             "the data came with; choose another, such as questions=best_worst, or train on the data as it is."
         )
-    candidates, selection = build(config.candidates), build(config.selection)
-    asks = asks_network(candidates) or asks_network(selection)
-    left_out = ("out",) if asks else ("out", "model")
+    miner = ConfiguredMiner(config, console)
+    left_out = ("out", "engine") if miner.asks else ("out", "engine", "model")
     settings = with_contents(_plain(OmegaConf.masked_copy(config, [str(key) for key in config if key not in left_out])))
     journal = Journal(journal_path(out), settings)
     # An interrupted pack can be continued, a folder cannot: the folder is written at the end, all at once.
@@ -77,28 +78,21 @@ def mine_to_disk(config: DictConfig, console: Console) -> Summary:
             f"{out}: Expected nothing there but it is there, and no journal of a finished mining ({journal.path}) says "
             "what it was made with; choose another out, or remove it."
         )
-    source = build(config.data)
-    network = network_to_ask(config, source, console) if asks else None
-    mining = Mining(
-        candidates=with_network(candidates, network),
-        judge=build(config.judge),
-        questions=questions,
-        seed=config.seed,
-        keep_duplicates=config.keep_duplicates,
-        background=config.background,
-    )
+    # Opens the network, if one is asked, before anything is written.
+    selection = partial(miner.selection, seed=config.seed)
     with Bars(console) as bars:
         summary = run_mining(
-            source,
-            mining,
+            miner.source,
+            miner,
             journal,
-            PackWriter(pack, source.classes, made_with=settings),
-            selection=with_network(selection, network),
+            PackWriter(pack, miner.source.classes, images="files", made_with=settings),
+            selection=selection,
+            engine=build(config.engine),
             progress=lambda done, total: bars.update("mining", done, total),
         )
     summary = counted(summary, pack, settings)
     if config.format == "folder":
-        write_folder(out, PackDataset(pack, channels=None), source.classes)
+        write_folder(out, PackDataset(pack, channels=None), miner.source.classes)
         shutil.rmtree(pack)
     return summary
 
@@ -123,6 +117,54 @@ def counted(summary: Summary, path: Path, settings: dict[str, Any]) -> Summary:
             "version",
         )
     return replace(summary, mined=len(pack), pairs=pack.pairs)
+
+
+class ConfiguredMiner:
+    """The miner of a configuration.
+
+    What it needs is built when it is first needed. To another process goes the configuration alone, so that each
+    process opens the data and loads the network once.
+    """
+
+    def __init__(self, config: DictConfig, console: Console | None = None):
+        self._config, self._console = config, console or Console(quiet=True)
+        self._candidates, self._selection = build(config.candidates), build(config.selection)
+        self.asks = asks_network(self._candidates) or asks_network(self._selection)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Filled in here: ${oc.env:…} may have another value there.
+        return ConfiguredMiner, (OmegaConf.create(plain(self._config)),)
+
+    def __call__(self, number: int) -> Result:
+        """Mine a record."""
+        return self._mine(number)
+
+    @cached_property
+    def source(self) -> RecordSource:
+        """The records."""
+        found: RecordSource = build(self._config.data)
+        return found
+
+    @property
+    def selection(self) -> Callable[..., list[int]]:
+        """The selection, with the network if it asks one."""
+        return with_network(self._selection, self._network)
+
+    @cached_property
+    def _network(self) -> Network | None:
+        return network_to_ask(self._config, self.source, self._console) if self.asks else None
+
+    @cached_property
+    def _mine(self) -> Miner:
+        mining = Mining(
+            candidates=with_network(self._candidates, self._network),
+            judge=build(self._config.judge),
+            questions=build(self._config.questions),
+            seed=self._config.seed,
+            keep_duplicates=self._config.keep_duplicates,
+            background=self._config.background,
+        )
+        return Miner(self.source, mining)
 
 
 def network_to_ask(config: DictConfig, source: RecordSource, console: Console) -> Network:

@@ -29,9 +29,9 @@ from segdpo.models import EVALUATION, build_named
 from segdpo.preferences import judges, questions, selection
 from segdpo.preferences.candidates import existing
 from segdpo.preferences.corruptions import corrupt
-from segdpo.preferences.journal import Journal, journal_path, run_mining
+from segdpo.preferences.journal import Journal, Miner, journal_path, run_mining
 from segdpo.preferences.judges import iou
-from segdpo.preferences.mining import Mined, Mining, mine, mine_record
+from segdpo.preferences.mining import Mined, Mining, mine_record
 from segdpo.preferences.questions import all_pairs, best_worst
 from segdpo.preferences.selection import everything
 
@@ -115,31 +115,29 @@ def test_records_without_a_preference_are_skipped_with_the_reason(record, reason
 
 def test_a_record_that_cannot_be_read_is_a_skip_and_a_wrong_setting_is_not():
     good = record_with([1, 0, 0, 0], [1, 1, 0, 0], gold=[1, 1, 0, 0])
-    outcomes = []
     source = Listed(DataError("a.png is cut short", "damaged"), good)
-    mined = list(mine(source, replace(MINING, candidates=existing), observe=outcomes.append))
-    assert [record.id for record in mined] == ["a"]
-    assert [(outcome.id, outcome.reason) for outcome in outcomes] == [("broken-0", "unreadable: damaged"), ("a", "")]
+    results = [Miner(source, replace(MINING, candidates=existing))(number) for number in (0, 1)]
+    assert [(one.line.id, one.line.reason) for one in results] == [("broken-0", "unreadable: damaged"), ("a", "")]
+    assert [one.packed is None for one in results] == [True, False]
     wrong = replace(MINING, candidates=existing, questions=partial(questions.best_worst, min_gap=-1))
     with pytest.raises(ValueError, match="min_gap"):
-        list(mine(source, wrong))
+        Miner(source, wrong)(1)
 
 
 def test_what_is_mined_depends_on_seed_and_record_alone():
-    straight = list(mine(shapes(), MINING))
-    backwards = list(mine(shapes(30), MINING, indices=range(9, -1, -1)))[::-1]
-    for first, second in zip(straight, backwards, strict=True):
-        same(first, second)
-    rest = list(mine(shapes(), MINING, done={record.id for record in straight[:7]}))
-    same(rest[0], straight[7])
-    other = next(mine(shapes(), replace(MINING, seed=1)))
-    assert other.masks.shape != straight[0].masks.shape or (other.masks != straight[0].masks).any()
+    straight = [Miner(shapes(), MINING)(number) for number in range(10)]
+    backwards = [Miner(shapes(30), MINING)(number) for number in range(9, -1, -1)][::-1]
+    assert [one.packed for one in straight] == [one.packed for one in backwards] != [None] * 10
+    assert repr(straight) == repr(backwards)  # NaN equals nothing
+    assert Miner(shapes(), replace(MINING, seed=1))(0).packed != straight[0].packed
+
+
+def mined_of(mining):
+    return [mine_record(record, mining).record for record in shapes()]
 
 
 def test_another_judge_sees_the_same_candidates():
-    for first, second in zip(
-        mine(shapes(), MINING), mine(shapes(), replace(MINING, judge=judges.agreement)), strict=True
-    ):
+    for first, second in zip(mined_of(MINING), mined_of(replace(MINING, judge=judges.agreement)), strict=True):
         np.testing.assert_array_equal(first.masks, second.masks)
 
 
@@ -148,7 +146,7 @@ def run(out, source=None, mining=MINING, settings=SETTINGS, selection=everything
     source = source or shapes()
     journal = Journal(journal_path(out), settings)
     writer = PackWriter(out, source.classes, records_per_shard=4)
-    return run_mining(source, mining, journal, writer, selection=selection)
+    return run_mining(source, Miner(source, mining), journal, writer, selection=selection)
 
 
 def content(out):
@@ -159,7 +157,7 @@ def content(out):
 def test_the_pack_holds_what_was_mined(tmp_path):
     summary = run(tmp_path / "a")
     pack = PackDataset(tmp_path / "a")
-    for stored, mined in zip(pack, mine(shapes(), MINING), strict=True):
+    for stored, mined in zip(pack, mined_of(MINING), strict=True):
         same(stored, mined)
     pairs = sum(pack.describe(index).pairs for index in range(10))
     assert (summary.selected, summary.mined, summary.pairs, summary.skipped) == (10, 10, pairs, {})
@@ -263,13 +261,18 @@ def test_the_selection_is_made_once_and_kept(tmp_path):
     chosen = partial(selection.at_random, budget=4)
     summary = run(tmp_path / "a", selection=chosen)
     ids = [record.id for record in PackDataset(tmp_path / "a")]
-    assert ids == [shapes().describe(number).id for number in sorted(chosen(shapes(), seed=0))]
+    assert ids == [shapes().describe(number).id for number in sorted(chosen(shapes()))]
     assert (summary.selected, summary.mined) == (4, 4)
 
-    def another(records, seed):
+    def another(records):
         raise AssertionError
 
     assert run(tmp_path / "a", selection=another).mined == 4
+
+
+def test_more_records_than_a_run_can_resume_are_refused_before_any_work(tmp_path):
+    with pytest.raises(DataError, match=r"at most 1000000 records .* but 2000001 .* selection\.parts=3"):
+        run(tmp_path / "a", selection=lambda records: list(range(2_000_001)))
 
 
 def test_the_journal_says_what_became_of_each_record(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segdpo.data.record import Candidates, Record, record_rng
-from segdpo.preferences.selection import at_random, disagreement, entropy, everything, most_promising
+from segdpo.preferences.selection import at_random, disagreement, entropy, everything, most_promising, part
 
 
 def records(levels):
@@ -23,6 +23,13 @@ def test_the_most_promising_come_first_and_the_earlier_of_equals():
     assert most_promising(LEVELS, budget=3, acquisition=brightness) == [1, 3, 2]
     assert most_promising(LEVELS, budget=99, acquisition=brightness) == [1, 3, 2, 0, 4]
     assert everything(LEVELS) == [0, 1, 2, 3, 4]
+
+
+def test_parts_are_equal_and_together_everything():
+    assert [part(LEVELS, number=number, parts=2) for number in (0, 1)] == [[0, 1], [2, 3, 4]]
+    assert [one for number in range(7) for one in part(LEVELS, number=number, parts=7)] == everything(LEVELS)
+    with pytest.raises(ValueError, match="from 0 to 1, since parts is 2, but got 2"):
+        part(LEVELS, number=2, parts=2)
 
 
 def test_the_random_baseline():

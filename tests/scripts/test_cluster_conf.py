@@ -18,9 +18,16 @@ EXPECTED = {
     ),
     "ray": (
         "hydra_plugins.hydra_ray_launcher",
-        {"ray": {"init": {"address": None}, "remote": {"num_cpus": 4, "num_gpus": 0, "max_calls": 1}}},
+        {
+            "ray": {
+                "init": {"address": "auto", "object_store_memory": None},
+                "remote": {"num_cpus": 4, "num_gpus": 0, "max_calls": 1},
+            }
+        },
     ),
 }
+
+GIVEN = {"local": ["jobs=5"], "slurm": [], "ray": ["hydra.launcher.ray.init.address=auto"]}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf/cluster").glob("*.yaml")))
@@ -31,9 +38,7 @@ def test_ours_comes_over_the_plugins_own(tmp_path, name):
     main = {"defaults": ["_self_", {"cluster": "local"}], "jobs": 2, "hydra": {"sweep": {"dir": "d"}}}
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(main, sort_keys=False))
     with initialize_config_dir(str(tmp_path), job_name="app", version_base="1.3"):
-        config = compose(
-            "train", [f"cluster={name}", *(["jobs=5"] if name == "local" else [])], return_hydra_config=True
-        )
+        config = compose("train", [f"cluster={name}", *GIVEN[name]], return_hydra_config=True)
     launcher = config.hydra.launcher
     assert launcher._target_.startswith(plugin)
     assert {key: launcher[key] for key in expected} == expected

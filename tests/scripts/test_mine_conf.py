@@ -28,6 +28,7 @@ YAMLS = [
 ]
 # What a user has to say, so that each yaml can be tried without files of weights.
 NEEDED = {
+    "part": ["selection.number=0", "selection.parts=1"],
     "checkpoints": ["candidates.weights.early=WEIGHTS", "candidates.weights.late=WEIGHTS"],
     ("candidates", "function"): ["candidates.function.path=tests_of_mine_conf.dark_and_bright"],
     ("judge", "function"): ["judge.function.path=tests_of_mine_conf.size"],
@@ -99,7 +100,8 @@ def test_every_yaml_works(group, name, weights):
 
 @pytest.mark.parametrize(
     "path",
-    [CONF / "mine.yaml"] + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
+    [CONF / "mine.yaml", *sorted((CONF / "engine").glob("*.yaml"))]
+    + [CONF / group / f"{name}.yaml" for group, name in YAMLS],
     ids=lambda path: path.stem,
 )
 def test_the_command_in_each_yaml_composes(path):
@@ -110,3 +112,9 @@ def test_the_command_in_each_yaml_composes(path):
     assert commands
     for command in commands:
         composed(*shlex.split(command))
+
+
+def test_the_commands_of_the_page_on_clusters_compose():
+    commands = re.findall(r"^segdpo mine (.*)$", (ROOT / "docs/howto/clusters.md").read_text(), re.MULTILINE)
+    engines = [composed(*shlex.split(command)).engine for command in commands]
+    assert [engine.init.address for engine in engines] == ["auto", "auto", "local"]

@@ -38,6 +38,8 @@ DESCRIPTION = "pack.json"
 RECORDS_PER_SHARD = 64
 PLACE = ("shard", "offset", "length", "crc")
 Images = Literal["files", "pixels"]
+Packed = tuple[bytes, dict[str, Any]]
+"""A record's bytes and its header."""
 
 
 class PackDataset:
@@ -99,6 +101,11 @@ class PackDataset:
         return int(index) % len(self)
 
 
+def packed(record: Record, classes: Sequence[str], image_file: ImageFile | None = None) -> Packed:
+    """Return a valid record as a pack stores it; without the file of its image, its pixels are stored."""
+    return encode_record(check_record(record, tuple(classes)), image_file)
+
+
 class PackWriter:
     """Writes records to a pack; a pack that is already there is continued.
 
@@ -133,25 +140,32 @@ class PackWriter:
         self.done_ids: set[str] = set()
         self._earlier: dict[str, int] = {}  # checksums of records that this process did not write
         self._table = RecordTable()
-        self._waiting: list[tuple[bytes, dict[str, Any]]] = []
+        self._waiting: list[Packed] = []
         self._shards = 0
         self._resume()
 
     def write(self, record: Record, image_file: ImageFile | None = None) -> None:
-        """Append a valid record; `image_file` is the file that its image was read from.
+        """Append a record; `image_file` is the file that its image was read from.
 
         Raises:
             DataError: the record is not valid, its id came before, or an interrupted run wrote other content for it.
         """
-        if record.id in self.done_ids and record.id not in self._earlier:
-            raise DataError(f"{self.path}: Expected each id once but {record.id!r} is there already.", "id")
-        file = image_file if self._settings.images == "files" else None
-        packed = encode_record(check_record(record, self.classes), file)
-        if record.id in self._earlier:
-            self._compare(record.id, packed[0])
+        self.write_packed(packed(record, self.classes, image_file if self._settings.images == "files" else None))
+
+    def write_packed(self, record: Packed) -> None:
+        """Append what `packed` returned for a record of these classes.
+
+        Raises:
+            DataError: its id came before, or an interrupted run wrote other content for it.
+        """
+        body, header = record
+        if header["id"] in self._earlier:
+            self._compare(header["id"], body)
             return
-        self._waiting.append(packed)
-        self.done_ids.add(record.id)
+        if header["id"] in self.done_ids:
+            raise DataError(f"{self.path}: Expected each id once but {header['id']!r} is there already.", "id")
+        self._waiting.append(record)
+        self.done_ids.add(header["id"])
         if len(self._waiting) == self._settings.records_per_shard:
             self._write_shard()
 
