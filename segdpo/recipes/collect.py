@@ -17,6 +17,7 @@ from segdpo.data import (
     MaskSource,
     Numbers,
     RankingDataset,
+    Record,
     RecordInfo,
     RecordSource,
     Splits,
@@ -110,12 +111,17 @@ def collect_preferences(
     else:
         held_out = [Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())]
     joined = Joined([training, *held_out])
-    # Records are mined when they are first read, and kept; reading them here shows a progress bar.
+    # Records are mined when they are first read; reading them here shows a progress bar.
     new = range(len(joined) if first is None else len(training))
-    found = [info_of(joined, index, preferences=True) for index in track(new, "preferences", transient=True)]
-    log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
-    masks = [judged_masks(training[place]) for place in range(len(training))]
+    found = [_counted(joined[index]) for index in track(new, "preferences", transient=True)]
+    log.info("Preferences for %d of %d images.", sum(pairs > 0 for pairs, _ in found), len(found))
+    masks = [judged for _, judged in found[: len(training)]]
     return Preferences(joined, _renumbered(splits, len(selected)), selected, masks)
+
+
+def _counted(record: Record) -> tuple[int, int]:
+    """Return how many pairs a mined record has, and how many of its masks were judged."""
+    return len(record.pairs), judged_masks(record)
 
 
 def answered() -> None:

@@ -3,20 +3,19 @@
 A lock makes the second of two jobs that start together wait for the first.
 """
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock
 
-from segdpo.data import Candidates, MaskSource, Pair, Record
-from segdpo.files import encode_arrays, exists, read_arrays, write_atomically
-from segdpo.preferences import Mined
+from segdpo.data import Candidates, MaskSource, Record
+from segdpo.files import MAX_ARRAY_BYTES, encode_arrays, exists, read_arrays, read_file, write_atomically
+from segdpo.preferences import Mined, pack_judged, unpack_judged
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,9 @@ class KeptMined(Mined):
     def _mine(self, record: Record) -> Record:
         path = self.folder / file_of(record.id)
         mine = super()._mine
-        return made_once(path, lambda: _read(path, record), lambda: mine(record), lambda made: _packed(made, record))
+        return made_once(
+            path, lambda: _read(path, record), lambda: mine(record), lambda made: pack_judged(made, record)
+        )
 
 
 def file_of(record_id: str) -> str:
@@ -93,17 +94,9 @@ def _read(path: Path, record: Record) -> Record | None:
     if not exists(path):
         return None
     try:
-        kept = read_arrays(path)
-        pairs = [Pair(int(a), int(b), float(w)) for (a, b), w in zip(kept["pairs"], kept["weights"], strict=True)]
-        meta = json.loads(str(kept["meta"][0]))
-        masks = kept.get("masks", record.masks)
-        names = tuple(kept["names"].tolist()) if "names" in kept else record.mask_names
-        if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
-            return None
-        ranking = tuple(kept["ranking"].tolist())
+        return unpack_judged(read_file(path, MAX_ARRAY_BYTES), record)
     except (ValueError, KeyError, TypeError):
         return None
-    return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
 
 
 def _read_candidates(path: Path, record: Record) -> Candidates | None:
@@ -119,16 +112,3 @@ def _read_candidates(path: Path, record: Record) -> Candidates | None:
     except (ValueError, KeyError, TypeError) as error:
         log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
-
-
-def _packed(made: Record, record: Record) -> bytes:
-    new_meta = {name: value for name, value in made.meta.items() if record.meta.get(name) != value}
-    arrays: dict[str, Any] = {
-        "pairs": np.array([(pair.chosen, pair.rejected) for pair in made.pairs], np.int64).reshape(-1, 2),
-        "weights": np.array([pair.weight for pair in made.pairs], np.float64),
-        "ranking": np.array(made.ranking, np.int64),
-        "meta": np.array([json.dumps(new_meta)], np.str_),
-    }
-    if made.mask_names != record.mask_names or not np.array_equal(made.masks, record.masks):
-        arrays |= {"masks": made.masks, "names": np.array(made.mask_names, np.str_)}
-    return encode_arrays(**arrays)
