@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 N ?= 10000
 SEED ?= 0
-.PHONY: help setup train test test-core test-lowest docs bench own-data structure fuzz check install-size format lock clean
+.PHONY: help setup train test test-core test-lowest docs bench gpu own-data structure fuzz check install-size format lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP)  ## a complete run on the embedded data; options: make train ARGS="loss=dpo seed=1"
 	$(BIN)/python train.py loss=hinge_anchor $(ARGS)
 
-test: check docs  ## every check and every test, with coverage
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+test: check docs  ## every check and every test; with the coverage, at least 95 %: make test ARGS=--cov
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-core: $(STAMP)  ## test the losses where torch and jaxtyping are installed and no other package that segdpo uses
 	$(BIN)/python scripts/test_environment.py core
@@ -41,6 +41,10 @@ docs: $(STAMP)  ## build the documentation site into outputs/docs; warnings and 
 
 bench: $(STAMP)  ## measure speed and memory: a table and benchmark.json; options: make bench ARGS="--only loss"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+# Without `make setup`, since a machine with a GPU may reach no package index: it uses what is installed there.
+gpu:  ## on a machine with CUDA: its tests and measurements, as tables for docs/performance.md; options: make gpu ARGS="--tune"
+	PYTHONPATH=$(CURDIR) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu.py $(ARGS)
 
 own-data: $(STAMP)  ## measure the figures of own data (docs/results.md); options: make own-data ARGS="--only layouts"
 	$(BIN)/python scripts/own_data.py $(ARGS)

@@ -1,6 +1,6 @@
 """Tensors to measure with: logits, two masks an image that differ in a tenth of the pixels, and many masks an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -38,10 +38,14 @@ class Case:
         return PairScores(chosen=torch.zeros_like(self.reference), margin=self.reference)
 
 
-def make_case(images: int, classes: int, side: int, device: torch.device, seed: int = 0) -> Case:
+Space = int | Sequence[int]
+"""The size of an image or a volume; a number is the side of a square."""
+
+
+def make_case(images: int, classes: int, space: Space, device: torch.device, seed: int = 0) -> Case:
     """Draw blobs of classes, and a copy in which a tenth of the pixels, in blobs too, have another class."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = _blobs(generator, images, side).mul(classes).long().clamp(max=classes - 1)
+    chosen = _blobs(generator, images, _shape(space), device).mul(classes).long().clamp(max=classes - 1)
     rejected = another_mask(chosen, classes, generator)
     reference = 0.1 * torch.randn(images, generator=generator)
     return Case(chosen.to(torch.uint8).to(device), rejected.to(torch.uint8).to(device), reference.to(device))
@@ -49,17 +53,18 @@ def make_case(images: int, classes: int, side: int, device: torch.device, seed: 
 
 def another_mask(mask: Tensor, classes: int, generator: torch.Generator) -> Tensor:
     """Return the mask with a tenth of the pixels moved to another class."""
-    changed = _blobs(generator, len(mask), mask.shape[-1]) < DIFFERENT
-    step = torch.randint(1, classes, (len(mask), 1, 1), generator=generator)
-    return torch.where(changed, (mask + step) % classes, mask)
+    changed = _blobs(generator, len(mask), tuple(mask.shape[1:]), mask.device) < DIFFERENT
+    step = torch.randint(1, classes, (len(mask), *[1] * (mask.ndim - 1)), generator=generator)
+    return torch.where(changed, (mask + step.to(mask.device)) % classes, mask)
 
 
 def make_logits(
-    images: int, classes: int, side: int, device: torch.device, dtype: torch.dtype = torch.float32
+    images: int, classes: int, space: Space, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Draw logits that require a gradient."""
-    drawn = torch.randn(images, classes, side, side, generator=torch.Generator().manual_seed(1))
-    return drawn.to(device=device, dtype=dtype).requires_grad_()
+    generator = torch.Generator(device).manual_seed(1)
+    shape = (images, classes, *_shape(space))
+    return torch.randn(shape, generator=generator, device=device, dtype=dtype).requires_grad_()
 
 
 def margin_loss() -> PreferenceLoss:
@@ -91,10 +96,13 @@ def assert_same(logits: Tensor, one: Callable[[], Tensor], other: Callable[[], T
     torch.testing.assert_close(gradient.float() / scale, wanted.float() / scale, rtol=close, atol=close)
 
 
-def _blobs(generator: torch.Generator, images: int, side: int) -> Tensor:
+def _shape(space: Space) -> tuple[int, ...]:
+    return (space, space) if isinstance(space, int) else tuple(space)
+
+
+def _blobs(generator: torch.Generator, images: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Draw smooth fields whose values are spread evenly from 0 to 1."""
-    knots = max(4, side // 16)
-    noise = torch.randn(images, 1, knots, knots, generator=generator)
-    smooth = F.interpolate(noise, (side, side), mode="bicubic")[:, 0].flatten(1)
+    noise = torch.randn(images, 1, *(max(4, side // 16) for side in shape), generator=generator).to(device)
+    smooth = F.interpolate(noise, shape, mode="bicubic" if len(shape) == 2 else "trilinear")[:, 0].flatten(1)
     ranks = smooth.argsort(1).argsort(1)
-    return (ranks / ranks.shape[1]).reshape(images, side, side)
+    return (ranks / ranks.shape[1]).reshape(images, *shape)

@@ -1,6 +1,5 @@
 """C1: recompiles after warm-up, and how often a step of the loss makes the host wait for the device."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from bench.cases import Case, make_case, make_logits, margin_loss
 from bench.loss_speed import anchored_loss
 from bench.row import Row, at_most
 from bench.scale import Scale
+from bench.waits import noted_waits
 from segdpo import PairScores, PreferenceLoss, score_pairs
 
 SIDE, CLASSES, WARM_UP, AFTER = 32, 5, 4, 6
@@ -108,11 +108,6 @@ def waits_on_cpu(work: Callable[[], object]) -> list[str]:
 def waits_on_cuda(work: Callable[[], object]) -> list[str]:
     """Return where CUDA says that the host waited."""
     work()
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            work()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return [f"{Path(one.filename).name}:{one.lineno}" for one in said if "synchroniz" in str(one.message)]
+    with noted_waits() as found:
+        work()
+    return found

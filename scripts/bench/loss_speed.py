@@ -80,9 +80,19 @@ def anchored_loss() -> PreferenceLoss:
 
 def fair(logits: Tensor, case: Case, anchor: float = 0.0) -> Tensor:
     """Compute dpo, and the anchor, the way a good script does: one log-softmax for both masks, cached reference."""
-    log_probs = logits.float().log_softmax(1)
-    plus, minus = (log_probs.gather(1, mask[:, None])[:, 0].mean((1, 2)) for mask in case.wide)
-    total = dpo_of(plus - minus, case.reference)
+    return fair_of(logits, *case.wide, case.reference, anchor)
+
+
+def fair_of(logits: Tensor, chosen: Tensor, rejected: Tensor, reference: Tensor, anchor: float) -> Tensor:
+    """Compute the same from tensors alone, so that it can be compiled; one channel is a binary cross-entropy a mask."""
+    z = logits.float()
+    if logits.shape[1] == 1:
+        found = [-F.binary_cross_entropy_with_logits(z[:, 0], m.float(), reduction="none") for m in (chosen, rejected)]
+    else:
+        log_probs = z.log_softmax(1)
+        found = [log_probs.gather(1, mask[:, None])[:, 0] for mask in (chosen, rejected)]
+    plus, minus = (one.flatten(1).mean(1) for one in found)
+    total = dpo_of(plus - minus, reference)
     return total - anchor * plus.mean() if anchor else total
 
 

@@ -39,6 +39,7 @@ def class_logit(logits, label, channels, channel_stride, wanted, binary: tl.cons
     """
     if binary:
         value = tl.load(logits, mask=wanted & (label > 0), other=0.0).to(acc)
+        value = tl.where((label >= 0) & (label < 2), value, float("nan"))
     else:
         legal = (label >= 0) & (label < channels)
         value = tl.load(logits + label.to(tl.int64) * channel_stride, mask=wanted & legal, other=float("nan")).to(acc)
@@ -223,7 +224,8 @@ def chosen_forward(
         step = tl.where(differ, z_plus - z_minus, 0.0)
         if binary:
             value = tl.load(here, mask=real, other=0.0).to(acc)
-            log_odds = tl.where(plus > 0, value, -value)
+            # z_plus is NaN for an illegal label.
+            log_odds = tl.where(plus == 0, -value, z_plus)
             log_p = log_sigmoid(log_odds)
         else:
             # In this order no digit is lost to a large m.

@@ -3,6 +3,8 @@
 Tile sizes are fixed, not autotuned: another size would add in another order and change the last bits.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -16,8 +18,36 @@ from segdpo.kernels.triton_scores import Plan
 Values = Float[Tensor, "kinds scores pairs"]
 LogTotal = Float[Tensor, "images pixels"]
 
-# 1024 pixels are 8 per thread (128 threads): eight bytes of a uint8 mask in one load.
-FLAT_BLOCK = 1024
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of tiles; `python scripts/gpu.py --tune` measures others.
+
+    Attributes:
+        flat: pixels of a tile of margins, and of everything for one channel; 1024 are 8 per thread (128 threads), eight
+            bytes of a uint8 mask in one load.
+        flat_warps: groups of 32 threads that compute such a tile.
+        bytes: of one channel of a tile that is read `few` channels at a time; 2048 are 16 per thread.
+        few: channels at a time (NCHW). They are in the registers of one thread and are summed without communication; 4
+            loads in flight hide the latency of the memory.
+        many: channels at a time in a gradient that reads the masks of many pairs again for each group of channels.
+        last: channels at a time in the memory format channels_last, where those of a pixel are contiguous.
+        values: of a tile that is read more than `few` channels at a time; with 4096, the addresses alone would fill the
+            registers.
+        warps: groups of 32 threads that compute a tile of several channels.
+    """
+
+    flat: int = 1024
+    flat_warps: int = 4
+    bytes: int = 2048
+    few: int = 4
+    many: int = 16
+    last: int = 32
+    values: int = 2048
+    warps: int = 4
+
+
+TILES = Tiles()
 # From this number of classes on, a stored fp32 log-sum-exp takes at most a sixteenth of fp32 logits. With fewer classes
 # a tile is still in the cache when the gradient reads it a second time, and recomputing it takes no memory.
 KEPT_FROM = 16
@@ -28,7 +58,7 @@ def scores_of(
 ) -> tuple[Values, LogTotal | None]:
     """Return the margins, with the chosen scores as a second kind if any is wanted, and the log-sum-exp if stored."""
     images, channels, pixels = logits.shape
-    block, group = _tile(logits, most=4) if plan.wanted else (FLAT_BLOCK, 1)
+    block, group = _tile(logits, TILES.few) if plan.wanted else (TILES.flat, 1)
     kinds, tiles = (2 if plan.wanted else 1), triton.cdiv(pixels, block)
     # No program visits a pair whose image does not exist, so its score stays NaN.
     partial = logits.new_full((kinds, len(plan.insides), len(chosen), tiles), float("nan"), dtype=score_dtype(logits))
@@ -36,7 +66,7 @@ def scores_of(
     log_total = partial.new_empty((images, pixels)) if stored else None
     masks = (chosen, rejected, plan.insides, plan.weigh_by)
     shapes = (len(chosen), channels, pixels, *logits.stride())
-    fixed = _fixed(logits, plan, block)
+    fixed = _fixed(logits, plan, block, TILES.warps if plan.wanted else TILES.flat_warps)
     with torch.cuda.device_of(logits):
         if plan.wanted:
             tables = (plan.margin_table, plan.chosen_table, plan.order, plan.starts)
@@ -73,14 +103,14 @@ def gradient_of(
 ) -> None:
     """Write the gradient with respect to the logits into `out`, given the gradient `grad` of the scores."""
     images, channels, pixels = logits.shape
-    block, group = _tile(logits, most=16 if plan.image_index is not None else 4)
+    block, group = _tile(logits, TILES.few if plan.image_index is None else TILES.many)
     margin_slopes = grad[0][..., None] * plan.margin_table
     chosen_slopes = grad[1][..., None] * plan.chosen_table if plan.wanted else margin_slopes
     masks = (chosen, rejected, plan.insides, plan.weigh_by)
     tables = (margin_slopes, chosen_slopes, plan.order, plan.starts)
     with torch.cuda.device_of(logits):
         if channels == 1:
-            grid = (images * triton.cdiv(pixels, FLAT_BLOCK),)
+            grid = (images * triton.cdiv(pixels, TILES.flat),)
             strides = (logits.stride(0), logits.stride(2), out.stride(0), out.stride(2))
             sigmoid_gradient[grid](
                 out,
@@ -90,7 +120,7 @@ def gradient_of(
                 len(chosen),
                 pixels,
                 *strides,
-                **_fixed(logits, plan, FLAT_BLOCK),
+                **_fixed(logits, plan, TILES.flat, TILES.flat_warps),
                 wanted=plan.wanted,
                 odds=plan.odds,
             )
@@ -106,7 +136,7 @@ def gradient_of(
             pixels,
             *logits.stride(),
             *out.stride(),
-            **_fixed(logits, plan, block),
+            **_fixed(logits, plan, block, TILES.warps),
             wanted=plan.wanted,
             stored=log_total is not None,
             group=group,
@@ -114,24 +144,18 @@ def gradient_of(
 
 
 def _tile(logits: Logits, most: int) -> tuple[int, int]:
-    """Return the number of pixels of a tile, and the number of channels read at a time.
-
-    NCHW: each of 128 threads reads 16 bytes of each channel. The channels of a group are then in the registers of one
-    thread and are summed without communication; 4 loads in flight hide the latency of the memory.
-    With many pairs per image, the gradient reads the masks again for each group, so groups are wider (`most`).
-    Channels last: the channels of a pixel are contiguous, and a wide group reads them in one go.
-    Wide groups are limited to 2048 values per tile: with 4096, the addresses alone would fill the registers.
-    """
+    """Return the number of pixels of a tile, and the number of channels read at a time: `most`, or TILES.last."""
     channels_last = logits.stride(1) < logits.stride(2)
-    group = min(triton.next_power_of_2(logits.shape[1]), 32 if channels_last else most)
-    return (2048 // logits.element_size() if group <= 4 else 2048 // group), group
+    group = min(triton.next_power_of_2(logits.shape[1]), TILES.last if channels_last else most)
+    return (TILES.bytes // logits.element_size() if group <= TILES.few else TILES.values // group), group
 
 
-def _fixed(logits: Logits, plan: Plan, block: int) -> dict[str, object]:
+def _fixed(logits: Logits, plan: Plan, block: int, warps: int) -> dict[str, object]:
     return {
         "even": plan.even,
         "indexed": plan.image_index is not None,
         "columns": plan.margin_table.shape[2],
         "acc": tl.float64 if logits.dtype == torch.float64 else tl.float32,
         "block": block,
+        "num_warps": warps,
     }

@@ -122,9 +122,10 @@ def gap_of(batch: PreferenceBatch, judge_scores: JudgeScores) -> Tensor:
         raise ValueError(
             "Expected pairs for margins by the judge's gap but got rankings; choose datamodule=preference."
         )
-    scores = [judge_scores[batch.ids[int(image)]] for image in batch.image_index]
-    numbers = batch.pair_masks.cpu().numpy()
-    gaps = [abs(own[chosen] - own[rejected]) for own, (chosen, rejected) in zip(scores, numbers, strict=True)]
+    # One copy, since on a GPU each one waits for the device.
+    rows = torch.cat([batch.image_index[:, None], batch.pair_masks], 1).tolist()
+    scores = [judge_scores[batch.ids[image]] for image, _, _ in rows]
+    gaps = [abs(own[chosen] - own[rejected]) for own, (_, chosen, rejected) in zip(scores, rows, strict=True)]
     return torch.tensor(np.array(gaps), dtype=torch.float32)
 
 

@@ -108,7 +108,7 @@ class CachedScores(FrozenCopy):
             rows[~found] = self._compute(batch, policy, ~found)[~found]
             table.add(digests[~found], rows[~found])
             self.computed += int((~found).sum())
-        parts = torch.from_numpy(rows).to(batch.image.device).split(masks, dim=1)
+        parts = _sent(rows, batch.image.device).split(masks, dim=1)
         return {score: scores_of(part) for score, part in zip(self._scores, parts, strict=True)}
 
     def _compute(self, batch: PreferenceBatch, policy: nn.Module, missing: NDArray[np.bool_]) -> Rows:
@@ -293,6 +293,12 @@ def _checksum(row: bytes) -> bytes:
 
 def _hash(content: bytes, size: int) -> bytes:
     return hashlib.blake2b(content, digest_size=size).digest()
+
+
+def _sent(rows: Rows, device: torch.device) -> Tensor:
+    """Return the rows on a device; pinned, since a copy from other memory waits until a GPU has finished its work."""
+    host = torch.from_numpy(rows)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def _precision_of(trainer: Trainer) -> str:

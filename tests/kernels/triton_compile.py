@@ -26,17 +26,20 @@ class NoGpu:
 
 
 launch = JITFunction.run
+stores = []
 
 
 def compile_only(self, *args, grid, warmup, **options):
     compiled = launch(self, *args, grid=grid, warmup=True, **options)
     assert compiled.asm["cubin"]
     print(self.__name__)
+    if self.__name__.endswith("gradient"):
+        stores.append(compiled.asm["ptx"].count("st.global.v4.b32"))
 
 
-def score(channels, pairs, wants, dtype, ids):
-    logits = torch.zeros(2, channels, 300, dtype=dtype, requires_grad=True)
-    labels = torch.zeros(pairs or 2, 300, dtype=ids)
+def score(channels, pairs, wants, dtype, ids, pixels=300):
+    logits = torch.zeros(2, channels, pixels, dtype=dtype, requires_grad=True)
+    labels = torch.zeros(pairs or 2, pixels, dtype=ids)
     index = torch.zeros(pairs, dtype=torch.int64) if pairs else None
     quantities = ["log_likelihood", "log_odds" if channels == 1 else "log_likelihood"]
     columns = [1, max(2, channels)]
@@ -54,3 +57,9 @@ triton_scores.is_usable = lambda logits: True
 score(19, 3, [False, False], torch.bfloat16, torch.uint8)
 score(3, None, [False, True], torch.float32, torch.int64)
 score(1, 3, [True, True], torch.float16, torch.uint8)
+# 16 bytes a thread, where the number of pixels allows it.
+stores.clear()
+score(19, None, [False, True], torch.bfloat16, torch.uint8, pixels=4096)
+score(1, 3, [False, True], torch.bfloat16, torch.uint8, pixels=4096)
+assert len(stores) == 2
+assert all(stores)

@@ -51,7 +51,7 @@ def sweep_of(name):
 @pytest.mark.parametrize("name", SINGLE)
 def test_two_steps(name, tmp_path):
     chosen = composed(f"experiment={name}", folder=tmp_path)
-    own = SHAPES if "shapes" in chosen.data._target_ else []
+    own = SHAPES if chosen.data._target_.endswith("Shapes") else []
     root = chosen.data.get("root")
     if root is not None and not Path(root).exists():
         pytest.skip(f"{root} is not here")

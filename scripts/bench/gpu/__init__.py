@@ -1,0 +1,1 @@
+"""What `scripts/gpu.py` runs on a machine with CUDA."""
