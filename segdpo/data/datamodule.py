@@ -16,6 +16,9 @@ from segdpo.data.transforms import Pipeline, init_worker
 
 log = logging.getLogger(__name__)
 
+# Of a batch in evaluation, which shows whole images, unless it is of one image: in float32 they take 12 bytes each.
+PIXELS = 2**24
+
 AnyDataset = PreferenceDataset | RankingDataset | SupervisedDataset
 
 
@@ -101,15 +104,20 @@ class DataModule(LightningDataModule):
             parts.append(SupervisedDataset(self.source, self.eval_pipeline, rest, views=1, seed=self.seed))
         return parts
 
+    def eval_batch_size(self, data: AnyDataset) -> int:
+        """Return how many views make a batch of evaluation: fewer than `batch_size` where the first is a large one."""
+        return max(1, min(self.batch_size, PIXELS // data[0].valid.size))
+
     def _loader(self, data: AnyDataset, *, shuffle: bool) -> EpochLoader:
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(data), seed=self.seed, shuffle=shuffle, rank=rank, ranks=ranks)
+        size = self.batch_size if shuffle else self.eval_batch_size(data)
         return EpochLoader(
             data,
-            batch_size=self.batch_size,
+            batch_size=size,
             sampler=sampler,
             collate_fn=data.collate,
-            drop_last=shuffle and len(sampler) >= self.batch_size,
+            drop_last=shuffle and len(sampler) >= size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self.pin_memory,

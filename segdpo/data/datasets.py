@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Literal
 
@@ -101,14 +102,14 @@ class RecordViews(Dataset[Item]):
             "class",
         )
 
-    def show(self, record: Record, view: int, masks: Masks) -> tuple[View, Mask | None]:
+    def show(self, record: Record, view: int, masks: Masks | Sequence[Mask]) -> tuple[View, Mask | None]:
         """Return the view of the image and of `masks`, and gold under the same geometry."""
         rng = self._rng(record, view, "view")
         # Of the record and not of `masks`, so that the view does not depend on what an item shows of it.
-        objects = objects_of(record) if self.pipeline.asks_objects else None
+        objects = partial(objects_of, record)
         if record.gold is None:
             return self.pipeline(record.image, masks, rng, objects), None
-        shown = self.pipeline(record.image, np.concatenate([masks, record.gold[None]]), rng, objects)
+        shown = self.pipeline(record.image, [*masks, record.gold], rng, objects)
         return replace(shown, masks=shown.masks[:-1]), shown.masks[-1]
 
     def _rng(self, record: Record, view: int, purpose: str) -> np.random.Generator:
@@ -177,7 +178,7 @@ class PreferenceDataset(RecordViews):
         # Only masks that occur in a pair go through the geometry, each once.
         numbers, places = np.unique(named, return_inverse=True)
         places = places.reshape(-1, 2)
-        shown, gold = self.show(record, view, record.masks[numbers])
+        shown, gold = self.show(record, view, [record.masks[number] for number in numbers])
         known = shown.masks != IGNORE
         counted = np.array([bool((known[a] & known[b]).any()) for a, b in places], bool)
         return PairItem(
@@ -231,7 +232,7 @@ class RankingDataset(RecordViews):
         record, view = self.read(draw)
         kept = self._rng(record, view, "ranking").choice(len(record.ranking), self.length, replace=False)
         numbers = np.array(record.ranking, np.int64)[np.sort(kept)]
-        shown, gold = self.show(record, view, record.masks[numbers])
+        shown, gold = self.show(record, view, [record.masks[number] for number in numbers])
         return RankingItem(
             id=record.id,
             view=view,
@@ -257,7 +258,10 @@ def pairs_of(record: Record) -> list[Pair]:
 def objects_of(record: Record) -> Bool[np.ndarray, "height width"]:
     """Return where any of the record's masks, or gold if it has none, shows another class than 0."""
     masks = record.masks if len(record.masks) or record.gold is None else record.gold[None]
-    return np.asarray(((masks > 0) & (masks != IGNORE)).any(0))
+    found = np.zeros(record.image.shape[:2], bool)
+    for mask in masks:
+        found |= (mask > 0) & (mask != IGNORE)
+    return found
 
 
 _TARGETS = ("gold", "none", "any", "mean", "first", "chosen", "consensus")

@@ -59,6 +59,8 @@ def convert_image(
         image = np.asarray(image)
     if isinstance(image, np.ndarray):
         pixels = stretch(_channels_last(image, name), value_range, name)
+        if pixels.shape[2] == (pixels.shape[2] if channels is None else channels):
+            return np.ascontiguousarray(pixels)
         image = Pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     stored = {"1": "L", "L": "L", "LA": "L", "RGBA": "RGBA"}.get(image.mode, "RGB")
     mode = {1: "L", 3: "RGB", None: stored}[channels]

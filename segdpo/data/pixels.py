@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import ImageMode, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segdpo.files import NPY_SIGNATURE, DataError, decode_arrays
+from segdpo.masks import bands
 
 # Pillow opens many more by their first bytes, whatever the suffix, and runs another program for PostScript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
@@ -116,10 +117,23 @@ def white_is_zero(image: Pillow.Image) -> bool:
 def convert(image: Pillow.Image, mode: str, name: str) -> NDArray[np.uint8]:
     """Return the pixels of an image in one of Pillow's modes."""
     try:
-        return np.array(image if image.mode == mode else image.convert(mode))
+        parts = list(bands(image.height, image.width))
+        if len(parts) == 1:
+            return np.array(image if image.mode == mode else image.convert(mode))
+        # Pillow and NumPy make a copy each, of a band at a time.
+        pixels = np.empty((image.height, image.width, *_channels_of(mode)), bool if mode == "1" else np.uint8)
+        for rows in parts:
+            band = image.crop((0, rows.start, image.width, rows.stop))
+            pixels[rows] = np.asarray(band if band.mode == mode else band.convert(mode))
+        return pixels
     # A palette that is cut short is noticed only here.
     except Exception as error:
         raise _undecodable(name, error) from error
+
+
+def _channels_of(mode: str) -> tuple[int, ...]:
+    channels = len(ImageMode.getmode(mode).bands)
+    return () if channels == 1 else (channels,)
 
 
 def _open(data: bytes, name: str) -> Pillow.Image:

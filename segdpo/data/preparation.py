@@ -18,7 +18,7 @@ from segdpo.checks import is_finite
 from segdpo.data.images import convert_image, decode_image
 from segdpo.data.pixels import Numbers
 from segdpo.data.record import Image
-from segdpo.data.transforms import Box, Pipeline, Step, coordinate_masks, image_box
+from segdpo.data.transforms import Box, Pipeline, Step, check_channels, coordinate_masks, image_box, normalise
 from segdpo.models import EVALUATION, IMAGENET_MEAN, IMAGENET_STD, build_named, checked
 
 WINDOW = 512  # side of the windows of images at their own size
@@ -30,14 +30,25 @@ class Prepared:
     """An image as the network receives it.
 
     Attributes:
-        image: the network's input.
+        pixels: uint8 [height, width, channels]: the network's input before it is normalised.
+        views: normalises it.
         box: the part of the input that shows the image; the rest is padding.
         size: height and width of the image.
     """
 
-    image: Float32[np.ndarray, "channels height width"]
+    pixels: Image
+    views: Pipeline
     box: Box
     size: tuple[int, int]
+
+    @property
+    def image(self) -> Float32[np.ndarray, "channels height width"]:
+        """The network's input."""
+        return self.part(slice(None), slice(None))
+
+    def part(self, rows: slice, columns: slice) -> Float32[np.ndarray, "channels height width"]:
+        """Return a part of the network's input: of a large image, the whole takes twelve bytes a pixel."""
+        return normalise(self.pixels[rows, columns], self.views.mean, self.views.std)
 
     def at_image_size(self, logits: Float32[Tensor, "classes height width"]) -> Float32[Tensor, "classes rows columns"]:
         """Return logits of the input as logits of the image: without the padding, resampled to the image's size."""
@@ -105,15 +116,17 @@ class Preparation:
         nothing = np.empty((0, height, width), np.uint8)
         try:
             # Without steps, no places need to be followed. No name for the masks: they take more bytes than the image.
-            seen = self.views(
+            pixels, places, valid = self.views.move(
                 image,
                 coordinate_masks((height, width)) if self.views.steps else nothing,
                 np.random.default_rng(0),
             )
         except Exception as error:  # steps raise their own kinds, as for an image smaller than a crop
             raise ValueError(f"{name}: cannot be prepared as in training ({error}); see transforms.eval.") from error
-        box = image_box(name, seen, (height, width)) if self.views.steps else (slice(0, height), slice(0, width))
-        return Prepared(seen.image, box, (height, width))
+        whole = slice(0, height), slice(0, width)
+        box = image_box(name, places, valid, (height, width)) if self.views.steps else whole
+        check_channels(image.shape[2], self.views.mean, self.views.std)
+        return Prepared(pixels, self.views, box, (height, width))
 
     def native(self, window: int = WINDOW) -> "Preparation":
         """Return the same for images at their own size, in windows: normalised, and neither resized nor padded."""

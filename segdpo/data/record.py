@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 
 from segdpo.checks import IGNORE
 from segdpo.files import DataError
-from segdpo.masks import Mask, Masks
+from segdpo.masks import Mask, Masks, bands
 
 Image = UInt8[np.ndarray, "height width channels"]
 SPLITS = ("train", "val", "test", "")
@@ -230,9 +230,9 @@ def check_mask(mask: Mask, size: tuple[int, ...], classes: tuple[str, ...], wher
             f"{'×'.join(map(str, mask.shape))}; draw it on the image it belongs to.",
             "size",
         )
-    unknown = (mask >= len(classes)) & (mask != IGNORE)
-    if unknown.any():
-        found = ", ".join(map(str, np.unique(mask[unknown])[:5]))
+    if any(((mask[rows] >= len(classes)) & (mask[rows] != IGNORE)).any() for rows in bands(*size)):
+        values = np.unique(mask)
+        found = ", ".join(map(str, values[(values >= len(classes)) & (values != IGNORE)][:5]))
         raise DataError(
             f"{where}Expected class ids below {len(classes)} or 255 (ignore) but got {found}; "
             "add the class to `classes`, or map the value with `values`.",

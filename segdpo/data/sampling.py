@@ -1,10 +1,18 @@
 """The order of an epoch: drawn from (seed, epoch), and resumed in its middle."""
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
+
+log = logging.getLogger(__name__)
+
+# Steps of a training whose waiting is measured, and how many seconds of it are worth a warning.
+MEASURED_STEPS, LONG = 20, 10.0
 
 
 class Draw(NamedTuple):
@@ -86,6 +94,7 @@ class EpochLoader(DataLoader[Any]):
     """
 
     _started: tuple[int, int] | None = None
+    _waits: "Waits | None" = None
 
     @property
     def order(self) -> EpochSampler:
@@ -96,7 +105,9 @@ class EpochLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._started = (self.order.epoch, self.order.position)
-        for batch in super().__iter__():
+        self._waits = self._waits or Waits()
+        batches = super().__iter__()
+        for batch in self._waits.timed(batches) if self.order.shuffle else batches:
             epoch, used = self._started
             self._started = (epoch, used + (self.batch_size or 1))
             yield batch
@@ -118,3 +129,37 @@ class EpochLoader(DataLoader[Any]):
                 )
         self.order.resume(state["epoch"], state["position"])
         self._started = None
+
+
+@dataclass
+class Waits:
+    """How long the first steps of a training waited for their batches; one warning if that is most of their time."""
+
+    steps: int = 0
+    waited: float = 0.0
+    seconds: float = 0.0
+    warned: bool = False
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches, and count the seconds until each comes and until the next is asked for."""
+        begin = time.perf_counter()
+        for batch in batches:
+            ready = time.perf_counter()
+            yield batch
+            end = time.perf_counter()
+            self.add(ready - begin, end - begin)
+            begin = end
+
+    def add(self, waited: float, seconds: float) -> None:
+        """Count a step of `seconds`, of which `waited` were spent waiting for its batch."""
+        self.steps, self.waited, self.seconds = self.steps + 1, self.waited + waited, self.seconds + seconds
+        if self.warned or self.steps > MEASURED_STEPS or self.waited < max(LONG, self.seconds / 2):
+            return
+        self.warned = True
+        log.warning(
+            "Training waits for its images: %.0f of the first %.0f seconds. datamodule.workers=N reads in N processes; "
+            "segdpo pack --images pixels stores images that are read several times faster; of images far larger than "
+            "the crops, cut tiles.",
+            self.waited,
+            self.seconds,
+        )

@@ -8,7 +8,7 @@ Pixels that come from outside the image are 255 (ignore) in every mask.
 
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segdpo.checks import IGNORE
 from segdpo.data.record import Image
 from segdpo.files import DataError
-from segdpo.masks import Masks
+from segdpo.masks import Mask, Masks
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
 
 # Importing albumentations asks the network for a newer version unless told not to; clusters have no network.
@@ -29,6 +29,7 @@ import albumentations as albumentations  # yamls name steps through here: segdpo
 
 Step: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
 Box = tuple[slice, slice]
+Objects = Callable[[], Bool[np.ndarray, "height width"]]
 OBJECT = 2
 """Of plane 0 that `Pipeline` adds to the masks: the pixel belongs to an object."""
 
@@ -69,6 +70,10 @@ class Pipeline:
             _make_exact(step)
         self.steps, self.mean, self.std = tuple(steps), tuple(mean), tuple(std)
         self._steps = albumentations.Compose(list(steps))
+        first = steps[0] if steps else None
+        # A crop that comes first cuts large images before anything else is done with them.
+        self._crop = first if isinstance(first, ObjectCrop) and first.p == 1 else None
+        self._after_crop = albumentations.Compose(list(steps[1:]))
 
     @property
     def asks_objects(self) -> bool:
@@ -78,27 +83,47 @@ class Pipeline:
     def __call__(
         self,
         image: Image,
-        masks: Masks,
+        masks: Masks | Sequence[Mask],
         rng: np.random.Generator,
-        objects: Bool[np.ndarray, "height width"] | None = None,
+        objects: Objects | None = None,
     ) -> View:
         """Return the view that `rng` draws; equal generators give equal views, in any process.
 
         Args:
             image: uint8 [H, W, C].
-            masks: class ids uint8 [K, H, W]; K may be 0.
+            masks: class ids uint8 [K, H, W], or K of [H, W]; K may be 0.
             rng: draws what the steps leave to chance.
-            objects: where the image has objects, for steps that ask for it (`asks_objects`).
+            objects: returns where the image has objects; called if a step asks for it.
         """
+        moved, planes, valid = self.move(image, masks, rng, objects)
+        return View(normalise(moved, self.mean, self.std), planes, valid)
+
+    def move(
+        self,
+        image: Image,
+        masks: Masks | Sequence[Mask],
+        rng: np.random.Generator,
+        objects: Objects | None = None,
+    ) -> tuple[Image, Masks, Bool[np.ndarray, "height width"]]:
+        """Return image, masks and `valid` of the view, the image not yet normalised."""
         # set_random_seed would start every step at the same number: two flips with p=.5 would always go together.
-        self._steps.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        draws = random.Random(int(rng.integers(2**63)))
+        steps, cut = self._steps, False
+        if self._crop is not None and min(image.shape[:2]) >= self._crop.height:
+            draws.random()  # as Compose does, to draw whether it does anything
+            self._crop.set_random_state(rng, draws)
+            rows, columns = self._crop.draw(image.shape[:2], objects)
+            image, masks = image[rows, columns], [mask[rows, columns] for mask in masks]
+            steps, cut = self._after_crop, True
+        steps.set_random_state(rng, draws)
         # Plane 0, 1 or OBJECT all over, tells inside from outside afterwards, also where a step leaves 0
         # (GridElasticDeform).
-        inside = (
-            np.ones(image.shape[:2], np.uint8) if objects is None else np.where(objects, OBJECT, 1).astype(np.uint8)
-        )
-        planes = np.concatenate([inside[None], masks])
-        moved = self._steps(image=image, masks=planes)
+        inside = np.ones(image.shape[:2], np.uint8)
+        if self.asks_objects and objects is not None and not cut:
+            inside += objects()
+        planes = np.stack([inside, *masks])
+        del inside, masks  # of large images they take many bytes
+        moved = steps(image=image, masks=planes, force_apply=cut)
         if moved["image"].dtype != np.uint8:
             raise TypeError(
                 f"Expected the steps to leave the image uint8 but got {moved['image'].dtype}; leave out Normalize, "
@@ -108,7 +133,7 @@ class Pipeline:
         valid = (planes[0] == 1) | (planes[0] == OBJECT)
         if not valid.all():
             planes[:, ~valid] = IGNORE
-        return View(normalise(moved["image"], self.mean, self.std), planes[1:], valid)
+        return moved["image"], planes[1:], valid
 
 
 class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
@@ -130,21 +155,36 @@ class ObjectCrop(albumentations.RandomCrop):  # type: ignore[misc]
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Return where to crop, and how far to pad before."""
-        found: dict[str, Any] = super().get_params_dependent_on_data(params, data)
+        return self._draw(params["shape"], lambda: np.asarray(data["masks"][0]) == OBJECT)
+
+    def draw(self, shape: tuple[int, ...], objects: Objects | None) -> Box:
+        """Return where to crop an image [height, width] that is at least as large as the crop."""
+        left, top, right, bottom = self._draw(shape, objects)["crop_coords"]
+        return slice(top, bottom), slice(left, right)
+
+    def _draw(self, shape: tuple[int, ...], objects: Objects | None) -> dict[str, Any]:
+        found: dict[str, Any] = super().get_params_dependent_on_data({"shape": shape}, {})
         anywhere = self.py_random.random() >= self.objects
-        places = np.empty(0, int) if anywhere else np.flatnonzero(np.asarray(data["masks"][0]) == OBJECT)
-        if len(places):
-            place = divmod(int(places[self.py_random.randrange(len(places))]), params["shape"][1])
+        place = None if anywhere or objects is None else self._object_pixel(objects())
+        if place is not None:
             pads = found["pad_params"] or {}
             size, starts = self.height, []
-            for at, length, before, after in zip(
-                place, params["shape"], ("top", "left"), ("bottom", "right"), strict=False
-            ):
+            for at, length, before, after in zip(place, shape, ("top", "left"), ("bottom", "right"), strict=False):
                 first, last = pads.get(f"pad_{before}", 0), pads.get(f"pad_{after}", 0)
                 start = at + first - self.py_random.randrange(size)
                 starts.append(min(max(0, start), length + first + last - size))
             found["crop_coords"] = (starts[1], starts[0], starts[1] + size, starts[0] + size)
         return found
+
+    def _object_pixel(self, objects: Bool[np.ndarray, "height width"]) -> tuple[int, int] | None:
+        """Return the row and column of a pixel of an object, each as likely as any other; None if there is none."""
+        until = np.count_nonzero(objects, axis=1).cumsum()
+        if not until[-1]:
+            return None
+        number = self.py_random.randrange(int(until[-1]))
+        row = int(np.searchsorted(until, number, "right"))
+        columns = np.flatnonzero(objects[row])
+        return row, int(columns[number - int(until[row])])
 
 
 def normalise(
@@ -157,18 +197,22 @@ def normalise(
         mean: one value a channel, or one for all.
         std: like `mean`.
     """
-    channels = image.shape[-1]
-    if wrong := {len(mean), len(std)} - {1, channels}:
-        raise ValueError(
-            f"Expected an image of {max(wrong)} channels, as many as mean and std have values, but got {channels}; "
-            f"set mean and std to one value, or to {channels}."
-        )
+    check_channels(image.shape[-1], mean, std)
     centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
     # One multiplication and one addition a pixel.
     scale = np.divide(1, 255 * spread, dtype=np.float32)
     out: NDArray[np.float32] = np.multiply(image.transpose(2, 0, 1), scale, dtype=np.float32, order="C")
     out += -centre / spread
     return out
+
+
+def check_channels(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse an image of other channels than `mean` and `std` are for."""
+    if wrong := {len(mean), len(std)} - {1, channels}:
+        raise ValueError(
+            f"Expected an image of {max(wrong)} channels, as many as mean and std have values, but got {channels}; "
+            f"set mean and std to one value, or to {channels}."
+        )
 
 
 def init_worker(worker: int) -> None:
@@ -192,7 +236,7 @@ def coordinate_masks(size: tuple[int, ...]) -> UInt8[np.ndarray, "4 height width
     return digits
 
 
-def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
+def image_box(name: str, places: Masks, valid: Bool[np.ndarray, "height width"], size: tuple[int, ...]) -> Box:
     """Return the part of a view that shows the image; refuse a view that shows it cut, turned or bent.
 
     In a view that only resizes and pads, the pixel at row r of h shows the image's row at the same fraction of its
@@ -200,12 +244,13 @@ def image_box(name: str, view: View, size: tuple[int, ...]) -> Box:
 
     Args:
         name: of the record, for the error.
-        view: its masks are those of `coordinate_masks(size)` under the view's geometry.
+        places: the masks of the view: those of `coordinate_masks(size)` under its geometry.
+        valid: of the view.
         size: height and width of the image.
     """
-    box = _bounds(view.valid)
-    if box is not None and view.valid[box].all():
-        high, low = view.masks[::2, box[0], box[1]], view.masks[1::2, box[0], box[1]]
+    box = _bounds(valid)
+    if box is not None and valid[box].all():
+        high, low = places[::2, box[0], box[1]], places[1::2, box[0], box[1]]
         # One axis at a time, and uint16, which holds every place: large images take many bytes.
         if all(_is_proportional(high[axis] * np.uint16(_BASE) + low[axis], axis, size[axis]) for axis in (0, 1)):
             return box

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from segdpo.masks.contours import CONTOUR_METRICS as CONTOUR_METRICS
     from segdpo.masks.contours import contour_options as contour_options
     from segdpo.masks.contours import measure_contours as measure_contours
+    from segdpo.masks.large import bands as bands
+    from segdpo.masks.large import count_values as count_values
     from segdpo.masks.morphology import PlaneRegion as PlaneRegion
     from segdpo.masks.morphology import close_gaps as close_gaps
     from segdpo.masks.morphology import depth as depth

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segdpo.checks import IGNORE, check_same_shape
+from segdpo.masks.large import bands, bands_of, count_values
 
 Mask = UInt8[np.ndarray, "height width"]
 Masks = UInt8[np.ndarray, "masks height width"]
@@ -82,12 +83,21 @@ def count_classes(prediction: Tensor, gold: Tensor, classes: int, background: bo
     check_same_shape("prediction", prediction, "gold", gold)
     valid = (prediction != IGNORE) & (gold != IGNORE)
     _check_classes(prediction, gold, valid, classes)
+    flat = gold.flatten(1), prediction.flatten(1), valid.flatten(1)
+    parts = bands(flat[0].shape[1], len(gold))
+    table = torch.zeros(len(gold), classes, classes, dtype=torch.int64, device=gold.device)
+    for pixels in parts:
+        table += _count_cells(classes, *(part[:, pixels] for part in flat))
+    return _counts(table, background)
+
+
+def _count_cells(classes: int, gold: Tensor, prediction: Tensor, valid: Tensor) -> Tensor:
+    """Return how many valid pixels [B, n] have each class of gold and of the prediction: [B, classes, classes]."""
     # [image, class of gold, class of the prediction]: one pass over the pixels for all counts.
     first = torch.arange(len(gold), device=gold.device)[:, None] * classes**2
-    cells = (gold.flatten(1).long() * classes).add_(prediction.flatten(1)).add_(first)
-    cells = cells.masked_fill_(~valid.flatten(1), len(gold) * classes**2).flatten()
-    table = torch.bincount(cells, minlength=len(gold) * classes**2 + 1)[:-1].view(-1, classes, classes)
-    return _counts(table, background)
+    cells = (gold.long() * classes).add_(prediction).add_(first)
+    cells = cells.masked_fill_(~valid, len(gold) * classes**2).flatten()
+    return torch.bincount(cells, minlength=len(gold) * classes**2 + 1)[:-1].view(-1, classes, classes)
 
 
 def mean_iou(mask: Mask, gold: Mask, *, background: bool = False) -> float:
@@ -109,20 +119,26 @@ def iou_matrix(masks: Masks, *, background: bool = False) -> Float64[np.ndarray,
 
     Two masks without any class agree: 1.
     """
-    flat = masks.reshape(len(masks), -1)
-    # Counts below 2**24 are exact in float32, whose products are faster.
-    number = np.float32 if flat.shape[1] < 2**24 else np.float64
-    valid = (flat != IGNORE).astype(number)
     total = np.zeros((len(masks), len(masks)))
     classes = np.zeros_like(total)
     for label in _classes_in(masks, background):
-        inside = (flat == label).astype(number)
-        # [i, j]: pixels of the class in mask i that mask j does not ignore.
-        both, area = ((inside @ other.T).astype(np.float64) for other in (inside, valid))
+        both, area = _joint_areas(masks, label)
         counts = ClassCounts(both, area, area.T, area + area.T > 0)
         total += np.nan_to_num(counts.iou)
         classes += counts.present
     return np.divide(total, classes, out=np.ones_like(total), where=classes > 0)
+
+
+def _joint_areas(masks: Masks, label: int) -> tuple[Float64[np.ndarray, "K K"], Float64[np.ndarray, "K K"]]:
+    """Return for masks i and j how many pixels of the class both have, and how many of i's are not ignored by j."""
+    flat = masks.reshape(len(masks), -1)
+    both, area = (np.zeros((len(masks), len(masks))) for _ in range(2))
+    for pixels in bands(flat.shape[1], len(masks)):
+        # Counts below 2**24 are exact in float32, whose products are faster; a band has fewer pixels.
+        inside, valid = (part.astype(np.float32) for part in (flat[:, pixels] == label, flat[:, pixels] != IGNORE))
+        both += inside @ inside.T
+        area += inside @ valid.T
+    return both, area
 
 
 def mean_pairwise_iou(masks: Masks, *, background: bool = False) -> float:
@@ -146,12 +162,22 @@ def _counts(table: Array, background: bool) -> ClassCounts[Array]:
 
 
 def _count_pair(mask: Mask, gold: Mask, background: bool) -> ClassCounts[NDArray[Any]]:
+    tables = [_table(mask[rows], gold[rows]) for rows in bands_of(mask)]
+    classes = max(map(len, tables), default=1)
+    table = np.zeros((classes, classes), np.int64)
+    for part in tables:
+        table[: len(part), : len(part)] += part
+    return _counts(table[None], background)
+
+
+def _table(mask: Mask, gold: Mask) -> NDArray[Any]:
+    """Return how many valid pixels have each class of gold and of the mask, up to the highest class of either."""
     # Tensors would take twice as long for small masks.
     valid = (mask != IGNORE) & (gold != IGNORE)
     truth, predicted = gold[valid], mask[valid]
     classes = 1 + max(int(truth.max(initial=0)), int(predicted.max(initial=0)))
     table = np.bincount(truth.astype(np.int64) * classes + predicted, minlength=classes**2)
-    return _counts(table.reshape(1, classes, classes), background)
+    return table.reshape(classes, classes)
 
 
 def _mean_of_present(values: NDArray[Any]) -> float:
@@ -161,7 +187,7 @@ def _mean_of_present(values: NDArray[Any]) -> float:
 
 def _classes_in(masks: Masks, background: bool) -> list[int]:
     """Return the classes that any of the masks shows, without ignore and, unless `background`, without 0."""
-    shown = np.bincount(masks.ravel(), minlength=256) > 0
+    shown = count_values(masks) > 0
     shown[IGNORE] = False
     shown[0] &= background
     return [int(label) for label in np.flatnonzero(shown)]

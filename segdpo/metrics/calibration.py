@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segdpo.checks import IGNORE, check_shapes
+from segdpo.masks import bands
 
 # Sums of whole multiples of 2**-24 are the same in any order; 10**11 pixels fit.
 UNIT = 2**24
@@ -59,7 +60,13 @@ class Calibration(Metric):
             valid: bool [B, *spatial]; left out: every pixel.
         """
         check_shapes(logits, {"gold": gold}, None)
-        inside = gold != IGNORE if valid is None else valid & (gold != IGNORE)
+        counted = gold != IGNORE if valid is None else valid & (gold != IGNORE)
+        flat = logits.flatten(2), gold.flatten(1), counted.flatten(1)
+        for pixels in bands(flat[1].shape[1], len(gold)):
+            self._add(*(part[..., pixels] for part in flat))
+
+    def _add(self, logits: Tensor, gold: Tensor, inside: Tensor) -> None:
+        """Add pixels: logits [B, channels, n], gold and whether it counts [B, n]."""
         truth = gold[inside].long()
         probabilities = _probabilities(logits).movedim(1, -1)[inside]
         _check(probabilities, truth)

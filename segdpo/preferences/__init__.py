@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from segdpo.preferences.mining import Outcome as Outcome
     from segdpo.preferences.mining import judged_masks as judged_masks
     from segdpo.preferences.mining import mined_of_old as mined_of_old
+    from segdpo.preferences.mining import pack_judged as pack_judged
+    from segdpo.preferences.mining import unpack_judged as unpack_judged
     from segdpo.preferences.network import Logits as Logits
     from segdpo.preferences.network import Network as Network
     from segdpo.preferences.network import asks_network as asks_network

@@ -1,15 +1,20 @@
 """Mining: candidates × a judge × questions → records with preferences."""
 
+import json
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from segdpo.data import MaskSource, Record, RecordInfo, RecordSource, info_of, record_rng
+from segdpo.data import MaskSource, Pair, Record, RecordInfo, RecordSource, info_of, record_rng
+from segdpo.files import decode_arrays, encode_arrays
 from segdpo.preferences.candidates import distinct
 from segdpo.preferences.diversity import Diversity, diversity_by_source
 from segdpo.preferences.judges import CannotJudge, Judge
 from segdpo.preferences.questions import Questions
 
+# Bytes of mined records that are held in memory as they are: images, masks and gold.
+KEPT_BYTES = 2**30
 SCORES = "scores"
 """Where a mined record's meta has the judge's scores of its masks, separated by spaces."""
 UNJUDGED = "unjudged"
@@ -117,7 +122,8 @@ class Mined:
         questions: see `Mining`.
         seed: see `Mining`.
         background: see `Mining`.
-        keep: hold mined records in memory, each process its own; otherwise every access mines anew.
+        keep: hold mined records in memory, each process its own, up to KEPT_BYTES; of the others, the masks and
+            preferences alone, compressed. Otherwise every access mines anew.
     """
 
     source: RecordSource
@@ -128,7 +134,9 @@ class Mined:
     background: bool = False
     keep: bool = True
     _records: dict[int, Record] = field(default_factory=dict, init=False, repr=False)
+    _packed: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
     _infos: dict[int, RecordInfo] = field(default_factory=dict, init=False, repr=False)
+    _room: list[int] = field(default_factory=lambda: [KEPT_BYTES], init=False, repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -141,18 +149,29 @@ class Mined:
     def __getitem__(self, index: int) -> Record:
         if index in self._records:
             return self._records[index]
-        record = self._mine(self.source[index])
+        record = self.source[index]
+        if index in self._packed:
+            return unpack_judged(self._packed[index], record)
+        mined = self._mine(record)
+        info = info_of(self.source, index)
+        self._infos[index] = replace(info, pairs=len(mined.pairs), ranking=len(mined.ranking))
         if self.keep:
-            self._records[index] = record
-        return record
+            self._remember(index, mined, record)
+        return mined
 
     def describe(self, index: int) -> RecordInfo:
         """Return the source's description of a record and how many preferences it has; mines it the first time."""
         if index not in self._infos:
-            record = self[index]
-            info = info_of(self.source, index)
-            self._infos[index] = replace(info, pairs=len(record.pairs), ranking=len(record.ranking))
+            self[index]
         return self._infos[index]
+
+    def _remember(self, index: int, mined: Record, record: Record) -> None:
+        size = mined.image.nbytes + mined.masks.nbytes + (0 if mined.gold is None else mined.gold.nbytes)
+        if size <= self._room[0]:
+            self._records[index] = mined
+            self._room[0] -= size
+        else:
+            self._packed[index] = pack_judged(mined, record)
 
     def _mine(self, record: Record) -> Record:
         mining = Mining(self.candidates, self.judge, self.questions, self.seed, background=self.background)
@@ -163,6 +182,37 @@ class Mined:
         why = outcome.reason + (f": {outcome.detail}" if outcome.detail else "")
         meta = {name: value for name, value in record.meta.items() if name != SCORES}
         return replace(record, pairs=(), ranking=(), meta=meta | outcome.notes | {UNJUDGED: why})
+
+
+def pack_judged(mined: Record, record: Record) -> bytes:
+    """Return what mining gave `record`, compressed: the preferences, and the masks unless the record came with them."""
+    new_meta = {name: value for name, value in mined.meta.items() if record.meta.get(name) != value}
+    arrays: dict[str, Any] = {
+        "pairs": np.array([(pair.chosen, pair.rejected) for pair in mined.pairs], np.int64).reshape(-1, 2),
+        "weights": np.array([pair.weight for pair in mined.pairs], np.float64),
+        "ranking": np.array(mined.ranking, np.int64),
+        "meta": np.array([json.dumps(new_meta)], np.str_),
+    }
+    if mined.mask_names != record.mask_names or not np.array_equal(mined.masks, record.masks):
+        arrays |= {"masks": mined.masks, "names": np.array(mined.mask_names, np.str_)}
+    return encode_arrays(**arrays)
+
+
+def unpack_judged(data: bytes, record: Record) -> Record:
+    """Return the mined record whose `pack_judged` is `data`, with the image and gold of `record`.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: `data` is damaged, or of another record.
+    """
+    kept = decode_arrays(data, record.id)
+    pairs = [Pair(int(a), int(b), float(w)) for (a, b), w in zip(kept["pairs"], kept["weights"], strict=True)]
+    meta = json.loads(str(kept["meta"][0]))
+    masks = kept.get("masks", record.masks)
+    names = tuple(kept["names"].tolist()) if "names" in kept else record.mask_names
+    if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
+        raise ValueError(f"Expected masks of the image's size but got {masks.dtype} {list(masks.shape)}.")
+    ranking = tuple(kept["ranking"].tolist())
+    return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
 
 
 def mined_of_old(

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from segdpo.data import Image, Preparation, normalise
+from segdpo.data import Image, Preparation, Prepared, normalise
 from segdpo.masks import Masks
 from segdpo.models import IMAGENET_MEAN, IMAGENET_STD
-from segdpo.preferences.sliding_window import predict_windows
+from segdpo.preferences.sliding_window import Images, predict_windows
 from segdpo.scores import predicted_classes
 
-Images = UInt8[np.ndarray, "N H W C"]
+Pixels = UInt8[np.ndarray, "N H W C"]
 Logits = Float32[np.ndarray, "N classes H W"]
 R = TypeVar("R")
 
@@ -52,7 +52,7 @@ class Network:
     def __post_init__(self) -> None:
         self.model.to(self.device).eval()
 
-    def predict(self, images: Images, name: str = "transforms.eval") -> Logits:
+    def predict(self, images: Pixels, name: str = "transforms.eval") -> Logits:
         """Return the logits of uint8 images of one size, at that size; `name` is for messages.
 
         A prediction depends on the images it is made with, in its last bits: to compare two, predict one at a time.
@@ -62,15 +62,15 @@ class Network:
                 are NaN or infinite.
         """
         prepared = [self.preparation.input_of(image, name) for image in images]
-        # np.stack copies, and one image may be large.
-        inputs = prepared[0].image[None] if len(prepared) == 1 else np.stack([one.image for one in prepared])
-        logits = self.logits(torch.from_numpy(inputs), name)
+        logits = self.logits(PreparedImages(prepared), name)
         found = [one.at_image_size(each) for one, each in zip(prepared, logits, strict=True)]
         return (found[0][None] if len(found) == 1 else torch.stack(found)).numpy()
 
     @torch.no_grad()
-    def logits(self, inputs: Float32[Tensor, "images channels height width"], name: str = "transforms.eval") -> Tensor:
-        """Return the logits of prepared images, float32 [N, classes, H, W] on the CPU; `name` is for messages.
+    def logits(self, inputs: Tensor | Images, name: str = "transforms.eval") -> Tensor:
+        """Return the logits of prepared images [N, C, H, W], float32 [N, classes, H, W] on the CPU.
+
+        `name` is for messages.
 
         Inputs with a side longer than the preparation's window are predicted in windows.
         """
@@ -109,6 +109,21 @@ class Network:
                 "broken: use those of an earlier step, or train with a lower learning rate."
             )
         return logits[:, :, :height, :width]
+
+
+class PreparedImages:
+    """Images of one size as networks receive them, [N, C, H, W]; each part is normalised when it is read."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, images: Sequence[Prepared]) -> None:
+        self._images = images
+        height, width, channels = images[0].pixels.shape
+        self.shape = torch.Size((len(images), channels, height, width))
+
+    def __getitem__(self, place: tuple[int, slice, slice, slice]) -> Tensor:
+        number, channels, rows, columns = place
+        return torch.from_numpy(self._images[number].part(rows, columns))[channels]
 
 
 def asks_network(function: Callable[..., object]) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import product
+from typing import Protocol
 
 import torch
 from jaxtyping import Float32
@@ -12,6 +13,22 @@ from torch import Tensor
 SIGMA = 1 / 8
 # How many pixels share a forward pass, if there are windows: a U-Net keeps some hundred numbers for each.
 PIXELS = 1024**2
+
+
+class Images(Protocol):
+    """Images [images, channels, height, width]: a tensor, or what makes its parts when they are read."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[images, channels, height, width]."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        ...
+
+    def __getitem__(self, place: tuple[int, slice, slice, slice], /) -> Tensor: ...
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -46,7 +63,7 @@ def whole_or_in_windows(
 @torch.no_grad()
 def predict_windows(
     network: Callable[[Tensor], Tensor],
-    images: Float32[Tensor, "images channels height width"],
+    images: Images,
     *,
     window: int = 512,
     overlap: float = 0.25,
@@ -60,7 +77,7 @@ def predict_windows(
 
     Args:
         network: maps images to logits of their size.
-        images: normalised, of one size.
+        images: normalised, [images, channels, height, width]; a tensor, or what returns parts of one.
         window: side of a window in pixels.
         overlap: least overlap of neighbouring windows, as a share of the window.
         batch: windows per forward pass; None: as many as have PIXELS pixels, at least one.
@@ -77,18 +94,18 @@ def predict_windows(
     weight = window_weight(*sides).to(images.device)
     places = [
         (number, slice(top, top + sides[0]), slice(left, left + sides[1]))
-        for number in range(len(images))
+        for number in range(images.shape[0])
         for top, left in corners
     ]
     sums: Tensor | None = None
     for first in range(0, len(places), together):
         some = places[first : first + together]
-        crops = torch.stack([images[number, :, rows, columns] for number, rows, columns in some])
+        crops = torch.stack([images[number, slice(None), rows, columns] for number, rows, columns in some])
         logits = network(crops.to(device or images.device)).float().to(images.device)
         if len(corners) > 1:
             logits = logits * weight
         if sums is None:
-            sums = logits.new_zeros(len(images), logits.shape[1], height, width)
+            sums = logits.new_zeros(images.shape[0], logits.shape[1], height, width)
         for (number, rows, columns), one in zip(some, logits, strict=True):
             sums[number, :, rows, columns] += one
     assert sums is not None

@@ -113,24 +113,36 @@ def collect_preferences(
     else:
         held_out = [Subset(first.source, np.concatenate([first.splits.val, first.splits.test]).tolist())]
     joined = Joined([training, *held_out])
-    # Records are mined when they are first read, and kept; reading them here shows a progress bar.
+    # Records are mined when they are first read; reading them here shows a progress bar.
     new = range(len(joined) if first is None else len(training))
-    found = [info_of(joined, index, preferences=True) for index in track(new, "preferences", transient=True)]
-    log.info("Preferences for %d of %d images.", sum(bool(info.pairs) for info in found), len(found))
-    for line in _reasons([joined[index] for index, info in zip(new, found, strict=True) if not info.pairs]):
+    found = [_counted(joined[index]) for index in track(new, "preferences", transient=True)]
+    log.info("Preferences for %d of %d images.", sum(one.pairs > 0 for one in found), len(found))
+    for line in _reasons(found):
         log.warning("%s", line)
-    masks = [judged_masks(training[place]) for place in range(len(training))]
+    masks = [one.masks for one in found[: len(training)]]
     return Preferences(joined, _renumbered(splits, len(selected)), selected, masks)
 
 
-def _reasons(records: Sequence[Record]) -> list[str]:
-    """Return how many of these records have no preference for which reason, the most frequent first, as mining does."""
-    first: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for record in records:
-        reason = record.meta.get(UNJUDGED, "unknown").partition(":")[0]
-        counts[reason] += 1
-        first.setdefault(reason, record.id)
+@dataclass(frozen=True)
+class _Counted:
+    """Of a mined record: its pairs, how many of its masks were judged, and why it has no pairs."""
+
+    id: str
+    pairs: int
+    masks: int
+    reason: str
+
+
+def _counted(record: Record) -> _Counted:
+    reason = record.meta.get(UNJUDGED, "unknown").partition(":")[0]
+    return _Counted(record.id, len(record.pairs), judged_masks(record), reason)
+
+
+def _reasons(found: Sequence[_Counted]) -> list[str]:
+    """Return how many records have no preference for which reason, the most frequent first, as mining does."""
+    left = [one for one in found if not one.pairs]
+    first = {one.reason: one.id for one in reversed(left)}
+    counts = Counter(one.reason for one in left)
     return [f"No preference for {count}: {reason} (first: {first[reason]})." for reason, count in counts.most_common()]
 
 

@@ -103,7 +103,8 @@ def measure_held_out(run: Run, policy: nn.Module, reference: nn.Module, data: Da
     weight = next(policy.parameters())
     policy.eval()
     items = data.eval_data(judged)
-    for batch in DataLoader(items, data.batch_size, collate_fn=items.collate) if len(judged) else ():
+    loader = DataLoader(items, data.eval_batch_size(items), collate_fn=items.collate) if len(judged) else ()
+    for batch in loader:
         moved = batch.to(weight.device)
         logits = whole_or_in_windows(policy, moved.image.to(weight.dtype), window).float()
         for name, values in gains_of(logits, moved).items():

@@ -1,17 +1,15 @@
 """Candidates and mined records kept in the cache: runs that share what they depend on make them once."""
 
-import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from segdpo.data import Candidates, MaskSource, Pair, Record
-from segdpo.files import encode_arrays, exists, read_arrays
-from segdpo.preferences import Mined
+from segdpo.data import Candidates, MaskSource, Record
+from segdpo.files import MAX_ARRAY_BYTES, encode_arrays, exists, read_arrays, read_file
+from segdpo.preferences import Mined, pack_judged, unpack_judged
 from segdpo.recipes.cache import made_once
 
 log = logging.getLogger(__name__)
@@ -52,7 +50,9 @@ class KeptMined(Mined):
     def _mine(self, record: Record) -> Record:
         path = self.folder / file_of(record.id)
         mine = super()._mine
-        return made_once(path, lambda: _read(path, record), lambda: mine(record), lambda made: _packed(made, record))
+        return made_once(
+            path, lambda: _read(path, record), lambda: mine(record), lambda made: pack_judged(made, record)
+        )
 
 
 def file_of(record_id: str) -> str:
@@ -65,18 +65,10 @@ def _read(path: Path, record: Record) -> Record | None:
     if not exists(path):
         return None
     try:
-        kept = read_arrays(path)
-        pairs = [Pair(int(a), int(b), float(w)) for (a, b), w in zip(kept["pairs"], kept["weights"], strict=True)]
-        meta = json.loads(str(kept["meta"][0]))
-        masks = kept.get("masks", record.masks)
-        names = tuple(kept["names"].tolist()) if "names" in kept else record.mask_names
-        if masks.shape[1:] != record.image.shape[:2] or masks.dtype != np.uint8 or len(names) != len(masks):
-            raise ValueError(f"masks of {masks.dtype} {masks.shape} for an image of {record.image.shape}")
-        ranking = tuple(kept["ranking"].tolist())
+        return unpack_judged(read_file(path, MAX_ARRAY_BYTES), record)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("Kept preferences cannot be read and are made again: %s (%s)", path, error)
         return None
-    return replace(record, masks=masks, mask_names=names, pairs=tuple(pairs), ranking=ranking, meta=record.meta | meta)
 
 
 def _read_candidates(path: Path, record: Record) -> Candidates | None:
@@ -92,16 +84,3 @@ def _read_candidates(path: Path, record: Record) -> Candidates | None:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("Kept candidates cannot be read and are made again: %s (%s)", path, error)
         return None
-
-
-def _packed(made: Record, record: Record) -> bytes:
-    new_meta = {name: value for name, value in made.meta.items() if record.meta.get(name) != value}
-    arrays: dict[str, Any] = {
-        "pairs": np.array([(pair.chosen, pair.rejected) for pair in made.pairs], np.int64).reshape(-1, 2),
-        "weights": np.array([pair.weight for pair in made.pairs], np.float64),
-        "ranking": np.array(made.ranking, np.int64),
-        "meta": np.array([json.dumps(new_meta)], np.str_),
-    }
-    if made.mask_names != record.mask_names or not np.array_equal(made.masks, record.masks):
-        arrays |= {"masks": made.masks, "names": np.array(made.mask_names, np.str_)}
-    return encode_arrays(**arrays)

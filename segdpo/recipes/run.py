@@ -32,6 +32,7 @@ from segdpo.data import Numbers, Preparation, RecordSource, Splits, infos_of, li
 from segdpo.files import parse_json, read_file, remove_unfinished, write_atomically
 from segdpo.models import current_name
 from segdpo.recipes.config import Plain, build, check_at_start, leaves, plain, read_config
+from segdpo.recipes.memory import freed_at_end
 from segdpo.recipes.monitor import with_monitor
 from segdpo.recipes.run_lock import locked
 from segdpo.recipes.sweep_folder import in_sweep
@@ -114,6 +115,7 @@ class Run:
 Recipe = Callable[[Run, Sequence[Callback]], Figures]
 
 
+@freed_at_end()
 def run_recipe(config: DictConfig, callbacks: Sequence[Callback] = ()) -> Figures:
     """Run the recipe of the configuration's task and write summary.json.
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from toy_records import Listed, record, toys
 
+from segdpo.data import datamodule
 from segdpo.data.batches import PairBatch, RankingBatch, SupervisedBatch
 from segdpo.data.datamodule import DataModule
 from segdpo.data.datasets import PreferenceDataset, RankingDataset, SupervisedDataset
@@ -226,3 +227,15 @@ def test_a_run_resumed_from_an_epochs_end_goes_on_with_the_next(tmp_path):
     fit(whole, 0, tmp_path, every_n_epochs=1, filename="{epoch}")
     fit(rest, 0, tmp_path / "again", resume=tmp_path / "epoch=0.ckpt")
     assert rest == whole[4:]
+
+
+def test_large_images_are_evaluated_in_smaller_batches(monkeypatch):
+    data = module()
+    whole = data.val_dataloader()
+    assert whole.batch_size == data.batch_size == 4
+    pixels = data.eval_data(data.splits.val)[0].valid.size
+    monkeypatch.setattr(datamodule, "PIXELS", 2 * pixels)
+    assert data.val_dataloader().batch_size == 2
+    monkeypatch.setattr(datamodule, "PIXELS", 1)
+    assert data.val_dataloader().batch_size == 1
+    assert data.train_dataloader().batch_size == 4

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdpo.data.sampling import Draw, EpochLoader, EpochSampler
+from segdpo.data.sampling import Draw, EpochLoader, EpochSampler, Waits
 
 
 def items(sampler):
@@ -151,3 +151,25 @@ def test_an_epoch_that_a_trainer_counts_but_never_shows_is_shown():
         plain.set_epoch(epoch)
         expected.append(list(plain))
     assert shown == expected
+
+
+def test_a_training_that_waits_for_its_images_says_so_once(caplog):
+    busy, waiting, late, short = Waits(), Waits(), Waits(), Waits()
+    for _ in range(30):
+        busy.add(4.0, 9.0)
+        waiting.add(4.0, 5.0)
+        short.add(0.1, 0.1)
+    assert (busy.warned, waiting.warned, short.warned) == (False, True, False)
+    (found,) = caplog.messages
+    assert "12 of the first 15 seconds" in found
+    for seconds in [0.0] * 20 + [50.0] * 3:
+        late.add(seconds, seconds)
+    assert not late.warned
+
+
+def test_waiting_is_the_time_until_a_batch_comes(monkeypatch):
+    clock = iter([0.0, 3.0, 4.0, 9.0, 10.0])
+    monkeypatch.setattr("segdpo.data.sampling.time.perf_counter", lambda: next(clock))
+    waits = Waits()
+    assert list(waits.timed("ab")) == ["a", "b"]
+    assert (waits.steps, waits.waited, waits.seconds) == (2, 8.0, 10.0)

@@ -239,7 +239,7 @@ def test_coordinate_masks_hold_rows_and_columns():
 )
 def test_the_box_is_where_the_image_is(size, steps):
     view = view_of(size, *steps)
-    rows, columns = image_box("a", view, size)
+    rows, columns = image_box("a", view.masks, view.valid, size)
     inside = np.zeros(view.valid.shape, bool)
     inside[rows, columns] = True
     assert (inside == view.valid).all()
@@ -258,13 +258,14 @@ def test_the_box_is_where_the_image_is(size, steps):
     ids=lambda step: type(step).__name__,
 )
 def test_a_view_that_shows_less_than_the_image_or_another_is_refused(step):
+    view = view_of((64, 64), step)
     with pytest.raises(DataError, match=r"photo: .*measured_at=view"):
-        image_box("photo", view_of((64, 64), step), (64, 64))
+        image_box("photo", view.masks, view.valid, (64, 64))
 
 
 def crop_at(seed, objects, shape=(60, 90), size=20, share=1.0):
     image, masks = coordinates(*shape, 2)
-    view = Pipeline([ObjectCrop(size, share)], **PLAIN)(image, masks, np.random.default_rng(seed), objects)
+    view = Pipeline([ObjectCrop(size, share)], **PLAIN)(image, masks, np.random.default_rng(seed), lambda: objects)
     assert view.valid.shape == (size, size)
     return view
 
@@ -313,7 +314,7 @@ def test_pixels_of_objects_are_inside_like_all_others():
     objects = np.random.default_rng(0).random((H, W)) < 0.5
     for steps in ([A.D4(p=1)], [A.Affine(scale=(0.5, 1.5), rotate=(-40, 40), p=1)]):
         with_objects, without = (
-            Pipeline(steps)(image, masks, np.random.default_rng(1), where) for where in (objects, None)
+            Pipeline(steps)(image, masks, np.random.default_rng(1), where) for where in (lambda: objects, None)
         )
         np.testing.assert_array_equal(with_objects.valid, without.valid)
         np.testing.assert_array_equal(with_objects.masks, without.masks)
@@ -324,3 +325,31 @@ def test_a_pipeline_says_whether_it_asks_for_objects():
     assert not Pipeline([A.HorizontalFlip(), ObjectCrop(8, objects=0.0)]).asks_objects
     with pytest.raises(ValueError, match="from 0 to 1, but got 2"):
         ObjectCrop(8, objects=2)
+
+
+class Cut:
+    """An image or mask that may only be cut, and counts the pixels that are."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.pixels = array, array.shape, 0
+
+    def __getitem__(self, place):
+        part = self.array[place]
+        self.pixels += part.shape[0] * part.shape[1]
+        return part
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_first_crop_reads_its_pixels_alone_and_gives_what_all_steps_together_give(share):
+    image, masks = coordinates(60, 90, 2)
+    objects = np.random.default_rng(0).random((60, 90)) < 0.01
+    steps = [ObjectCrop(20, share), A.D4(p=1), A.OneOf([A.HorizontalFlip(p=1), A.GaussNoise(p=1)], p=0.5)]
+    # A step that does nothing, and draws nothing, makes the crop the second one.
+    together = Pipeline([A.HorizontalFlip(p=0), *steps], **PLAIN)
+    for seed in range(10):
+        cut = [Cut(array) for array in (image, *masks)]
+        first = Pipeline(steps, **PLAIN)(cut[0], cut[1:], np.random.default_rng(seed), lambda: objects)
+        second = together(image, masks, np.random.default_rng(seed), lambda: objects)
+        assert [one.pixels for one in cut] == [20 * 20] * 3
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.masks, second.masks)

@@ -26,7 +26,7 @@ from segdpo.data.shapes import Shapes
 from segdpo.data.transforms import Pipeline
 from segdpo.files import DataError
 from segdpo.models import EVALUATION, build_named
-from segdpo.preferences import judges, questions, selection
+from segdpo.preferences import judges, mining, questions, selection
 from segdpo.preferences.candidates import existing
 from segdpo.preferences.corruptions import corrupt
 from segdpo.preferences.journal import Journal, Miner, journal_path, run_mining
@@ -320,6 +320,26 @@ def test_the_best_mask_over_the_worst():
     assert source[0].ranking == (2, 1, 0)
     assert source.describe(0) == RecordInfo("toy", pairs=1, ranking=3)
     assert (len(source), source.classes) == (1, ("background", "object"))
+
+
+def test_what_is_too_large_to_be_kept_is_read_again_with_the_same_preferences(monkeypatch):
+    records = [record(name, pairs=((0, 1),)) for name in ("a", "b", "c")]
+    kept = mined(*records)
+    # Room for one record: an image, three masks and gold.
+    one = kept[0].image.nbytes + kept[0].masks.nbytes + kept[0].gold.nbytes
+    monkeypatch.setattr(mining, "KEPT_BYTES", 2 * one - 1)
+    asked = []
+
+    def judge(found, masks, rng):
+        asked.append(found.id)
+        return iou(found, masks, rng)
+
+    source = Mined(Listed(*records), partial(existing), judge, best_worst)
+    for _ in range(2):
+        assert all(same_record(source[number], kept[number]) for number in range(3))
+    assert asked == ["a", "b", "c"]
+    assert (source[0] is source[0], source[1] is source[1]) == (True, False)
+    assert source.describe(2) == kept.describe(2)
 
 
 def test_a_configuration_saved_before_the_options_were_renamed_opens():

@@ -174,7 +174,10 @@ class PlainFolder:
                 errors.append(error)
         raise_all(errors)
         gold = found.pop() if name in self._gold.files and names.pop() == "" else None
-        return tuple(names), np.stack(found) if found else np.zeros((0, *size), np.uint8), gold
+        stacked = np.empty((len(found), *size), np.uint8)
+        for place in reversed(range(len(found))):
+            stacked[place] = found.pop()  # which frees it: masks of large images take many bytes
+        return tuple(names), stacked, gold
 
     def _group_of(self, name: str, row: Mapping[str, str]) -> str:
         if self._group == FOLDER:

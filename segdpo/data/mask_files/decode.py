@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 
 from segdpo.checks import IGNORE
@@ -22,7 +23,7 @@ from segdpo.data.mask_files.regions import Region, coco_regions, decode_code, pa
 from segdpo.data.pixels import Numbers
 from segdpo.data.record import Candidates, check_mask
 from segdpo.files import DataError
-from segdpo.masks import Mask
+from segdpo.masks import Mask, count_values
 
 Kind = Literal["ids", "colors", "instances", "probabilities", "yolo", "label_studio", "coco_rle"]
 Colour = tuple[int, ...]
@@ -178,7 +179,7 @@ def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, clas
         table[[value for value in how.values if 0 <= value < 256]] = [
             class_id for value, class_id in how.values.items() if 0 <= value < 256
         ]
-        return table[numbers]
+        return np.asarray(cv2.LUT(numbers, table), np.uint8)
     found = distinct(numbers, name)
     ids = np.array([how.values.get(number, number) for number in found.tolist()])
     if wrong := found[(ids < 0) | (ids > IGNORE)].tolist():
@@ -191,7 +192,10 @@ def _decode_ids(data: bytes, name: str, how: MaskFormat, size: Size | None, clas
 
 
 def _check_listed(numbers: Numbers, values: Mapping[int, int], name: str) -> None:
-    known = np.isin(numbers, np.array(list(values)))
+    listed = np.array(list(values))
+    if numbers.dtype == np.uint8 and np.isin(np.flatnonzero(count_values(numbers)), listed).all():
+        return
+    known = np.isin(numbers, listed)
     if not known.all():
         unknown = ", ".join(f"{number:g}" for number in np.unique(numbers[~known])[:5])
         raise DataError(

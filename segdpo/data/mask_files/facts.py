@@ -8,6 +8,7 @@ from PIL import Image as Pillow
 
 from segdpo.data.mask_files.numbers import LOSSY, colour_codes, stored_numbers
 from segdpo.data.pixels import Numbers, convert, open_pixels, white_is_zero
+from segdpo.masks import count_values
 
 MOST = 300  # how many distinct numbers or colours are listed
 
@@ -98,7 +99,12 @@ def _facts(
 
 
 def _counted(numbers: Numbers) -> dict[float, int] | None:
-    found, counts = np.unique(numbers, return_counts=True)
+    if numbers.dtype in (np.uint8, np.uint16):  # counting takes a tenth of the time of sorting, and less memory
+        every = count_values(numbers)
+        found = np.flatnonzero(every)
+        counts = every[found]
+    else:
+        found, counts = np.unique(numbers, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True)) if len(found) <= MOST else None
 
 

@@ -5,6 +5,7 @@ from PIL import Image as Pillow
 
 from segdpo.data.pixels import Numbers, convert, open_pixels, stored_depth, white_is_zero
 from segdpo.files import DataError
+from segdpo.masks import count_values
 
 Size = tuple[int, int]
 LOSSY = ("JPEG", "MPO")
@@ -69,6 +70,8 @@ def _check_lossless(image: Pillow.Image, name: str) -> None:
 
 def distinct(numbers: Numbers, name: str) -> Numbers:
     """Return the whole numbers that occur, ascending, as int64."""
+    if numbers.dtype in (np.uint8, np.uint16):
+        return np.flatnonzero(count_values(numbers))
     if numbers.dtype.kind in "iu" and numbers.dtype.itemsize <= 2:
         low = int(numbers.min())
         return np.flatnonzero(np.bincount(numbers.ravel().astype(np.int32) - low)) + low
