@@ -585,8 +585,11 @@ def _device(name: str | None) -> str:
 
 def _error(message: object, label: str = "error", colour: str = "red") -> int:
     """Print a message for the user on stderr, and return the exit status 1."""
-    from rich.console import Console
-    from rich.markup import escape
-
+    try:
+        from rich.console import Console
+        from rich.markup import escape
+    except ModuleNotFoundError:  # where the core alone is installed
+        print(f"{label} {message}", file=sys.stderr)
+        return 1
     Console(stderr=True, soft_wrap=True).print(f"[{colour}]{label}[/{colour}] {escape(str(message))}", highlight=False)
     return 1

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
-    said = Warm([str(tmp_path)], tmp_path, script="scripts/collect.py").finish(status=2)
+    said = Warm([str(tmp_path)], tmp_path, script="scripts/collect.py").finish(status=1)
     assert f"runs with a summary.json under {tmp_path} but found none" in said
 
 

@@ -39,7 +39,7 @@ def save_weights(path: str | Path, module: nn.Module, header: Mapping[str, str] 
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write named tensors as safetensors with checksums, atomically."""
+    """Write named tensors as safetensors with checksums, atomically; equal tensors and headers give equal bytes."""
     wrong = [key for key, value in header.items() if not isinstance(value, str)]
     if wrong:
         raise TypeError(f"Expected strings in the header of {path} but {wrong[0]!r} is not one; write it as JSON.")
@@ -51,7 +51,15 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappin
         copies[name] = copy.clone() if copy.untyped_storage().data_ptr() in seen else copy
         seen.add(copy.untyped_storage().data_ptr())
     texts = {**header, TENSORS: _tensors_checksum(copies)}
-    write_atomically(path, save(copies, {**texts, HEADER: checksum(texts)}))
+    write_atomically(path, *_in_order(save(copies, {**texts, HEADER: checksum(texts)})))
+
+
+def _in_order(content: bytes) -> tuple[bytes, memoryview]:
+    """Return a .safetensors with its header sorted by name, and its tensors: the library's order changes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, memoryview(content)[end:]
 
 
 def checksum(content: Any) -> str:

@@ -54,9 +54,7 @@ def held(what: Path, folder: Path) -> Iterator[bool]:
         what: the file or folder; its lock lies beside it.
         folder: that is written to.
     """
-    lock = FileLock(
-        f"{what}.lock", mode=0o666
-    )  # other users, where the folder around it is theirs too, hold it as well
+    lock = FileLock(f"{what}.lock", mode=0o666)  # for other users too, where the folder around it is theirs as well
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -36,7 +36,7 @@ FREE = (
         "final",
         "frontier",
     ),
-    *("frontier", "hparams_search", "keep", "measured_at", "optimise", "reward_test", "trainer.", "without_gold"),
+    *("hparams_search", "keep", "measured_at", "optimise", "reward_test", "trainer.", "without_gold"),
 )
 # Ways to have the same reference: scores, and checkpoints, are the same.
 SAME_REFERENCE = ("FrozenCopy", "CachedScores", "SharedEncoder", "AdapterOff")

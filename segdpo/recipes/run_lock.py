@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +23,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it, after some seconds of waiting.
     """
+    # Here, since --help imports this module and Lightning takes seconds.
+    from lightning.pytorch.utilities import rank_zero_only
+
     if getattr(rank_zero_only, "rank", 0):
         yield
         return
