@@ -74,9 +74,16 @@ class Batch:
     gold: UInt8[Tensor, "images height width"] | None
     empty: bool = field(default=False, kw_only=True)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Move the tensors; masks travel as uint8."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Self:
+        """Move the tensors; masks travel as uint8.
+
+        Args:
+            device: where they go.
+            non_blocking: do not wait until they are there; None: on the way to a GPU, whose work keeps its order.
+        """
+        # Not left to the caller: Lightning asks for it with plain tensors only.
+        sent = torch.device(device).type == "cuda" if non_blocking is None else non_blocking
+        return self._map(lambda tensor: tensor.to(device, non_blocking=sent))
 
     def pin_memory(self) -> Self:
         """Page-lock the tensors, so that `to(device, non_blocking=True)` does not wait."""

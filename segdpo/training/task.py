@@ -79,12 +79,6 @@ class Task(LightningModule):
         scheduler = self._make_scheduler(optimizer, **steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, to a GPU without waiting for it; Lightning would wait for all but plain tensors."""
-        if isinstance(batch, Batch) and device.type == "cuda":
-            return batch.to(device, non_blocking=True)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     @property
     def logs_this_step(self) -> bool:
         """Whether the Trainer logs after this step."""
