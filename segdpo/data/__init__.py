@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from segdpo.data.formats.pack import PackDataset as PackDataset
     from segdpo.data.formats.pack import Packed as Packed
     from segdpo.data.formats.pack import PackWriter as PackWriter
+    from segdpo.data.formats.pack import check_made_with as check_made_with
     from segdpo.data.formats.pack import first_difference as first_difference
     from segdpo.data.formats.pack import packed as packed
     from segdpo.data.formats.pack_files import write_table as write_table

@@ -1,7 +1,6 @@
 """Mine preferences: candidates × a judge × questions → a data set on disk, and a report on the sources."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from segdpo.checks import check_choice
-from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, first_difference, write_folder
+from segdpo.data import PackDataset, PackWriter, Preparation, RecordSource, check_made_with, write_folder
 from segdpo.files import DataError, exists, open_file
 from segdpo.inference import open_network
 from segdpo.models import POLICY, check_resolvers, load_weights, weights_path
@@ -104,12 +103,7 @@ def counted(summary: Summary, path: Path, settings: dict[str, Any]) -> Summary:
         DataError: the pack was made with other settings, or does not hold what the journal says.
     """
     pack = PackDataset(path, channels=None)
-    if pack.made_with != json.loads(json.dumps(settings)):
-        raise DataError(
-            f"{path}: Expected a pack that was made with these settings but "
-            f"{first_difference(pack.made_with, settings)}; use those settings, or choose another out.",
-            "version",
-        )
+    check_made_with(path, pack.made_with, settings)
     if (len(pack), pack.pairs) != (summary.mined, summary.pairs):
         raise DataError(
             f"{path}: Expected {summary.mined} records with {summary.pairs} pairs, as its journal says, but it has "

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from segdpo.checks import IGNORE
 from segdpo.data import DataModule, Numbers, Pipeline, Record, RecordSource, Splits, SupervisedDataset
 from segdpo.files import DataError
-from segdpo.models import Segmenter, load_weights, read_tensors, save_weights
+from segdpo.models import Segmenter, load_weights, save_weights
 from segdpo.recipes.cache import held
 from segdpo.recipes.config import build, key_for, plain
 from segdpo.recipes.fitting import header_for
@@ -48,11 +48,11 @@ def train_or_load_reference(run: Run) -> Reference:
     network: Segmenter = build(config.model, classes=len(run.classes))
     if config.reference_training.path is not None:
         path, trained = Path(config.reference_training.path), False
+        load_weights(path, network)
     else:
         name = f"{_key(config, seen)}.safetensors"
         folders = [Path(folder) / "references" for folder in (config.cache, run.folder / "cache")]
         path, trained = _kept_or_trained(run, network, seen, [folder / name for folder in folders])
-    load_weights(path, network)
     run.clock.lap("reference")
     # The peak that is reported must not depend on whether the reference was trained here.
     reset_peak()
@@ -131,14 +131,14 @@ def _key(config: DictConfig, seen: Numbers) -> str:
 
 
 def _kept_or_trained(run: Run, network: Segmenter, seen: Numbers, places: Sequence[Path]) -> tuple[Path, bool]:
-    """Return the file of the weights, the first of `places` that has it or may take it, and whether they are new."""
+    """Load the weights from the first of `places` that has them, or train them; return the file, and if it is new."""
     for place in places:
-        if _is_kept(place):
+        if _is_loaded(place, network):
             return place, False
     for place in places:
         with held(place, place.parent) as writable:
             # Another job may have trained it since.
-            if _is_kept(place):
+            if _is_loaded(place, network):
                 return place, False
             if writable:
                 log.info(
@@ -171,12 +171,12 @@ def _is_ignored(record: Record) -> bool:
     return record.gold is not None and bool((record.gold == IGNORE).all())
 
 
-def _is_kept(path: Path) -> bool:
-    """Return whether the cache has the weights; a file that is damaged is trained again."""
+def _is_loaded(path: Path, network: Segmenter) -> bool:
+    """Load the weights if the cache has them, and return whether it has; a file that is damaged is trained again."""
     if not path.exists():
         return False
     try:
-        read_tensors(path)
+        load_weights(path, network)
     except DataError as error:
         log.warning("The reference in the cache is damaged and is trained again: %s", error)
         return False

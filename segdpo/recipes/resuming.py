@@ -26,17 +26,21 @@ OF_START = ("reference_training.",)
 OF_DATA = ("data.", "limit_images", "datamodule.split.")
 # Options that may change: they decide how long is trained, what is watched, and what is done with the result.
 FREE = (
-    *(
-        "callbacks.",
-        "cluster",
-        "datamodule.pin_memory",
-        "datamodule.workers",
-        "debug",
-        "experiment",
-        "final",
-        "frontier",
-    ),
-    *("hparams_search", "keep", "measured_at", "optimise", "reward_test", "trainer.", "without_gold"),
+    "callbacks.",
+    "cluster",
+    "datamodule.pin_memory",
+    "datamodule.workers",
+    "debug",
+    "experiment",
+    "final",
+    "frontier",
+    "hparams_search",
+    "keep",
+    "measured_at",
+    "optimise",
+    "reward_test",
+    "trainer.",
+    "without_gold",
 )
 # Ways to have the same reference: scores, and checkpoints, are the same.
 SAME_REFERENCE = ("FrozenCopy", "CachedScores", "SharedEncoder", "AdapterOff")

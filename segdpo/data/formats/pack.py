@@ -211,17 +211,11 @@ class PackWriter:
         made_with: Mapping[str, Any] | None,
     ) -> "_Settings":
         """Return the settings of the pack that is there, which have to be the ones asked for; else write them."""
-        made = None if made_with is None else json.loads(json.dumps(made_with))
         if (self.path / DESCRIPTION).exists():
             found = _read_settings(self.path)
-            wanted = _Settings(classes, records_per_shard or found.records_per_shard, images or found.images, made)
-            if wanted.made_with != found.made_with:
-                raise DataError(
-                    f"{self.path}: Expected a pack that was made with these settings but "
-                    f"{first_difference(found.made_with, made)}; use those settings, write to another path, or remove "
-                    "this pack.",
-                    "version",
-                )
+            check_made_with(self.path, found.made_with, made_with)
+            number = records_per_shard or found.records_per_shard
+            wanted = _Settings(classes, number, images or found.images, found.made_with)
             if wanted != found:
                 raise DataError(
                     f"{self.path}: Expected {wanted} but got {found}; write to another path, or remove this pack."
@@ -230,7 +224,7 @@ class PackWriter:
         if others := sorted(entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")):
             raise DataError(f"{self.path}: Expected a pack or nothing but got {others[0]!r}; write to another path.")
         number = RECORDS_PER_SHARD if records_per_shard is None else records_per_shard
-        settings = _Settings(classes, number, images or "files", made)
+        settings = _Settings(classes, number, images or "files", _as_json(made_with))
         _write_settings(self.path, settings)
         return settings
 
@@ -306,6 +300,21 @@ def _write_settings(path: Path, settings: _Settings) -> None:
         del values["made_with"]
     content = {"version": VERSION, **values, "checksum": _checksum(values)}
     write_atomically(path / DESCRIPTION, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> None:
+    """Raise a DataError unless the pack at `path` was made with the wanted settings."""
+    if found != (made := _as_json(wanted)):
+        raise DataError(
+            f"{path}: Expected a pack that was made with these settings but {first_difference(found, made)}; use those "
+            "settings, write to another path, or remove this pack.",
+            "version",
+        )
+
+
+def _as_json(settings: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return settings as they are read again: tuples as lists."""
+    return None if settings is None else dict(json.loads(json.dumps(settings)))
 
 
 def first_difference(then: Any, now: Any, where: str = "") -> str:
